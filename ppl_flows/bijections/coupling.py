@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.networks import MLP, checked_hidden
+from ppl_flows.core.ops import namespace
+from ppl_flows.core.transformer import Transformer
+from ppl_flows.transformers import Affine
+
+MASKS = ("halves", "alternating", "random")
+
+
+@dataclass(frozen=True)
+class Coupling(Bijection):
+    """One part of x passes and conditions the map of the other: ``y_a = x_a, y_b = h(x_b; net(x_a, context))``.
+
+    With ``Additive`` this is NICE's layer, with ``Affine`` RealNVP's, with ``RationalQuadratic`` that of neural
+    spline flows. Starts next to the identity. Both directions cost one pass of the network.
+
+    Args:
+        dim: event size, at least 2.
+        transformer: the scalar map h.
+        mask: which coordinates pass (True): ``"halves"`` the first half, ``"alternating"`` every second one from the
+            first, ``"random"`` a random half drawn from ``seed``, or a tuple of ``dim`` bools.
+        flip: exchange the two parts.
+        seed: used only to draw a random mask, which is kept as a tuple.
+        hidden: widths of the network's hidden layers.
+        activation: of the network, a name such as ``"silu"``.
+        context_dim: size of the context, 0 for none.
+
+    Raises:
+        ValueError: dim below 2, an unknown mask, or one that leaves a part empty.
+
+    Reference: Dinh et al. (2014), NICE, arXiv:1410.8516, sec. 3; Dinh et al. (2017), Real NVP, arXiv:1605.08803.
+    """
+
+    dim: int
+    transformer: Transformer = Affine()
+    mask: str | tuple[bool, ...] = "halves"
+    flip: bool = False
+    seed: int = 0
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "silu"
+    context_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 2:
+            raise ValueError(
+                f"Coupling(dim={self.dim}) needs dim >= 2, since one part of x conditions the other; "
+                "for one dimension use Elementwise or MaskedAutoregressive."
+            )
+        object.__setattr__(self, "hidden", checked_hidden("Coupling", self.hidden, self.activation))
+        if self.mask == "random":  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
+            order = np.random.default_rng(self.seed).permutation(self.dim)
+            object.__setattr__(self, "mask", tuple(order < self.dim // 2))
+        if not isinstance(self.mask, str):
+            object.__setattr__(self, "mask", tuple(bool(m) for m in self.mask))
+            if len(self.mask) != self.dim or all(self.mask) or not any(self.mask):
+                raise ValueError(
+                    f"Coupling(dim={self.dim}): mask must hold {self.dim} bools, some True and some False, "
+                    f"got {self.mask}."
+                )
+        elif self.mask not in MASKS:
+            raise ValueError(
+                f"Coupling: unknown mask {self.mask!r}; choose one of {', '.join(MASKS)}, or give a tuple of bools."
+            )
+
+    @property
+    def _network(self) -> MLP:
+        passing, moved, _ = _parts(self.dim, self.mask, self.flip)
+        outputs = len(moved) * self.transformer.size
+        return MLP(len(passing), outputs, self.hidden, self.activation, self.context_dim)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self._network.init(rng)
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        return self._apply(self.transformer.forward, params, x, context)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return self._apply(self.transformer.inverse, params, y, context)
+
+    def _apply(self, h, params: Params, v: Array, context: Array | None) -> tuple[Array, Array]:
+        xp = namespace(v)
+        passing, moved, back = (xp.constant(i, v) for i in _parts(self.dim, self.mask, self.flip))
+        a, b = xp.take(v, passing, axis=-1), xp.take(v, moved, axis=-1)
+        theta = self._network(params, a, context)
+        b, slopes = h(theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size), b)
+        return xp.take(xp.concat([a, b], axis=-1), back, axis=-1), xp.sum(slopes, axis=-1)
+
+
+@cache
+def _parts(dim: int, mask: str | tuple[bool, ...], flip: bool) -> tuple[np.ndarray, ...]:
+    """Indices that pass, indices that move, and where each coordinate stands in the two together."""
+    if mask == "halves":
+        passes = np.arange(dim) < dim // 2
+    elif mask == "alternating":
+        passes = np.arange(dim) % 2 == 0
+    else:
+        passes = np.array(mask)
+    passes = passes != flip
+    order = np.concatenate([np.flatnonzero(passes), np.flatnonzero(~passes)])
+    return np.flatnonzero(passes), np.flatnonzero(~passes), np.argsort(order)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.networks import MLP, checked_hidden
+from ppl_flows.core.ops import namespace
+from ppl_flows.core.transformer import Transformer
+from ppl_flows.transformers import Affine
+
+
+@dataclass(frozen=True)
+class Elementwise(Bijection):
+    """Every coordinate through its own scalar map: ``y_i = h(x_i; theta_i)``.
+
+    theta is a parameter, or with a context the output of an MLP of it. Starts at the identity (with a context: next
+    to it). Cost O(dim) both ways, besides the network.
+
+    Args:
+        dim: event size, at least 1.
+        transformer: the scalar map h.
+        hidden: widths of the MLP's hidden layers; only used with a context.
+        activation: of the MLP, a name such as ``"silu"``.
+        context_dim: size of the context, 0 for none.
+
+    Raises:
+        ValueError: dim below 1, or an unknown activation.
+    """
+
+    dim: int
+    transformer: Transformer = Affine()
+    hidden: tuple[int, ...] = (32,)
+    activation: str = "silu"
+    context_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"Elementwise: dim must be at least 1, got {self.dim}.")
+        object.__setattr__(self, "hidden", checked_hidden("Elementwise", self.hidden, self.activation))
+
+    @property
+    def _network(self) -> MLP:
+        return MLP(0, self.dim * self.transformer.size, self.hidden, self.activation, self.context_dim)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        if self.context_dim:
+            return {"net": self._network.init(rng)}
+        return {"theta": np.zeros((self.dim, self.transformer.size))}
+
+    def _theta(self, params: Params, context: Array | None) -> Array:
+        if context is None:
+            return params["theta"]
+        theta = self._network(params["net"], None, context)
+        return theta.reshape(*theta.shape[:-1], self.dim, self.transformer.size)
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        y, slopes = self.transformer.forward(self._theta(params, context), x)
+        return y, namespace(x).sum(slopes, axis=-1)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        x, slopes = self.transformer.inverse(self._theta(params, context), y)
+        return x, namespace(y).sum(slopes, axis=-1)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.ops import namespace
+
+
+@dataclass(frozen=True)
+class Permute(Bijection):
+    """Fixed permutation of the coordinates: ``y_i = x_{order[i]}``, with log_det 0.
+
+    Args:
+        dim: event size, at least 1.
+        order: a permutation of ``0, ..., dim - 1``; None draws one from ``seed``.
+        seed: used only to draw ``order``, which is kept.
+
+    Raises:
+        ValueError: dim below 1, or an order that is no permutation.
+    """
+
+    dim: int
+    order: tuple[int, ...] = None  # type: ignore[assignment]  # None is replaced by a tuple
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"Permute: dim must be at least 1, got {self.dim}.")
+        # the drawn order is kept, not the seed: a file then does not depend on NumPy's random stream
+        order = np.random.default_rng(self.seed).permutation(self.dim) if self.order is None else self.order
+        object.__setattr__(self, "order", tuple(int(i) for i in order))
+        if sorted(self.order) != list(range(self.dim)):
+            raise ValueError(
+                f"Permute(dim={self.dim}): order must be a permutation of 0, ..., {self.dim - 1}, got {self.order}."
+            )
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        return _take(x, _orders(self.order)[0])
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return _take(y, _orders(self.order)[1])
+
+
+@dataclass(frozen=True)
+class Reverse(Bijection):
+    """The coordinates in reverse order, with log_det 0; its own inverse.
+
+    Args:
+        dim: event size, at least 1.
+
+    Raises:
+        ValueError: dim below 1.
+    """
+
+    dim: int
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"Reverse: dim must be at least 1, got {self.dim}.")
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        xp = namespace(x)
+        return xp.flip(x, axis=-1), xp.zeros_like(x[..., 0])
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return self._forward(params, y, context)
+
+
+@cache
+def _orders(order: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(order), np.argsort(order)
+
+
+def _take(x: Array, order: np.ndarray) -> tuple[Array, Array]:
+    xp = namespace(x)
+    return xp.take(x, xp.constant(order, x), axis=-1), xp.zeros_like(x[..., 0])

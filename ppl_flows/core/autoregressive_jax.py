@@ -1,0 +1,144 @@
+"""JAX driver: inverse of a masked autoregressive map, with an exact gradient from the implicit function theorem.
+
+The same incremental sweep as ``sweep``, as one ``lax.scan``: hidden units are laid out in blocks of equal size, one
+block per degree (padded with units whose weights are zero), so that every step of the scan has the same shapes.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def autoregressive_inverse(network, transformer, params, y, context):
+    """x with ``transformer.forward(network(x), x) = y``, and the log_det of the inverse map, ``y.shape[:-1]``."""
+    stopped = lax.stop_gradient((params, y, context))
+    x, log_det = _forward(network, transformer, *stopped)
+    # One ordinary pass at the solution carries the gradient to weights and context; _attach closes the loop to x.
+    # Without a gradient its results are unused and XLA removes it.
+    seen, theta = network.trace(params, x, context)
+    y_again, slopes = transformer.forward(theta, x)
+    weights = network.layers(params, x, context)[0]
+    return _attach(network, transformer, y, y_again, jnp.sum(slopes, -1), x, log_det, theta, seen, weights)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attach(network, transformer, y, y_again, log_det_again, x, log_det, theta, seen, weights):
+    """(x, log_det of the inverse), as functions of y and of what ``transformer.forward`` gave at x.
+
+    With F(x) = y and L the log_det of F, cotangents (g, l) of the two outputs give v = J^-T (g - l dL/dx) for y,
+    -v for F and -l for L; autodiff takes them on through the pass that made F and L.
+    """
+    return x, log_det
+
+
+def _attach_fwd(network, transformer, y, y_again, log_det_again, x, log_det, theta, seen, weights):
+    return (x, log_det), (x, theta, seen, weights)
+
+
+def _attach_bwd(network, transformer, saved, cotangents):
+    x, theta, seen, weights = saved
+    g, l = cotangents
+    _, pull = jax.vjp(transformer.forward, theta, x)
+    y_theta, y_x = pull((jnp.ones_like(x), jnp.zeros_like(x)))
+    l_theta, l_x = pull((jnp.zeros_like(x), jnp.ones_like(x)))
+    act = getattr(jax.nn, network.activation)
+    bends = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for a in seen]
+    l_ = l[..., None]
+    v = _reverse(network, weights, bends, g - l_ * l_x, y_x, y_theta, -l_[..., None] * l_theta)
+    nothing = jax.tree.map(jnp.zeros_like, (x, l, theta, seen, weights))
+    return v, -v, -l, *nothing
+
+
+_attach.defvjp(_attach_fwd, _attach_bwd)
+
+
+@cache
+def _slots(network):
+    """Per hidden layer ``(dim, block)``: the units of each degree, padded with the index one past the last unit."""
+    layers = []
+    for bounds in network.bounds()[1:]:
+        block = max(1, max(b - a for a, b in zip(bounds, bounds[1:], strict=False)))
+        grid = np.full((network.dim, block), bounds[-1])
+        for t, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            grid[t, : b - a] = np.arange(a, b)
+        layers.append(grid)
+    return layers
+
+
+def _padded(a, slots, axis):
+    """a with its units (on ``axis``) laid out in slots; padding reads zeros."""
+    return jnp.take(a, slots.reshape(-1), axis=axis, mode="fill", fill_value=0)
+
+
+def _blocks(network, weights):
+    """Weights ``(steps, rows, columns)``: per step, from all slots of the layer before to the new slots."""
+    slots, blocks = _slots(network), []
+    for i, w in enumerate(weights):
+        w = w if i == 0 else _padded(w, slots[i - 1], 0)
+        w = w if i == len(weights) - 1 else _padded(w, slots[i], 1)
+        blocks.append(w.T.reshape(network.dim, -1, w.shape[0]))
+    return blocks
+
+
+def _forward(network, transformer, params, y, context):
+    weights, biases = network.layers(params, y, context)
+    dim, slots, batch = network.dim, _slots(network), y.shape[:-1]
+    act = getattr(jax.nn, network.activation)
+    rows = y.reshape(-1, dim).T
+    n = rows.shape[1]
+    b = []
+    for i, a in enumerate(biases):
+        a = jnp.broadcast_to(a, (*batch, a.shape[-1])).reshape(n, -1).T if a.ndim > 1 else a[:, None]
+        a = a if i == len(biases) - 1 else _padded(a, slots[i], 0)
+        b.append(a.reshape(dim, -1, a.shape[1]))
+
+    def step(carry, step_in):
+        units, total = carry
+        t, row, w, b = step_in
+        for i in range(len(slots)):
+            new = act(w[i] @ units[i] + b[i])
+            units[i + 1] = lax.dynamic_update_slice(units[i + 1], new, (t * new.shape[0], 0))
+        x, slope = transformer.inverse((w[-1] @ units[-1] + b[-1]).T, row)
+        units[0] = lax.dynamic_update_slice(units[0], x[None], (t, 0))
+        return (units, total + slope), None
+
+    empty = [jnp.zeros((width, n), y.dtype) for width in (dim, *(s.size for s in slots))]
+    steps = (jnp.arange(dim), rows, _blocks(network, weights), b)
+    (units, total), _ = lax.scan(step, (empty, jnp.zeros(n, y.dtype)), steps)
+    return units[0].T.reshape(y.shape), total.reshape(batch)
+
+
+def _reverse(network, weights, bends, direct, slope, theta, push):
+    """Solves ``J^T v = g``: one incremental pass from last to first; arguments as in ``sweep.reverse``."""
+    dim, slots, shape = network.dim, _slots(network), direct.shape
+
+    def rows(a):  # (*batch, dim, ...) -> (dim, ..., n)
+        a = a.reshape(-1, *a.shape[len(shape) - 1 :])
+        return jnp.moveaxis(a, 0, -1)
+
+    direct, slope, theta, push = rows(direct), rows(slope), rows(theta), rows(push)
+    bends = [_padded(rows(a), s, 0).reshape(dim, -1, direct.shape[1]) for a, s in zip(bends, slots, strict=True)]
+    back = []  # per step, from the new slots to all slots of the layer after
+    for i, w in enumerate(weights):
+        w = w if i == 0 else _padded(w, slots[i - 1], 0)
+        w = w if i == len(weights) - 1 else _padded(w, slots[i], 1)
+        back.append(w.reshape(dim, -1, w.shape[1]))
+
+    def step(grads, step_in):
+        t, direct, slope, theta, push, bends, back = step_in
+        v = (direct + (back[0] @ grads[0])[0]) / slope
+        out = push - v * theta
+        grads[-1] = lax.dynamic_update_slice(grads[-1], out, (t * out.shape[0], 0))
+        for i in reversed(range(len(slots))):
+            new = (back[i + 1] @ grads[i + 1]) * bends[i]
+            grads[i] = lax.dynamic_update_slice(grads[i], new, (t * new.shape[0], 0))
+        return grads, v
+
+    n = direct.shape[1]
+    empty = [jnp.zeros((width, n), direct.dtype) for width in (*(s.size for s in slots), dim * network.outputs)]
+    steps = (jnp.arange(dim), direct, slope, theta, push, bends, back)
+    _, v = lax.scan(step, empty, steps, reverse=True)
+    return v.T.reshape(shape)

@@ -1,0 +1,82 @@
+"""The contract: a bijection is hyperparameters plus pure functions of ``(params, x, context)``."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.core.ops import namespace
+
+Array = Any  # a NumPy, torch or JAX array
+Params = Mapping[str, Any]  # nested dict of arrays
+
+
+class Bijection(abc.ABC):
+    """An invertible map ``y = f(x)`` with parameters and, if ``context_dim > 0``, a context.
+
+    Shapes: x ``(*batch, *event_shape)``, y ``(*batch, *output_shape)``, context ``(*batch, context_dim)``,
+    broadcast against x's batch; log_det ``(*batch,)``, in nats. x is the base side, y the target side.
+
+    A concrete layer is a final frozen dataclass: its fields are hyperparameters, so it is hashable and its repr
+    rebuilds it. It writes ``_forward`` and ``_inverse`` against ``namespace(x)`` and is then a NumPy, a torch and
+    a JAX layer. Layers of vectors have a field ``dim``; layers of other shapes override ``event_shape``.
+    """
+
+    dim: int
+    context_dim: int = 0
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one x."""
+        return (self.dim,)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one y; equal to ``event_shape`` unless the layer reshapes."""
+        return self.event_shape
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Initial parameters as NumPy arrays: the same generator state gives the same weights in every language."""
+        return {}
+
+    def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        """Base to target (sampling): ``(y, log|det dy/dx|)``."""
+        return self._forward(params, *self._checked(x, context, self.event_shape))
+
+    def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        """Target to base (scoring): ``(x, log|det dx/dy|)``."""
+        return self._inverse(params, *self._checked(y, context, self.output_shape))
+
+    @abc.abstractmethod
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]: ...
+
+    @abc.abstractmethod
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]: ...
+
+    def _checked(self, x: Array, context: Array | None, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
+        """x with the batch shape of x and context together; raises ValueError for a wrong event or context."""
+        name, xp = type(self).__name__, namespace(x)
+        batch = tuple(x.shape[: x.ndim - len(shape)])
+        if tuple(x.shape) != batch + shape:
+            raise ValueError(
+                f"{name} expects arrays of shape (*batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}; "
+                "the event axes come last."
+            )
+        if context is None:
+            if self.context_dim:
+                raise ValueError(
+                    f"{name} has context_dim={self.context_dim} and got no context; "
+                    f"pass context of shape (*batch, {self.context_dim})."
+                )
+            return x, None
+        if self.context_dim == 0:
+            raise ValueError(f"{name} got a context but has context_dim=0; build it with context_dim=k to use one.")
+        if context.ndim == 0 or context.shape[-1] != self.context_dim:
+            raise ValueError(
+                f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
+            )
+        both = np.broadcast_shapes(batch, tuple(context.shape[:-1]))
+        return (x if both == batch else xp.broadcast_to(x, both + shape)), context

@@ -1,0 +1,44 @@
+"""NumPy namespace: the reference, in which every formula can be tested without a framework."""
+
+import numpy as np
+from numpy import *  # noqa: F403  the namespace *is* the array API
+
+from ppl_flows.core import sweep
+
+
+def constant(array, like):
+    return array.astype(like.dtype) if array.dtype.kind in "fb" else array
+
+
+def softmax(x):
+    z = np.exp(x - np.max(x, axis=-1, keepdims=True))
+    return z / np.sum(z, axis=-1, keepdims=True)
+
+
+def softplus(x):
+    return np.logaddexp(x, np.zeros_like(x))
+
+
+def sigmoid(x):
+    return np.exp(-softplus(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def relu(x):
+    return np.maximum(x, 0.0)
+
+
+def elu(x):
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def autoregressive_inverse(network, transformer, params, y, context):
+    weights, biases = network.layers(params, y, context)
+    return sweep.forward(network, transformer, weights, biases, y)

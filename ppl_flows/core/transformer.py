@@ -1,0 +1,28 @@
+"""The contract of transformers: monotone scalar maps whose parameters come from a conditioner."""
+
+from __future__ import annotations
+
+import abc
+
+from ppl_flows.core.bijection import Array
+
+
+class Transformer(abc.ABC):
+    """An increasing scalar map ``y = h(x; theta)``, applied to every coordinate on its own.
+
+    Shapes: x, y and the log slope ``(*batch, dim)``; theta ``(*batch, dim, size)``, or broadcastable to it.
+    ``theta = 0`` is the identity, so that a conditioner with small outputs starts a flow there.
+    """
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """Number of parameters per coordinate."""
+
+    @abc.abstractmethod
+    def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
+        """``(y, log dy/dx)``, each ``(*batch, dim)``."""
+
+    @abc.abstractmethod
+    def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
+        """``(x, log dx/dy)``, each ``(*batch, dim)``."""

@@ -1,0 +1,138 @@
+"""``save`` and ``load``: one file holds a bijection and its parameters, in neither framework's format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.transformer import Transformer
+
+FORMAT = "1"
+
+
+def save(path: str | os.PathLike[str], bijection: Bijection, params: Params) -> None:
+    """Writes a bijection and its parameters to one ``.safetensors`` file, which either language loads.
+
+    The arrays keep their dtype. An existing file is replaced only when the new one is complete.
+
+    Args:
+        path: the file to write.
+        bijection: made of ppl_flows' own classes.
+        params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``.
+
+    Raises:
+        ValueError: params do not have the bijection's structure and shapes, or it holds a class of another package.
+    """
+    check_params(bijection, params)
+    arrays = {name: _to_numpy(array) for name, array in flatten(params)}
+    metadata = {"format": FORMAT, "bijection": json.dumps(_describe(bijection))}
+    partial = f"{os.fspath(path)}.partial"
+    save_file(arrays, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
+    """Reads ``(bijection, params)``, the arrays as NumPy arrays. Executes nothing from the file.
+
+    Args:
+        path: a file written by ``save``, in whichever language.
+
+    Raises:
+        ValueError: not a file of ours, a newer format, an unknown class or field, or arrays that do not fit.
+    """
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(
+                f"{os.fspath(path)!r}: expected a ppl_flows file of format {FORMAT}, got {metadata.get('format')!r}; "
+                "a newer ppl_flows may read it."
+            )
+        bijection = _build(json.loads(metadata["bijection"]))
+        params: dict[str, Any] = {}
+        for name in file.keys():  # noqa: SIM118  safe_open is no mapping
+            *groups, leaf = name.split(".")
+            node = params
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[leaf] = file.get_tensor(name)
+    if not isinstance(bijection, Bijection):
+        raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection.")
+    params = _with_empty_groups(bijection.init(np.random.default_rng(0)), params)
+    check_params(bijection, params)
+    return bijection, params
+
+
+def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The arrays of a nested dict under dotted names."""
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_params(bijection: Bijection, params: Params) -> None:
+    """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
+    expected = {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}
+    got = {name: tuple(np.shape(a)) for name, a in flatten(params)}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"params do not fit {type(bijection).__name__}: {name!r} should have shape {expected.get(name)}, "
+                f"got {got.get(name)} (None: absent); make them with bijection.init or pf.load."
+            )
+
+
+def _with_empty_groups(like: Params, params: Params) -> Params:
+    """params with the groups that hold no arrays (layers without parameters), which a flat file cannot keep."""
+    groups = {k: _with_empty_groups(v, params.get(k, {})) for k, v in like.items() if isinstance(v, Mapping)}
+    return {**params, **groups}
+
+
+def _to_numpy(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    return np.ascontiguousarray(array)
+
+
+def _classes() -> dict[str, type]:
+    import ppl_flows  # here: the package imports this module
+
+    public = (getattr(ppl_flows, name) for name in ppl_flows.__all__)
+    return {c.__name__: c for c in public if isinstance(c, type) and dataclasses.is_dataclass(c)}
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, Bijection | Transformer):
+        if _classes().get(type(value).__name__) is not type(value):
+            raise ValueError(f"only ppl_flows' own classes can be saved, got {type(value)!r}.")
+        fields = {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [_describe(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"a field of type {type(value).__name__} cannot be saved: {value!r}.")
+
+
+def _build(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_build(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {k: _build(v) for k, v in value.items() if k != "class"}
+    known = _classes().get(value.get("class", ""))
+    if known is None:
+        raise ValueError(f"unknown class {value.get('class')!r} in the file; a newer ppl_flows may know it.")
+    unknown = fields.keys() - {f.name for f in dataclasses.fields(known)}
+    if unknown:
+        raise ValueError(f"unknown field {sorted(unknown)} of {known.__name__}; a newer ppl_flows may know it.")
+    return known(**fields)

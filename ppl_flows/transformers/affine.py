@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppl_flows.core.bijection import Array
+from ppl_flows.core.ops import namespace
+from ppl_flows.core.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Affine(Transformer):
+    """Shift and positive scale: ``y = x exp(s) + t``.
+
+    Args:
+        max_log_scale: bound c on \\|s\\|, through ``s = c tanh(s' / c)``: a conditioner that runs wild far from the
+            data then stays invertible in floating point. None: no bound.
+
+    Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, eq. 7.
+    """
+
+    max_log_scale: float | None = 3.0
+
+    def __post_init__(self) -> None:
+        check_max_log_scale(self)
+
+    @property
+    def size(self) -> int:
+        return 2
+
+    def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
+        s = bounded_log_scale(theta[..., 1], self.max_log_scale)
+        y = x * namespace(x).exp(s) + theta[..., 0]
+        return y, s + namespace(x).zeros_like(y)
+
+    def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
+        s = bounded_log_scale(theta[..., 1], self.max_log_scale)
+        x = (y - theta[..., 0]) * namespace(y).exp(-s)
+        return x, -s + namespace(y).zeros_like(x)
+
+
+def bounded_log_scale(s: Array, bound: float | None) -> Array:
+    return s if bound is None else bound * namespace(s).tanh(s / bound)
+
+
+def check_max_log_scale(owner) -> None:
+    if owner.max_log_scale is not None and not owner.max_log_scale > 0:
+        raise ValueError(
+            f"{type(owner).__name__}: max_log_scale must be positive, or None for no bound, got {owner.max_log_scale}."
+        )

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppl_flows.core.bijection import Array
+from ppl_flows.core.ops import namespace
+from ppl_flows.core.transformer import Transformer
+from ppl_flows.transformers.affine import bounded_log_scale, check_max_log_scale
+
+
+@dataclass(frozen=True)
+class Multiplicative(Transformer):
+    """Positive scale: ``y = x exp(s)``; keeps 0 and the sign.
+
+    Args:
+        max_log_scale: bound on \\|s\\|, as in ``Affine``.
+
+    Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516, sec. 3.2.
+    """
+
+    max_log_scale: float | None = 3.0
+
+    def __post_init__(self) -> None:
+        check_max_log_scale(self)
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
+        s = bounded_log_scale(theta[..., 0], self.max_log_scale)
+        return x * namespace(x).exp(s), s + namespace(x).zeros_like(x)
+
+    def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
+        s = bounded_log_scale(theta[..., 0], self.max_log_scale)
+        return y * namespace(y).exp(-s), -s + namespace(y).zeros_like(y)
