@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.params import check_params, flatten, initial_params
 from ppl_flows.core.transformer import Transformer
 
 FORMAT = "1"
@@ -65,30 +66,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
             node[leaf] = file.get_tensor(name)
     if not isinstance(bijection, Bijection):
         raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection.")
-    params = _with_empty_groups(bijection.init(np.random.default_rng(0)), params)
+    params = _with_empty_groups(initial_params(bijection, 0), params)
     check_params(bijection, params)
     return bijection, params
-
-
-def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The arrays of a nested dict under dotted names."""
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def check_params(bijection: Bijection, params: Params) -> None:
-    """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
-    expected = {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}
-    got = {name: tuple(np.shape(a)) for name, a in flatten(params)}
-    for name in sorted(expected.keys() | got.keys()):
-        if expected.get(name) != got.get(name):
-            raise ValueError(
-                f"params do not fit {type(bijection).__name__}: {name!r} should have shape {expected.get(name)}, "
-                f"got {got.get(name)} (None: absent); make them with bijection.init or pf.load."
-            )
 
 
 def _with_empty_groups(like: Params, params: Params) -> Params:

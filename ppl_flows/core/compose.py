@@ -32,7 +32,9 @@ class Chain(Bijection):
             raise ValueError("Chain got no parts; give at least one bijection (flow_layers >= 1 in the recipes).")
         for part in self.parts:
             if not isinstance(part, Bijection):
-                raise TypeError(f"Chain takes bijections, got {type(part).__name__}; pass pf.Coupling(dim) and the like.")
+                raise TypeError(
+                    f"Chain takes bijections, got {type(part).__name__}; pass pf.Coupling(dim) and the like."
+                )
         for a, b in zip(self.parts, self.parts[1:], strict=False):
             if a.output_shape != b.event_shape:
                 raise ValueError(f"Chain: {a!r} gives shape {a.output_shape}, but {b!r} takes {b.event_shape}.")

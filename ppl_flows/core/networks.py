@@ -145,6 +145,4 @@ def _masks(dim: int, outputs: int, hidden: tuple[int, ...], with_context: bool) 
 
 @cache
 def _bounds(dim: int, hidden: tuple[int, ...], with_context: bool) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(int(np.sum(s < t)) for t in range(dim + 1)) for s in _degrees(dim, hidden, with_context)
-    )
+    return tuple(tuple(int(np.sum(s < t)) for t in range(dim + 1)) for s in _degrees(dim, hidden, with_context))

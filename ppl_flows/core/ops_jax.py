@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.nn import elu as elu
 from jax.nn import relu as relu
 from jax.nn import sigmoid as sigmoid
@@ -22,3 +23,14 @@ def softmax(x):
 
 def gelu(x):
     return jax.nn.gelu(x, approximate=True)
+
+
+def stop_gradient(x):
+    return lax.stop_gradient(x)
+
+
+def while_loop(go_on, body, state, limit):
+    def counted_go_on(counted):
+        return (counted[0] < limit) & go_on(counted[1])
+
+    return lax.while_loop(counted_go_on, lambda counted: (counted[0] + 1, body(counted[1])), (0, state))[1]

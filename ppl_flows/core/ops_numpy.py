@@ -42,3 +42,16 @@ def gelu(x):
 def autoregressive_inverse(network, transformer, params, y, context):
     weights, biases = network.layers(params, y, context)
     return sweep.forward(network, transformer, weights, biases, y)
+
+
+def stop_gradient(x):
+    return x
+
+
+def while_loop(go_on, body, state, limit):
+    with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow; it is then not used
+        for _ in range(limit):
+            if not go_on(state):
+                break
+            state = body(state)
+    return state

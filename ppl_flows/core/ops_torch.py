@@ -1,5 +1,7 @@
 """torch namespace."""
 
+import builtins  # the star import below hides some
+
 import torch
 from array_api_compat.torch import *  # noqa: F403  the namespace *is* the array API
 from torch import sigmoid as sigmoid
@@ -24,6 +26,14 @@ def constant(array, like):
     return found[1]
 
 
+def take(x, indices, axis):
+    return torch.index_select(x, axis, indices)  # the array API's own spends more on negative indices than on the work
+
+
+def take_along_axis(x, indices, axis):
+    return torch.gather(x, axis, indices)
+
+
 def softmax(x):
     return torch.softmax(x, dim=-1)
 
@@ -34,3 +44,20 @@ def softplus(x):
 
 def gelu(x):
     return F.gelu(x, approximate="tanh")
+
+
+def stop_gradient(x):
+    return x.detach()
+
+
+@torch.no_grad()
+def while_loop(go_on, body, state, limit):
+    """``state = body(state)`` while ``go_on(state)``, at most ``limit`` times; no gradient."""
+    for _ in builtins.range(limit):
+        try:
+            if not go_on(state):
+                break
+        except RuntimeError:  # under torch.func.vmap a tensor has no truth value: run on, which changes nothing
+            pass
+        state = body(state)
+    return state

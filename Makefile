@@ -1,0 +1,29 @@
+PYTHON ?= python3.11
+BIN = .venv/bin
+
+.PHONY: demo test lint bench clean
+
+# The environment is made once, and again when what it is made from changes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/eight_schools.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/inversion.py
+	$(BIN)/python tests/benchmarks/svi_step.py
+
+clean:
+	rm -rf .venv out

@@ -1,0 +1,106 @@
+"""Additive and affine recipes."""
+
+from __future__ import annotations
+
+from ppl_flows.bijections import Elementwise
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.flows.spline import nsf
+from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
+from ppl_flows.transformers import Additive, Affine, Multiplicative
+
+
+def nice(
+    dim: int,
+    *,
+    flow_layers: int = 4,
+    mask: str = "halves",
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Additive couplings and a diagonal scaling on top.
+
+    Args:
+        dim: event size.
+        mask: as in ``Coupling``; successive layers exchange the two parts.
+
+    Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
+    """
+    layers = couplings(dim, Additive(), flow_layers, mask, hidden, activation, context_dim)
+    return Chain((*layers, Elementwise(dim, Multiplicative(max_log_scale=None))))
+
+
+def real_nvp(
+    dim: int,
+    *,
+    flow_layers: int = 8,
+    mask: str = "alternating",
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Affine couplings with alternating masks.
+
+    Args:
+        dim: event size.
+        mask: as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` draws a new mask for
+            every two layers.
+
+    Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
+    """
+    return Chain(couplings(dim, Affine(), flow_layers, mask, hidden, activation, context_dim))
+
+
+def iaf(
+    dim: int,
+    *,
+    flow_layers: int = 3,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Affine autoregressive layers with the order reversed in between: one network pass per layer to sample.
+
+    The usual posterior: sampling and scoring the sample are fast; scoring other points is sequential in dim, at
+    about the arithmetic of one pass.
+
+    Args:
+        dim: event size.
+
+    Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
+    arXiv:1606.04934.
+    """
+    return autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim)
+
+
+def maf(
+    dim: int,
+    *,
+    flow_layers: int = 5,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """The ``Inverse`` of an IAF: one network pass per layer to score, which is what density estimation wants.
+
+    Args:
+        dim: event size.
+
+    Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
+    """
+    return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim))
+
+
+def guide_flow(dim: int, *, context_dim: int = 0) -> Bijection:
+    """What ``AutoFlow`` uses by default: ten affine couplings with random masks; splines in one dimension.
+
+    Args:
+        dim: event size.
+    """
+    if dim == 1:
+        return nsf(1, context_dim=context_dim)
+    # scales within a factor e per layer: with Affine's own bound, a deep stack overflows early in training
+    layer = Affine(max_log_scale=1.0)
+    hidden = (min(max(2 * dim, 16), 32),) * 2
+    return Chain(couplings(dim, layer, 10, "random", hidden, "silu", context_dim))

@@ -1,0 +1,42 @@
+"""Spline recipes."""
+
+from __future__ import annotations
+
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
+from ppl_flows.transformers import RationalQuadratic
+
+
+def nsf(
+    dim: int,
+    *,
+    wiring: str = "coupling",
+    bins: int = 8,
+    bound: float = 5.0,
+    flow_layers: int = 6,
+    mask: str = "random",
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Neural spline flow: rational-quadratic splines, in couplings or autoregressive.
+
+    Args:
+        dim: event size.
+        wiring: ``"coupling"``, fast both ways, or ``"autoregressive"``, fast to score as in the paper; ``Inverse``
+            of the latter is fast to sample.
+        bins, bound: as in ``RationalQuadratic``.
+        mask: of the couplings, as in ``real_nvp``; not used by the autoregressive wiring.
+
+    Raises:
+        ValueError: an unknown wiring.
+
+    Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032.
+    """
+    spline = RationalQuadratic(bins=bins, bound=bound)
+    if wiring == "coupling":
+        return Chain(couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim))
+    if wiring == "autoregressive":
+        return Inverse(autoregressive(dim, spline, flow_layers, hidden, activation, context_dim))
+    raise ValueError(f"nsf: unknown wiring {wiring!r}; choose 'coupling' or 'autoregressive'.")

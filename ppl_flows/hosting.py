@@ -1,0 +1,100 @@
+"""What both shells share: the making of transform classes, and the shape of a guide."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ppl_flows
+from ppl_flows.bijections import Elementwise
+from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.compose import Chain
+from ppl_flows.core.params import initial_params
+from ppl_flows.flows import guide_flow
+from ppl_flows.transformers import Affine
+
+
+def transform_classes(flow_transform: type, module: str) -> dict[str, type]:
+    """One subclass of a host's ``FlowTransform`` per public bijection, with the bijection's signature and docstring."""
+    public = {name: getattr(ppl_flows, name) for name in ppl_flows.__all__}
+    return {
+        name: _transform_class(flow_transform, c, module)
+        for name, c in public.items()
+        if isinstance(c, type) and issubclass(c, Bijection) and not inspect.isabstract(c)
+    }
+
+
+def _transform_class(flow_transform: Any, bijection: type[Bijection], module: str) -> type:
+    fields = inspect.signature(bijection).parameters
+
+    def __init__(self: Any, *args: Any, params: Any = None, context: Any = None, seed: int = 0, **kwargs: Any) -> None:
+        if "seed" in fields:  # of a random mask or permutation: one seed for both
+            kwargs["seed"] = seed
+        flow_transform.__init__(self, bijection(*args, **kwargs), params, context=context, seed=seed)
+
+    own = [p for name, p in inspect.signature(flow_transform).parameters.items() if name not in ("bijection", *fields)]
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    __init__.__signature__ = inspect.Signature([*fields.values(), *keywords])  # type: ignore[attr-defined]
+    body = {"__init__": __init__, "__doc__": bijection.__doc__, "__module__": module}
+    return type(bijection.__name__, (flow_transform,), body)
+
+
+def located(bijection: Bijection) -> Bijection:
+    """The bijection and, on the target side, a trainable location and scale per coordinate."""
+    return Chain((bijection, Elementwise(bijection.output_shape[0], Affine(max_log_scale=None))))
+
+
+def located_params(bijection: Bijection, loc: np.ndarray, scale: np.ndarray | float, seed: int) -> Params:
+    """Initial parameters of ``located(...)`` that start it at this location and scale."""
+    log_scale = np.broadcast_to(np.log(scale), loc.shape)
+    return {**initial_params(bijection, seed), "1": {"theta": np.stack([loc, log_scale], axis=-1)}}
+
+
+def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bijection:
+    """``located`` around the recipe's flow, checked.
+
+    Raises:
+        TypeError: the recipe gives something else than a Bijection.
+        ValueError: its flow has another event size, or wants a context.
+    """
+    flow = (guide_flow if recipe is None else recipe)(dim)
+    if not isinstance(flow, Bijection):
+        raise TypeError(
+            f"AutoFlow: flow must be a callable dim -> Bijection, such as pf.iaf, but it gave {type(flow).__name__}; "
+            "a transform of the language would not train here."
+        )
+    if flow.event_shape != (dim,) or flow.output_shape != (dim,):
+        raise ValueError(f"AutoFlow: the model has {dim} latent dimensions, but flow maps shape {flow.event_shape}.")
+    if flow.context_dim:
+        raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
+    return located(flow)
+
+
+def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None) -> None:
+    """Raises ValueError unless data are finite rows of the bijection's target and context goes with them."""
+    if len(bijection.output_shape) != 1:
+        raise ValueError(f"fit_density takes bijections of vectors, got one onto shape {bijection.output_shape}.")
+    if data.shape[1:] != bijection.output_shape or len(data) < 2:
+        raise ValueError(
+            f"data must have shape (rows, {bijection.output_shape[0]}) with at least 2 rows, got {data.shape}."
+        )
+    given = None if context is None else context.shape
+    wanted = (len(data), bijection.context_dim) if bijection.context_dim else None
+    if given != wanted:
+        raise ValueError(f"context must have shape {wanted} for this bijection and these data, got {given}.")
+    for name, array in (("data", data), ("context", context)):
+        if array is not None and not np.all(np.isfinite(array)):
+            bad = np.flatnonzero(~np.isfinite(array).all(axis=-1))
+            raise ValueError(
+                f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is row {bad[0]}); "
+                "drop or impute them."
+            )
+
+
+def check_steps(steps: int, num_particles: int) -> None:
+    """Raises ValueError unless both are at least 1."""
+    if steps < 1 or num_particles < 1:
+        raise ValueError(f"steps and num_particles must be at least 1, got {steps} and {num_particles}.")

@@ -1,0 +1,21 @@
+"""ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
+
+from ppl_flows.fit_result import DensityFit, FitError, FitResult
+from ppl_flows.numpyro import transforms
+from ppl_flows.numpyro.distribution import Flow, flow
+from ppl_flows.numpyro.fit import fit, fit_density
+from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.transform import FlowTransform
+
+__all__ = [
+    "AutoFlow",
+    "DensityFit",
+    "FitError",
+    "FitResult",
+    "Flow",
+    "FlowTransform",
+    "fit",
+    "fit_density",
+    "flow",
+    "transforms",
+]

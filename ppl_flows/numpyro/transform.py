@@ -1,0 +1,134 @@
+"""``FlowTransform``: a bijection as a NumPyro ``Transform``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.compose import Inverse
+from ppl_flows.core.params import check_params, initial_params, map_params
+
+
+class FlowTransform(Transform):
+    """A bijection with its parameters, usable wherever NumPyro takes a ``Transform``.
+
+    A pytree whose children are the parameters and the context, so that ``jit``, ``vmap`` and ``grad`` work on it and
+    a jitted function that takes it is traced once. The log_det travels as the transform's intermediates: a sample
+    that is scored costs one pass.
+
+    Args:
+        bijection: the map.
+        params: nested dict of arrays; None draws them from ``seed``.
+        context: ``(*batch, context_dim)``, for a conditional bijection. It gives distributions their batch shape.
+        seed: of the initial parameters; the same seed gives the same ones in Pyro.
+
+    Raises:
+        TypeError: not a Bijection.
+        ValueError: params do not fit the bijection, or the context is missing or has the wrong size.
+    """
+
+    def __init__(
+        self, bijection: Bijection, params: Params | None = None, *, context: Any = None, seed: int = 0
+    ) -> None:
+        if not isinstance(bijection, Bijection):
+            raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
+        if params is None:
+            params = initial_params(bijection, seed)
+        else:
+            check_params(bijection, params)
+        self.bijection = bijection
+        self.params = map_params(lambda _, a: to_array(a), params)
+        self.context = None if context is None else to_array(context)
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return _real(self.bijection.event_shape)
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return _real(self.bijection.output_shape)
+
+    @property
+    def inv(self) -> FlowTransform:
+        """The inverse transform, with the same parameters."""
+        part = self.bijection.part if isinstance(self.bijection, Inverse) else Inverse(self.bijection)
+        return FlowTransform(part, self.params, context=self.context)
+
+    def condition(self, context: Any) -> FlowTransform:
+        """The same transform, with the same parameters, given a context."""
+        return FlowTransform(self.bijection, self.params, context=context)
+
+    def __call__(self, x: Any) -> jax.Array:
+        return self.call_with_intermediates(x)[0]
+
+    def _inverse(self, y: Any) -> jax.Array:
+        return self.inverse_and_log_det(y)[0]
+
+    def call_with_intermediates(self, x: Any) -> tuple[jax.Array, jax.Array]:
+        """``(y, log|det dy/dx|)``."""
+        return self.bijection.forward(self.params, jnp.asarray(x), self.context)
+
+    def inverse_and_log_det(self, y: Any) -> tuple[jax.Array, jax.Array]:
+        """``(x, log|det dx/dy|)``."""
+        return self.bijection.inverse(self.params, jnp.asarray(y), self.context)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> jax.Array:
+        """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
+        return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self._shape(shape, self.bijection.event_shape, self.bijection.output_shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self._shape(shape, self.bijection.output_shape, self.bijection.event_shape)
+
+    def tree_flatten(self) -> tuple:
+        return (self.params, self.context), (("params", "context"), {"bijection": self.bijection})
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        if not isinstance(other, FlowTransform) or self.bijection != other.bijection:
+            return False
+        a, b = jax.tree.flatten((self.params, self.context)), jax.tree.flatten((other.params, other.context))
+        if a[1] != b[1]:
+            return False
+        if static:
+            return all(u is v for u, v in zip(a[0], b[0], strict=True))
+        return jnp.array([jnp.array_equal(u, v) for u, v in zip(a[0], b[0], strict=True)]).all()
+
+    def __repr__(self) -> str:
+        return f"FlowTransform({self.bijection!r})"
+
+    def _shape(self, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+        batch = tuple(shape)[: len(shape) - len(event)]
+        if batch + event != tuple(shape):
+            raise ValueError(
+                f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
+                f"shape {tuple(shape)}; the event axes come last."
+            )
+        if self.context is not None:
+            batch = np.broadcast_shapes(batch, tuple(self.context.shape[:-1]))
+        return (*batch, *other)
+
+
+def to_array(array: Any) -> jax.Array:
+    """A JAX array; floats of NumPy and torch arrays in JAX's default dtype."""
+    if isinstance(array, jax.Array):
+        return array
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    array = np.asarray(array)
+    return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)
+
+
+def _real(event_shape: tuple[int, ...]) -> constraints.Constraint:
+    return (
+        constraints.real_vector
+        if len(event_shape) == 1
+        else constraints.independent(constraints.real, len(event_shape))
+    )

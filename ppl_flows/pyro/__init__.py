@@ -1,0 +1,21 @@
+"""ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
+
+from ppl_flows.fit_result import DensityFit, FitError, FitResult
+from ppl_flows.pyro import transforms
+from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.fit import fit, fit_density
+from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.transform import FlowTransform
+
+__all__ = [
+    "AutoFlow",
+    "DensityFit",
+    "FitError",
+    "FitResult",
+    "Flow",
+    "FlowTransform",
+    "fit",
+    "fit_density",
+    "flow",
+    "transforms",
+]

@@ -1,0 +1,202 @@
+"""``fit`` and ``fit_density``: stochastic variational inference and maximum likelihood with good defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, Trace_ELBO
+from pyro.infer.importance import vectorized_importance_weights
+from pyro.poutine.util import prune_subsample_sites
+from tqdm.auto import trange
+
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.params import initial_params, map_params
+from ppl_flows.diagnostics import pareto_khat
+from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
+from ppl_flows.hosting import check_rows, check_steps, located, located_params
+from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.params import stored_params, to_tensor
+
+EVALUATION_DRAWS, EVALUATION_BATCH = 4_000, 500
+
+
+def fit(
+    model: Callable,
+    guide: Callable,
+    *args: Any,
+    steps: int = 4_000,
+    num_particles: int = 32,
+    lr: float = 1e-2,
+    clip: float = 10.0,
+    vectorize_particles: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    **kwargs: Any,
+) -> FitResult:
+    """Trains a guide, and the parameters in the model, by SVI; then measures the fit from fresh draws.
+
+    Adam with a short warm-up and a cosine schedule on the negative ELBO. Training goes on from the parameters in
+    Pyro's store, where there are any. Pyro's own ``SVI`` works on the same model and guide.
+
+    Args:
+        model, guide: any Pyro model, and ``AutoFlow`` or any other guide.
+        *args, **kwargs: of the model and the guide.
+        steps: optimiser steps.
+        num_particles: draws per step.
+        lr: largest learning rate.
+        clip: bound on the norm of the whole gradient, in nats per parameter unit.
+        vectorize_particles: all draws in one run of the model; False for models that cannot run under one more plate.
+        seed: of all draws; torch's global generator is left as it was.
+        progress: show a bar.
+
+    Raises:
+        FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
+        ValueError: there is nothing to train, or steps or particles below 1.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        trained = _train(elbo, model, guide, args, kwargs, steps, lr, clip, progress)
+        nesting = elbo.max_plate_nesting - (num_particles > 1) if vectorize_particles else None
+        log_weights = _log_weights(model, guide, args, kwargs, nesting)
+    estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+
+    def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+            torch.manual_seed(seed)
+            trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+            shapes = {
+                name: trace.nodes[name]["value"].shape
+                for name in trace.stochastic_nodes
+                if not trace.nodes[name]["infer"].get("is_auxiliary")
+            }
+            predict = Predictive(guide, num_samples=num_samples, return_sites=[*shapes], parallel=vectorize_particles)
+            draws = predict(*args, **kwargs)
+            return {name: draws[name].reshape(num_samples, *shape) for name, shape in shapes.items()}
+
+    return FitResult(*trained, estimate, pareto_khat(log_weights), draw)
+
+
+def fit_density(
+    bijection: Bijection,
+    data: torch.Tensor,
+    *,
+    context: torch.Tensor | None = None,
+    steps: int = 2_000,
+    batch_size: int = 256,
+    lr: float = 5e-3,
+    clip: float = 10.0,
+    standardize: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> DensityFit:
+    """Fits ``p(data)``, or ``p(data | context)``, by maximum likelihood on minibatches.
+
+    A model with one sub-sampled plate and an empty guide, trained as in ``fit``. Pyro's parameter store is left as it
+    was.
+
+    Args:
+        bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
+        data: ``(rows, *event)``, finite.
+        context: ``(rows, context_dim)``, for a conditional bijection.
+        steps, lr, clip, seed, progress: as in ``fit``.
+        batch_size: rows per step.
+        standardize: add a trainable location and scale per column on the data side, started at those of the data.
+
+    Raises:
+        ValueError: data of the wrong shape, or not finite.
+        FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
+    """
+    data = to_tensor(data)
+    context = None if context is None else to_tensor(context)
+    rows_of_data = data.detach().cpu().numpy()
+    check_rows(bijection, rows_of_data, None if context is None else context.detach().cpu().numpy())
+    start = initial_params(bijection, seed)
+    if standardize:
+        bijection = located(bijection)
+        start = located_params(bijection, rows_of_data.mean(0), rows_of_data.std(0) + 1e-12, seed)
+    n = len(data)
+
+    def model() -> None:
+        with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
+            given = None if context is None else context[rows]
+            pyro.sample("data", flow("density", bijection, params=start, context=given), obs=data[rows])
+
+    def guide() -> None:
+        """Nothing is latent."""
+
+    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trained = _train(Trace_ELBO(), model, guide, (), {}, steps, lr, clip, progress)
+        params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
+    return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params))
+
+
+def _train(
+    elbo: Trace_ELBO,
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    steps: int,
+    lr: float,
+    clip: float,
+    progress: bool,
+) -> Training:
+    check_steps(steps, elbo.num_particles)
+    losses, skipped, bad = np.full(steps, np.nan), 0, 0
+    optimiser: torch.optim.Optimizer | None = None
+    with trange(steps, disable=not progress, desc="fit") as bar:
+        for step in bar:
+            with poutine.trace(param_only=True) as seen:
+                losses[step] = elbo.loss_and_grads(model, guide, *args, **kwargs)
+            found = {name: site["value"].unconstrained() for name, site in seen.trace.nodes.items()}
+            if optimiser is None:
+                if not found:
+                    raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
+                # one optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower
+                optimiser = torch.optim.Adam(found.values(), lr=lr, betas=(0.9, 0.99))
+                names = found
+            elif new := [p for name, p in found.items() if name not in names]:
+                optimiser.add_param_group({"params": new})
+                names |= found
+            norm = torch.nn.utils.clip_grad_norm_(names.values(), clip)
+            bad = 0 if np.isfinite(losses[step]) and torch.isfinite(norm) else bad + 1
+            if bad >= MAX_SKIPPED:
+                raise FitError(step + 1 - bad, losses[: step + 1], _values(names))
+            for group in optimiser.param_groups:
+                group["lr"] = lr * learning_rate(step, steps, np)
+            if bad:
+                skipped += 1
+            else:
+                optimiser.step()
+            optimiser.zero_grad()
+            if step % 100 == 99:
+                bar.set_postfix(loss=f"{np.median(losses[step - 99 : step + 1]):.3f}")
+    return Training(losses, skipped, _values(names))
+
+
+def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
+    store = pyro.get_param_store()
+    return {name: store[name].detach().clone() for name in names}
+
+
+@torch.no_grad()
+def _log_weights(model: Callable, guide: Callable, args: tuple, kwargs: dict, nesting: int | None) -> np.ndarray:
+    """``log p(z, data) - log q(z)`` of draws from the guide, ``(EVALUATION_DRAWS,)``, in nats."""
+    with poutine.block():
+        if nesting is None:
+            one = Trace_ELBO()
+            return -np.array([one.loss(model, guide, *args, **kwargs) for _ in range(EVALUATION_DRAWS)])
+        batches = [
+            vectorized_importance_weights(
+                model, guide, *args, num_samples=EVALUATION_BATCH, max_plate_nesting=nesting, **kwargs
+            )[0]
+            for _ in range(EVALUATION_DRAWS // EVALUATION_BATCH)
+        ]
+        return torch.cat(batches).double().cpu().numpy()

@@ -1,0 +1,206 @@
+"""``FlowTransform``: a bijection as a Pyro ``TransformModule``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_transform import TransformModule
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.params import check_params, flatten, initial_params
+from ppl_flows.pyro.params import ParamTree, to_tensor
+
+
+class FlowTransform(TransformModule):
+    """A bijection with its parameters, usable wherever Pyro or torch takes a ``Transform`` or an ``nn.Module``.
+
+    It keeps no cache on itself: a sample that is scored costs one pass, because the log_det is remembered for the
+    very tensors it belongs to, for as long as they live, and only while the parameters are unchanged.
+
+    Args:
+        bijection: the map.
+        params: nested dict; NumPy and JAX arrays become Parameters in torch's default dtype, tensors are used as
+            they are. None draws them from ``seed``.
+        context: ``(*batch, context_dim)``, for a conditional bijection. It gives distributions their batch shape.
+        seed: of the initial parameters; the same seed gives the same ones in NumPyro.
+
+    Raises:
+        TypeError: not a Bijection.
+        ValueError: params do not fit the bijection, or the context is missing or has the wrong size.
+    """
+
+    bijective = True
+
+    def __init__(
+        self,
+        bijection: Bijection,
+        params: Params | None = None,
+        *,
+        context: torch.Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(bijection, Bijection):
+            raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
+        if params is None:
+            params = initial_params(bijection, seed)
+        else:
+            check_params(bijection, params)
+        self.bijection = bijection
+        self.weights = ParamTree(params)
+        self.context = None if context is None else to_tensor(context)
+
+    @property
+    def params(self) -> Params:
+        """The parameters as a nested dict of the tensors in use."""
+        return self.weights.tree()
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return _real(self.bijection.event_shape)
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return _real(self.bijection.output_shape)
+
+    @property
+    def inv(self) -> TransformModule:
+        """The inverse transform: a module too, with the same parameters."""
+        if self._inv is None:
+            self.__dict__["_inv"] = InverseFlowTransform(self)  # past Module: its parameters are this module's
+        return self._inv
+
+    def condition(self, context: torch.Tensor) -> FlowTransform:
+        """The same transform, with the same parameters, given a context."""
+        return FlowTransform(self.bijection, self.params, context=context)
+
+    def _call(self, x: torch.Tensor) -> torch.Tensor:
+        known = _passes.get(x)
+        if known is not None and known.made_by(self, forward=False):
+            return known.source
+        y, log_det = self.bijection.forward(self.params, x, self.context)
+        return _remember(y, _Pass(self, True, x, log_det, self._versions()))
+
+    def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        known = _passes.get(y)
+        if known is not None and known.made_by(self, forward=True):
+            return known.source
+        x, log_det = self.bijection.inverse(self.params, y, self.context)
+        return _remember(x, _Pass(self, False, y, -log_det, self._versions()))
+
+    def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
+        for result, source, forward in ((y, x, True), (x, y, False)):
+            known = _passes.get(result)
+            if known is not None and known.source is source and known.made_by(self, forward=forward):
+                return known.log_det
+        return self.bijection.forward(self.params, x, self.context)[1]
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return self._shape(shape, self.bijection.event_shape, self.bijection.output_shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return self._shape(shape, self.bijection.output_shape, self.bijection.event_shape)
+
+    def with_cache(self, cache_size: int = 1) -> FlowTransform:
+        return self
+
+    def extra_repr(self) -> str:
+        return repr(self.bijection)
+
+    def _shape(self, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]) -> torch.Size:
+        batch = tuple(shape)[: len(shape) - len(event)]
+        if batch + event != tuple(shape):
+            raise ValueError(
+                f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
+                f"shape {tuple(shape)}; the event axes come last."
+            )
+        if self.context is not None:
+            batch = np.broadcast_shapes(batch, tuple(self.context.shape[:-1]))
+        return torch.Size((*batch, *other))
+
+    def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
+        used = [leaf for _, leaf in flatten(self.params)] + ([] if self.context is None else [self.context])
+        return tuple((t, 0 if t.is_inference() else t._version) for t in used)
+
+
+class _Pass(NamedTuple):
+    """One pass of a bijection: made ``result`` (the key in ``_passes``) from ``source``."""
+
+    owner: FlowTransform
+    forward: bool
+    source: torch.Tensor
+    log_det: torch.Tensor  # of the forward map
+    versions: tuple[tuple[torch.Tensor, int], ...]
+
+    def made_by(self, owner: FlowTransform, *, forward: bool) -> bool:
+        """Whether this pass is one of ``owner`` that would come out the same now."""
+        if self.owner is not owner or self.forward is not forward:
+            return False
+        now = owner._versions()
+        return len(now) == len(self.versions) and all(
+            t is u and i == j for (t, i), (u, j) in zip(now, self.versions, strict=True)
+        )
+
+
+# The last pass that made each living tensor. A weak dictionary and not a field of the transform: the graph of a pass
+# lives exactly as long as its result, so nothing is stale, kept alive, or in the way of deepcopy and pickle.
+_passes = WeakTensorKeyDictionary()
+
+
+def _remember(result: torch.Tensor, made: _Pass) -> torch.Tensor:
+    result = result.view_as(result)  # a new tensor, which the log_det's graph cannot hold: else it would never die
+    _passes[result] = made
+    return result
+
+
+def _real(event_shape: tuple[int, ...]) -> constraints.Constraint:
+    return (
+        constraints.real_vector
+        if len(event_shape) == 1
+        else constraints.independent(constraints.real, len(event_shape))
+    )
+
+
+class InverseFlowTransform(TransformModule):
+    """The inverse of a ``FlowTransform``: its directions exchanged, its parameters registered."""
+
+    bijective = True
+
+    def __init__(self, flow: FlowTransform) -> None:
+        super().__init__()
+        self.flow = flow
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return self.flow.codomain
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return self.flow.domain
+
+    @property
+    def inv(self) -> FlowTransform:
+        return self.flow
+
+    def _call(self, x: torch.Tensor) -> torch.Tensor:
+        return self.flow._inverse(x)
+
+    def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        return self.flow._call(y)
+
+    def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return -self.flow.log_abs_det_jacobian(y, x)
+
+    def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return self.flow.inverse_shape(shape)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        return self.flow.forward_shape(shape)
+
+    def with_cache(self, cache_size: int = 1) -> InverseFlowTransform:
+        return self

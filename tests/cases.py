@@ -1,0 +1,114 @@
+"""The bijections that every law runs on, found by themselves, and what the laws need to look at them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+import ppl_flows as pf
+from ppl_flows.core.params import map_params
+
+DIM, CONTEXT = 4, 3
+NET = {"hidden": (6, 5)}
+
+
+def public(base: type) -> list[type]:
+    found = (getattr(pf, name) for name in pf.__all__)
+    return [c for c in found if isinstance(c, type) and issubclass(c, base) and not inspect.isabstract(c)]
+
+
+def takes(callable_: Any, name: str) -> bool:
+    return name in inspect.signature(callable_).parameters
+
+
+def layers() -> list[pf.Bijection]:
+    """Every class that stands on its own, with a context too where it takes one."""
+    alone = [c for c in public(pf.Bijection) if takes(c, "dim") and not takes(c, "transformer")]
+    conditional = [c(DIM, context_dim=CONTEXT) for c in alone if takes(c, "context_dim")]
+    return [c(DIM) for c in alone] + conditional
+
+
+def wirings() -> list[pf.Bijection]:
+    """Every transformer in every wiring, with and without a context."""
+    return [
+        wiring(DIM, transformer(), context_dim=context, **NET)
+        for wiring in (pf.Elementwise, pf.Coupling, pf.MaskedAutoregressive)
+        for transformer in public(pf.Transformer)
+        for context in (0, CONTEXT)
+    ]
+
+
+def compositions() -> list[pf.Bijection]:
+    made = pf.MaskedAutoregressive(DIM, pf.RationalQuadratic(), **NET)
+    return [
+        pf.Inverse(made),
+        pf.Chain([pf.Coupling(DIM, **NET), pf.Reverse(DIM), pf.Inverse(pf.MaskedAutoregressive(DIM, **NET))]),
+        pf.Chain([pf.Permute(DIM, seed=1), pf.Coupling(DIM, context_dim=CONTEXT, **NET)]),
+        pf.Coupling(DIM, pf.Affine(max_log_scale=1.0), mask="alternating", **NET),
+        pf.Elementwise(DIM, pf.Affine(max_log_scale=None)),
+        pf.Coupling(DIM, mask="random", flip=True, **NET),
+        pf.Coupling(DIM, mask=(True, False, False, False), **NET),
+        pf.MaskedAutoregressive(DIM, hidden=()),
+        pf.MaskedAutoregressive(DIM, hidden=(), context_dim=CONTEXT),
+        pf.MaskedAutoregressive(DIM, hidden=(2,)),  # fewer units than degrees
+        pf.MaskedAutoregressive(1, pf.RationalQuadratic(), context_dim=CONTEXT, **NET),
+    ]
+
+
+def recipes() -> list[pf.Bijection]:
+    made = [getattr(pf, name) for name in pf.__all__]
+    found = [f for f in made if inspect.isfunction(f) and takes(f, "dim")]
+    return [f(dim) for f in found for dim in (1, DIM)] + [f(DIM, context_dim=CONTEXT) for f in found]
+
+
+ALL = [*layers(), *wirings(), *compositions()]
+
+
+def name_of(bijection: Any) -> str:
+    return repr(bijection).replace(" ", "")[:100]
+
+
+def perturbed(bijection: pf.Bijection, scale: float = 0.2) -> Any:
+    """Parameters away from the start: at the identity a wrong log_det passes."""
+    rng = np.random.default_rng(7)
+    params = bijection.init(np.random.default_rng(3))
+    return map_params(lambda _, a: a + scale * rng.standard_normal(a.shape), params)
+
+
+def points(bijection: pf.Bijection, rows: int = 5) -> np.ndarray:
+    return 1.5 * np.random.default_rng(5).standard_normal((rows, *bijection.event_shape))
+
+
+def context(bijection: pf.Bijection, rows: int = 5) -> np.ndarray | None:
+    size = bijection.context_dim
+    return np.random.default_rng(6).standard_normal((rows, size)) if size else None
+
+
+@dataclass(frozen=True)
+class Library:
+    """One array library: how to get arrays in and out."""
+
+    name: str
+
+    def array(self, a: Any, dtype: str = "float64") -> Any:
+        if a is None:
+            return None
+        a = np.asarray(a, dtype=dtype)
+        return {"numpy": np.asarray, "torch": torch.tensor, "jax": jnp.asarray}[self.name](a)
+
+    def params(self, params: Any, dtype: str = "float64") -> Any:
+        return map_params(lambda _, a: self.array(a, dtype), params)
+
+    def run(self, f: Any, *args: Any) -> Any:
+        """f's result as NumPy arrays; under ``jax.jit`` in JAX."""
+        out = jax.jit(f)(*args) if self.name == "jax" else f(*args)
+        return tuple(np.asarray(o.detach() if self.name == "torch" else o) for o in out)
+
+
+LIBRARIES = [Library("numpy"), Library("torch"), Library("jax")]

@@ -1,0 +1,212 @@
+"""The laws of a bijection, on every one of them. The tolerances are for float64 unless said."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from cases import ALL, LIBRARIES, Library, context, name_of, perturbed, points
+
+import ppl_flows as pf
+
+each = pytest.mark.parametrize("bijection", ALL, ids=name_of)
+conditional = pytest.mark.parametrize("bijection", [b for b in ALL if b.context_dim], ids=name_of)
+library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda lib: lib.name)
+NUMPY, TORCH, JAX = LIBRARIES
+
+
+def arrays(bijection: pf.Bijection, library: Library = NUMPY, dtype: str = "float64"):
+    """Perturbed params, points and context as arrays of the library."""
+    c = context(bijection)
+    return library.params(perturbed(bijection), dtype), library.array(points(bijection), dtype), library.array(c, dtype)
+
+
+@each
+def test_the_inverse_undoes_the_forward_map_the_same_in_every_library(bijection):
+    def there_and_back(params, x, c):
+        y, log_det = bijection.forward(params, x, c)
+        return y, log_det, *bijection.inverse(params, y, c)
+
+    results = [library.run(there_and_back, *arrays(bijection, library)) for library in LIBRARIES]
+    for y, log_det, back, back_log_det in results:
+        np.testing.assert_allclose(back, points(bijection), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(back_log_det, -log_det, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(y, results[0][0], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(log_det, results[0][1], rtol=1e-12, atol=1e-12)
+
+
+@each
+def test_the_forward_map_undoes_the_inverse(bijection):
+    params, y, c = arrays(bijection)
+    x, log_det = bijection.inverse(params, y, c)
+    again, again_log_det = bijection.forward(params, x, c)
+    np.testing.assert_allclose(again, y, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(again_log_det, -log_det, rtol=0, atol=1e-9)
+
+
+@each
+def test_log_det_is_that_of_the_autodiff_jacobian(bijection):
+    params, x, c = arrays(bijection, JAX)
+
+    def both(x, c):
+        def log_det_of(run):
+            return jnp.linalg.slogdet(jax.jacrev(lambda x: run(params, x, c)[0])(x))[1]
+
+        return log_det_of(bijection.forward), log_det_of(bijection.inverse)
+
+    forward, inverse = jax.jit(jax.vmap(both))(x, c)
+    np.testing.assert_allclose(bijection.forward(*arrays(bijection))[1], forward, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(bijection.inverse(*arrays(bijection))[1], inverse, rtol=0, atol=1e-8)
+
+
+@each
+def test_a_batch_is_a_loop_over_its_rows(bijection):
+    params, x, c = arrays(bijection)
+    y, log_det = bijection.forward(params, x, c)
+    for i in range(len(x)):
+        row, row_log_det = bijection.forward(params, x[i], None if c is None else c[i])
+        np.testing.assert_allclose(row, y[i], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(row_log_det, log_det[i], rtol=1e-12, atol=1e-12)
+    stacked, stacked_log_det = bijection.inverse(params, np.stack([y, y]), c)
+    assert stacked.shape == (2, *x.shape)
+    assert stacked_log_det.shape == (2, len(x))
+
+
+@conditional
+@library
+def test_one_context_serves_a_batch_and_many_contexts_one_point(bijection, library):
+    def broadcast(params, x, c):
+        y, log_det = bijection.forward(params, x[0], c)
+        return y, log_det, bijection.inverse(params, y[0], c[0])[0], bijection.inverse(params, x, c[0])[0]
+
+    y, log_det, back, many = library.run(broadcast, *arrays(bijection, library))
+    x = points(bijection)
+    assert y.shape == many.shape == x.shape
+    assert log_det.shape == x.shape[:1]
+    assert np.abs(y[0] - y[1]).max() > 1e-6, "the context does not reach the output"
+    np.testing.assert_allclose(back, x[0], rtol=0, atol=1e-10)
+
+
+@each
+def test_values_and_gradients_are_finite_far_out(bijection):
+    params, x, c = arrays(bijection, JAX)
+    far = jnp.asarray([[s * m] * bijection.event_shape[0] for m in (10.0, 1e3, 1e6) for s in (1, -1)])
+    c = None if c is None else jnp.broadcast_to(c[0], (len(far), c.shape[-1]))
+
+    def total(params, x):
+        out = bijection.forward(params, x, c), bijection.inverse(params, x, c)
+        return sum(jnp.sum(a) for a in jax.tree.leaves(out)), out
+
+    gradient, value = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, far)
+    for leaf in jax.tree.leaves((gradient, value)):
+        assert np.all(np.isfinite(leaf))
+
+
+@each
+def test_gradients_through_the_inverse_are_finite_differences(bijection):
+    params, y, c = arrays(bijection)
+    rng = np.random.default_rng(1)
+    directions = jax.tree.map(lambda a: rng.standard_normal(a.shape), (params, y))
+    weights = rng.standard_normal(y.shape), rng.standard_normal(len(y))
+
+    def total(run_params, y, c, weights):
+        x, log_det = bijection.inverse(run_params, y, c)
+        return (x * weights[0]).sum() + (log_det * weights[1]).sum()
+
+    def moved(step):
+        p, v = jax.tree.map(lambda a, d: a + step * d, (params, y), directions)
+        return total(p, v, c, weights)
+
+    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    in_jax = jax.jit(jax.grad(total, (0, 1)))(*arrays(bijection, JAX), jax.tree.map(jnp.asarray, weights))
+    p, v, tc = arrays(bijection, TORCH)
+    leaves = [a.requires_grad_() for a in jax.tree.leaves((p, v))]
+    total(p, v, tc, [torch.tensor(w) for w in weights]).backward()
+    for gradient in (jax.tree.leaves(in_jax), [a.grad for a in leaves]):
+        got = sum(
+            float((np.asarray(g) * d).sum())
+            for g, d in zip(gradient, jax.tree.leaves(directions), strict=True)
+            if g is not None
+        )
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-6)  # central differences of step 1e-6
+
+
+@each
+def test_it_runs_under_jax_vmap(bijection):
+    params, x, c = arrays(bijection, JAX)
+    two = jax.tree.map(lambda a: jnp.stack([a, a + 0.01]), (params, x))
+
+    def both(params, x):
+        return bijection.forward(params, x, c), bijection.inverse(params, x, c)
+
+    mapped = jax.jit(jax.vmap(both))(*two)
+    for a, b in zip(jax.tree.leaves(mapped), jax.tree.leaves(both(params, x)), strict=True):
+        np.testing.assert_allclose(a[0], b, rtol=1e-10, atol=1e-11)
+
+
+@each
+def test_it_runs_under_torch_func(bijection):
+    params, x, c = arrays(bijection, TORCH)
+    two = jax.tree.map(lambda a: torch.stack([a, a + 0.01]), params)
+    for run in (bijection.forward, bijection.inverse):
+        expected, log_det = run(params, x, c)
+        rows = torch.func.vmap(run, (None, 0, None if c is None else 0))(params, x, c)[0]
+        torch.testing.assert_close(rows, expected)
+        stacked = torch.func.vmap(run, (0, 0, None))(two, torch.stack([x, x]), c)[0]
+        torch.testing.assert_close(stacked[0], expected)
+        row_context = None if c is None else c[0]
+        jacobian = torch.func.jacrev(lambda x, run=run, c=row_context: run(params, x, c)[0])(x[0])
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det[0])
+
+
+@each
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@library
+def test_the_dtype_is_that_of_the_input(bijection, dtype, library):
+    args = arrays(bijection, library, dtype)
+    for run in (bijection.forward, bijection.inverse):
+        for out in jax.eval_shape(run, *args) if library is JAX else run(*args):
+            assert str(out.dtype).endswith(dtype)
+
+
+@each
+def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(bijection):
+    def leaves(seed):
+        return jax.tree.leaves(bijection.init(np.random.default_rng(seed)))
+
+    for a, b in zip(leaves(0), leaves(0), strict=True):
+        np.testing.assert_array_equal(a, b)
+    random = [a for a in leaves(0) if np.ptp(a) > 0]
+    others = [a for a in leaves(1) if np.ptp(a) > 0]
+    assert not random or any(np.any(a != b) for a, b in zip(random, others, strict=True))
+
+
+@each
+def test_it_is_a_value(bijection, tmp_path):
+    """Hashable, picklable, rebuilt by its repr, and kept in a file."""
+    assert eval(repr(bijection), vars(pf)) == bijection
+    assert hash(pickle.loads(pickle.dumps(bijection))) == hash(bijection)
+    params = perturbed(bijection)
+    pf.save(tmp_path / "flow.safetensors", bijection, params)
+    loaded, loaded_params = pf.load(tmp_path / "flow.safetensors")
+    assert loaded == bijection
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(loaded_params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@each
+@library
+def test_wrong_shapes_are_errors_that_name_both_sides(bijection, library):
+    params, x, c = arrays(bijection, library)
+    with pytest.raises(ValueError, match=r"expects arrays of shape .*got \(5, 99\)"):
+        bijection.forward(params, library.array(np.zeros((5, 99))), c)
+    if c is None:
+        with pytest.raises(ValueError, match="context_dim=0"):
+            bijection.forward(params, x, x)
+    else:
+        with pytest.raises(ValueError, match="got no context"):
+            bijection.inverse(params, x)
+        with pytest.raises(ValueError, match="expects context of shape"):
+            bijection.inverse(params, x, c[:, :1])
