@@ -66,9 +66,9 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
             node[leaf] = file.get_tensor(name)
     if not isinstance(bijection, Bijection):
         raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection.")
-    params = _with_empty_groups(initial_params(bijection, 0), params)
-    check_params(bijection, params)
-    return bijection, params
+    complete = _with_empty_groups(initial_params(bijection, 0), params)
+    check_params(bijection, complete)
+    return bijection, complete
 
 
 def _with_empty_groups(like: Params, params: Params) -> Params:

@@ -30,15 +30,15 @@ def transform_classes(flow_transform: type, module: str) -> dict[str, type]:
 def _transform_class(flow_transform: Any, bijection: type[Bijection], module: str) -> type:
     fields = inspect.signature(bijection).parameters
 
-    def __init__(self: Any, *args: Any, params: Any = None, context: Any = None, seed: int = 0, **kwargs: Any) -> None:
+    def init(self: Any, *args: Any, params: Any = None, context: Any = None, seed: int = 0, **kwargs: Any) -> None:
         if "seed" in fields:  # of a random mask or permutation: one seed for both
             kwargs["seed"] = seed
         flow_transform.__init__(self, bijection(*args, **kwargs), params, context=context, seed=seed)
 
     own = [p for name, p in inspect.signature(flow_transform).parameters.items() if name not in ("bijection", *fields)]
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    __init__.__signature__ = inspect.Signature([*fields.values(), *keywords])  # type: ignore[attr-defined]
-    body = {"__init__": __init__, "__doc__": bijection.__doc__, "__module__": module}
+    init.__signature__ = inspect.Signature([*fields.values(), *keywords])  # type: ignore[attr-defined]
+    body = {"__init__": init, "__doc__": bijection.__doc__, "__module__": module}
     return type(bijection.__name__, (flow_transform,), body)
 
 

@@ -91,7 +91,7 @@ def test_one_context_serves_a_batch_and_many_contexts_one_point(bijection, libra
 
 @each
 def test_values_and_gradients_are_finite_far_out(bijection):
-    params, x, c = arrays(bijection, JAX)
+    params, _, c = arrays(bijection, JAX)
     far = jnp.asarray([[s * m] * bijection.event_shape[0] for m in (10.0, 1e3, 1e6) for s in (1, -1)])
     c = None if c is None else jnp.broadcast_to(c[0], (len(far), c.shape[-1]))
 

@@ -5,11 +5,14 @@ block per degree (padded with units whose weights are zero), so that every step 
 """
 
 from functools import cache, partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from ppl_flows.core.ops import namespace
 
 
 def autoregressive_inverse(network, transformer, params, y, context):
@@ -44,7 +47,7 @@ def _attach_bwd(network, transformer, saved, cotangents):
     _, pull = jax.vjp(transformer.forward, theta, x)
     y_theta, y_x = pull((jnp.ones_like(x), jnp.zeros_like(x)))
     l_theta, l_x = pull((jnp.zeros_like(x), jnp.ones_like(x)))
-    act = getattr(jax.nn, network.activation)
+    act = getattr(namespace(x), network.activation)
     bends = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for a in seen]
     l_ = l[..., None]
     v = _reverse(network, weights, bends, g - l_ * l_x, y_x, y_theta, -l_[..., None] * l_theta)
@@ -60,10 +63,9 @@ def _slots(network):
     """Per hidden layer ``(dim, block)``: the units of each degree, padded with the index one past the last unit."""
     layers = []
     for bounds in network.bounds()[1:]:
-        block = max(1, max(b - a for a, b in zip(bounds, bounds[1:], strict=False)))
-        grid = np.full((network.dim, block), bounds[-1])
-        for t, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            grid[t, : b - a] = np.arange(a, b)
+        grid = np.full((network.dim, max(1, *np.diff(bounds))), bounds[-1])
+        for t, (start, stop) in enumerate(pairwise(bounds)):
+            grid[t, : stop - start] = np.arange(start, stop)
         layers.append(grid)
     return layers
 
@@ -73,27 +75,23 @@ def _padded(a, slots, axis):
     return jnp.take(a, slots.reshape(-1), axis=axis, mode="fill", fill_value=0)
 
 
-def _blocks(network, weights):
-    """Weights ``(steps, rows, columns)``: per step, from all slots of the layer before to the new slots."""
-    slots, blocks = _slots(network), []
-    for i, w in enumerate(weights):
-        w = w if i == 0 else _padded(w, slots[i - 1], 0)
-        w = w if i == len(weights) - 1 else _padded(w, slots[i], 1)
-        blocks.append(w.T.reshape(network.dim, -1, w.shape[0]))
-    return blocks
+def _slotted(network, weights):
+    """The weights ``(in, out)`` between units laid out in slots."""
+    slots = _slots(network)
+    weights = [weights[0], *(_padded(w, s, 0) for w, s in zip(weights[1:], slots, strict=True))]
+    return [*(_padded(w, s, 1) for w, s in zip(weights, slots, strict=False)), weights[-1]]
 
 
 def _forward(network, transformer, params, y, context):
     weights, biases = network.layers(params, y, context)
     dim, slots, batch = network.dim, _slots(network), y.shape[:-1]
-    act = getattr(jax.nn, network.activation)
+    act = getattr(namespace(y), network.activation)
     rows = y.reshape(-1, dim).T
     n = rows.shape[1]
-    b = []
-    for i, a in enumerate(biases):
-        a = jnp.broadcast_to(a, (*batch, a.shape[-1])).reshape(n, -1).T if a.ndim > 1 else a[:, None]
-        a = a if i == len(biases) - 1 else _padded(a, slots[i], 0)
-        b.append(a.reshape(dim, -1, a.shape[1]))
+    b = [jnp.broadcast_to(a, (*batch, a.shape[-1])).reshape(n, -1).T if a.ndim > 1 else a[:, None] for a in biases]
+    b = [*(_padded(a, s, 0) for a, s in zip(b, slots, strict=False)), b[-1]]
+    # per step: from all slots of the layer before to the new slots
+    w = [a.T.reshape(dim, -1, a.shape[0]) for a in _slotted(network, weights)]
 
     def step(carry, step_in):
         units, total = carry
@@ -106,7 +104,7 @@ def _forward(network, transformer, params, y, context):
         return (units, total + slope), None
 
     empty = [jnp.zeros((width, n), y.dtype) for width in (dim, *(s.size for s in slots))]
-    steps = (jnp.arange(dim), rows, _blocks(network, weights), b)
+    steps = (jnp.arange(dim), rows, w, [a.reshape(dim, -1, a.shape[1]) for a in b])
     (units, total), _ = lax.scan(step, (empty, jnp.zeros(n, y.dtype)), steps)
     return units[0].T.reshape(y.shape), total.reshape(batch)
 
@@ -121,11 +119,8 @@ def _reverse(network, weights, bends, direct, slope, theta, push):
 
     direct, slope, theta, push = rows(direct), rows(slope), rows(theta), rows(push)
     bends = [_padded(rows(a), s, 0).reshape(dim, -1, direct.shape[1]) for a, s in zip(bends, slots, strict=True)]
-    back = []  # per step, from the new slots to all slots of the layer after
-    for i, w in enumerate(weights):
-        w = w if i == 0 else _padded(w, slots[i - 1], 0)
-        w = w if i == len(weights) - 1 else _padded(w, slots[i], 1)
-        back.append(w.reshape(dim, -1, w.shape[1]))
+    # per step: from the new slots to all slots of the layer after
+    back = [w.reshape(dim, -1, w.shape[1]) for w in _slotted(network, weights)]
 
     def step(grads, step_in):
         t, direct, slope, theta, push, bends, back = step_in

@@ -4,6 +4,7 @@ import torch
 from torch.autograd import Function
 
 from ppl_flows.core import sweep
+from ppl_flows.core.ops import namespace
 
 
 def autoregressive_inverse(network, transformer, params, y, context):
@@ -63,10 +64,10 @@ class _Attach(Function):
         hidden = len(ctx.network.hidden)
         seen, weights = rest[:hidden], rest[hidden:]
         ones = torch.ones_like(x)
-        _, pull = torch.func.vjp(ctx.transformer.forward, theta, x)
+        pull = torch.func.vjp(ctx.transformer.forward, theta, x)[1]
         y_theta, y_x = pull((ones, torch.zeros_like(x)))
         l_theta, l_x = pull((torch.zeros_like(x), ones))
-        act = getattr(torch.nn.functional, ctx.network.activation)
+        act = getattr(namespace(x), ctx.network.activation)
         bends = [torch.func.vjp(act, a)[1](torch.ones_like(a))[0] for a in seen]
         l_ = l[..., None]
         rows = (g - l_ * l_x, y_x, y_theta, -l_[..., None] * l_theta, *bends)

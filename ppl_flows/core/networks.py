@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,8 +44,8 @@ class MLP:
 
     def init(self, rng: np.random.Generator) -> Params:
         widths = (self.inputs + self.context_dim, *self.hidden, self.outputs)
-        params = {}
-        for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
+        params: dict[str, np.ndarray] = {}
+        for i, (n, m) in enumerate(pairwise(widths)):
             scale = (OUTPUT_SCALE if i == len(self.hidden) else 1.0) / max(n, 1) ** 0.5
             params |= {f"w{i}": scale * rng.standard_normal((n, m)), f"b{i}": np.zeros(m)}
         return params

@@ -3,14 +3,10 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.nn import elu as elu
-from jax.nn import relu as relu
-from jax.nn import sigmoid as sigmoid
-from jax.nn import silu as silu
-from jax.nn import softplus as softplus
-from jax.numpy import *  # noqa: F403  the namespace *is* the array API
+from jax.nn import elu, relu, sigmoid, silu, softplus
+from jax.numpy import *  # the namespace *is* the array API
 
-from ppl_flows.core.autoregressive_jax import autoregressive_inverse as autoregressive_inverse
+from ppl_flows.core.autoregressive_jax import autoregressive_inverse
 
 
 def constant(array, like):

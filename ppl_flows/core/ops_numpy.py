@@ -1,7 +1,7 @@
 """NumPy namespace: the reference, in which every formula can be tested without a framework."""
 
 import numpy as np
-from numpy import *  # noqa: F403  the namespace *is* the array API
+from numpy import *  # the namespace *is* the array API
 
 from ppl_flows.core import sweep
 

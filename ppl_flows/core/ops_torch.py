@@ -3,20 +3,18 @@
 import builtins  # the star import below hides some
 
 import torch
-from array_api_compat.torch import *  # noqa: F403  the namespace *is* the array API
-from torch import sigmoid as sigmoid
+from array_api_compat.torch import *  # the namespace *is* the array API
+from torch import sigmoid
 from torch.nn import functional as F
-from torch.nn.functional import elu as elu
-from torch.nn.functional import relu as relu
-from torch.nn.functional import silu as silu
+from torch.nn.functional import elu, relu, silu
 
-from ppl_flows.core.autoregressive_torch import autoregressive_inverse as autoregressive_inverse
+from ppl_flows.core.autoregressive_torch import autoregressive_inverse
 
 _constants: dict[tuple, tuple] = {}
 
 
 def constant(array, like):
-    """A NumPy constant (made once per hyperparameters) as a tensor; kept, since copying a mask costs as much as using it."""
+    """A NumPy constant, made once per hyperparameters, as a tensor; kept, as making it costs as much as using it."""
     key = (id(array), like.dtype, like.device)
     found = _constants.get(key)
     if found is None:

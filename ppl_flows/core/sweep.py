@@ -6,6 +6,7 @@ one pass of the network instead of ``dim`` passes. Buffers are (features, batch)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ppl_flows.core.bijection import Array
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def forward(
-    network: MaskedMLP, transformer: Transformer, weights: list[Array], biases: list[Array], y: Array
+    network: MaskedMLP, transformer: Transformer, weights: Sequence[Array], biases: Sequence[Array], y: Array
 ) -> tuple[Array, Array]:
     """The x with ``transformer.forward(network(x), x) = y``, and the log_det of the inverse map.
 
@@ -48,7 +49,13 @@ def forward(
 
 
 def reverse(
-    network: MaskedMLP, weights: list[Array], bends: list[Array], direct: Array, slope: Array, theta: Array, push: Array
+    network: MaskedMLP,
+    weights: Sequence[Array],
+    bends: Sequence[Array],
+    direct: Array,
+    slope: Array,
+    theta: Array,
+    push: Array,
 ) -> Array:
     """Solves ``J^T v = g`` for the Jacobian J of the autoregressive map at x: one incremental pass from last to first.
 

@@ -26,11 +26,23 @@ def couplings(
 ) -> tuple[Bijection, ...]:
     """Couplings whose successive layers exchange the two parts; elementwise maps for dim 1."""
     check_layers(flow_layers)
-    net = {"hidden": default_hidden(dim, hidden), "activation": activation, "context_dim": context_dim}
+    hidden = default_hidden(dim, hidden)
     if dim == 1:
-        return tuple(Elementwise(1, h, **net) for _ in range(flow_layers))
+        return (Elementwise(1, h, hidden=hidden, activation=activation, context_dim=context_dim),) * flow_layers
     # two successive layers share a mask and exchange its parts, so that every coordinate moves
-    return tuple(Coupling(dim, h, mask=mask, flip=i % 2 == 1, seed=i // 2, **net) for i in range(flow_layers))
+    return tuple(
+        Coupling(
+            dim,
+            h,
+            mask=mask,
+            flip=i % 2 == 1,
+            seed=i // 2,
+            hidden=hidden,
+            activation=activation,
+            context_dim=context_dim,
+        )
+        for i in range(flow_layers)
+    )
 
 
 def autoregressive(

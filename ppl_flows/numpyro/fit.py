@@ -59,18 +59,19 @@ def fit(
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: there is nothing to train, or steps or particles below 1.
     """
+    bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
     elbo = Trace_ELBO(num_particles=num_particles)
-    trained = _train(train_key, elbo, model, guide, args, kwargs, steps, lr, clip, progress)
+    trained = _train(train_key, elbo, bound_model, bound_guide, steps=steps, lr=lr, clip=clip, progress=progress)
     params = trained.params
-    log_weights = _log_weights(weights_key, params, model, guide, args, kwargs)
+    log_weights = _log_weights(weights_key, params, bound_model, bound_guide)
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, jax.Array]:
         key = jax.random.key(seed)
         if isinstance(guide, AutoGuide):
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
-        return Predictive(guide, params=params, num_samples=num_samples)(key, *args, **kwargs)
+        return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
 
     return FitResult(*trained, estimate, pareto_khat(log_weights), draw)
 
@@ -121,7 +122,7 @@ def fit_density(
     def guide() -> None:
         """Nothing is latent."""
 
-    trained = _train(jax.random.key(seed), Trace_ELBO(), model, guide, (), {}, steps, lr, clip, progress)
+    trained = _train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
     params = trained.params["density"]
     return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params))
 
@@ -131,8 +132,7 @@ def _train(
     elbo: Trace_ELBO,
     model: Callable,
     guide: Callable,
-    args: tuple,
-    kwargs: dict,
+    *,
     steps: int,
     lr: float,
     clip: float,
@@ -141,13 +141,13 @@ def _train(
     check_steps(steps, elbo.num_particles)
     schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
-    state = svi.init(key, *args, **kwargs)
+    state = svi.init(key)
     if not svi.get_params(state):
         raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
 
-    def step(carry: tuple, _: None) -> tuple[tuple, tuple]:
+    def update(carry: tuple, _: None) -> tuple[tuple, tuple]:
         state, bad = carry
-        new, loss = svi.update(state, *args, **kwargs)
+        new, loss = svi.update(state)
         leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
         fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new.optim_state, state.optim_state)
@@ -156,7 +156,7 @@ def _train(
 
     @partial(jax.jit, static_argnums=1)
     def block(carry: tuple, length: int) -> tuple[tuple, tuple]:
-        return lax.scan(step, carry, length=length)
+        return lax.scan(update, carry, length=length)
 
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     carry, size = (state, jnp.array(0)), max(1, steps // BLOCKS)
@@ -172,14 +172,11 @@ def _train(
     return Training(losses, int(np.sum(bads > 0)), svi.get_params(carry[0]))
 
 
-def _log_weights(
-    key: jax.Array, params: dict[str, Any], model: Callable, guide: Callable, args: tuple, kwargs: dict
-) -> np.ndarray:
+def _log_weights(key: jax.Array, params: dict[str, Any], model: Callable, guide: Callable) -> np.ndarray:
     """``log p(z, data) - log q(z)`` of draws from the guide, ``(EVALUATION_DRAWS,)``, in nats."""
-    one = Trace_ELBO()
 
     @jax.jit
     def log_weights(keys: jax.Array) -> jax.Array:
-        return lax.map(lambda k: -one.loss(k, params, model, guide, *args, **kwargs), keys, batch_size=EVALUATION_BATCH)
+        return lax.map(lambda k: -Trace_ELBO().loss(k, params, model, guide), keys, batch_size=EVALUATION_BATCH)
 
     return np.asarray(log_weights(jax.random.split(key, EVALUATION_DRAWS)), dtype=np.float64)

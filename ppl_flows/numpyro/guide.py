@@ -49,6 +49,9 @@ class AutoFlow(AutoContinuous):
         ()
     """
 
+    prefix: str | None
+    prototype_trace: Any
+
     def __init__(
         self,
         model: Callable,

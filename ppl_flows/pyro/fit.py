@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,26 +59,23 @@ def fit(
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: there is nothing to train, or steps or particles below 1.
     """
+    model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
-        trained = _train(elbo, model, guide, args, kwargs, steps, lr, clip, progress)
+        trained = _train(elbo, model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         nesting = elbo.max_plate_nesting - (num_particles > 1) if vectorize_particles else None
-        log_weights = _log_weights(model, guide, args, kwargs, nesting)
+        log_weights = _log_weights(model, guide, nesting)
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
             torch.manual_seed(seed)
-            trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
-            shapes = {
-                name: trace.nodes[name]["value"].shape
-                for name in trace.stochastic_nodes
-                if not trace.nodes[name]["infer"].get("is_auxiliary")
-            }
-            predict = Predictive(guide, num_samples=num_samples, return_sites=[*shapes], parallel=vectorize_particles)
-            draws = predict(*args, **kwargs)
-            return {name: draws[name].reshape(num_samples, *shape) for name, shape in shapes.items()}
+            nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
+            latents = {n: s for n, s in nodes.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
+            predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
+            draws = predict()
+            return {n: draws[n].reshape(num_samples, *site["value"].shape) for n, site in latents.items()}
 
     return FitResult(*trained, estimate, pareto_khat(log_weights), draw)
 
@@ -132,21 +130,13 @@ def fit_density(
 
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trained = _train(Trace_ELBO(), model, guide, (), {}, steps, lr, clip, progress)
+        trained = _train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
     return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params))
 
 
 def _train(
-    elbo: Trace_ELBO,
-    model: Callable,
-    guide: Callable,
-    args: tuple,
-    kwargs: dict,
-    steps: int,
-    lr: float,
-    clip: float,
-    progress: bool,
+    elbo: Trace_ELBO, model: Callable, guide: Callable, *, steps: int, lr: float, clip: float, progress: bool
 ) -> Training:
     check_steps(steps, elbo.num_particles)
     losses, skipped, bad = np.full(steps, np.nan), 0, 0
@@ -154,7 +144,7 @@ def _train(
     with trange(steps, disable=not progress, desc="fit") as bar:
         for step in bar:
             with poutine.trace(param_only=True) as seen:
-                losses[step] = elbo.loss_and_grads(model, guide, *args, **kwargs)
+                losses[step] = elbo.loss_and_grads(model, guide)
             found = {name: site["value"].unconstrained() for name, site in seen.trace.nodes.items()}
             if optimiser is None:
                 if not found:
@@ -187,16 +177,13 @@ def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _log_weights(model: Callable, guide: Callable, args: tuple, kwargs: dict, nesting: int | None) -> np.ndarray:
+def _log_weights(model: Callable, guide: Callable, nesting: int | None) -> np.ndarray:
     """``log p(z, data) - log q(z)`` of draws from the guide, ``(EVALUATION_DRAWS,)``, in nats."""
     with poutine.block():
         if nesting is None:
-            one = Trace_ELBO()
-            return -np.array([one.loss(model, guide, *args, **kwargs) for _ in range(EVALUATION_DRAWS)])
+            return -np.array([Trace_ELBO().loss(model, guide) for _ in range(EVALUATION_DRAWS)])
         batches = [
-            vectorized_importance_weights(
-                model, guide, *args, num_samples=EVALUATION_BATCH, max_plate_nesting=nesting, **kwargs
-            )[0]
+            vectorized_importance_weights(model, guide, num_samples=EVALUATION_BATCH, max_plate_nesting=nesting)[0]
             for _ in range(EVALUATION_DRAWS // EVALUATION_BATCH)
         ]
         return torch.cat(batches).double().cpu().numpy()

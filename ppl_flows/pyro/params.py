@@ -45,9 +45,7 @@ class ParamTree(torch.nn.Module):
     def tree(self) -> Params:
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""
         return {
-            key: self._modules[key].tree()  # type: ignore[union-attr, operator]
-            if key in self._modules
-            else self._fixed.get(key, self._parameters.get(key))
+            key: self._modules[key].tree() if key in self._modules else self._fixed.get(key, self._parameters.get(key))
             for key in self._keys
         }
 

@@ -1,5 +1,6 @@
-"""Every bijection under its own name as a Pyro transform class: ``from ppl_flows.pyro.transforms import Coupling``.
+"""Every bijection under its own name as a Pyro transform class.
 
+``from ppl_flows.pyro.transforms import Coupling``; then
 ``Coupling(4, mask="alternating")`` is ``FlowTransform(pf.Coupling(4, mask="alternating"))``; besides the bijection's
 own arguments each class takes ``params``, ``context`` and ``seed`` of ``FlowTransform``.
 """
