@@ -111,4 +111,4 @@ class Library:
         return tuple(np.asarray(o.detach() if self.name == "torch" else o) for o in out)
 
 
-LIBRARIES = [Library("numpy"), Library("torch"), Library("jax")]
+NUMPY, TORCH, JAX = LIBRARIES = [Library("numpy"), Library("torch"), Library("jax")]

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import ALL, LIBRARIES, Library, context, name_of, perturbed, points
+from cases import ALL, JAX, LIBRARIES, NUMPY, TORCH, Library, context, name_of, perturbed, points
 
 import ppl_flows as pf
 
 each = pytest.mark.parametrize("bijection", ALL, ids=name_of)
 conditional = pytest.mark.parametrize("bijection", [b for b in ALL if b.context_dim], ids=name_of)
 library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda lib: lib.name)
-NUMPY, TORCH, JAX = LIBRARIES
 
 
 def arrays(bijection: pf.Bijection, library: Library = NUMPY, dtype: str = "float64"):
