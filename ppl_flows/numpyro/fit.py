@@ -53,7 +53,7 @@ def fit(
         lr: largest learning rate.
         clip: bound on the norm of the whole gradient, in nats per parameter unit.
         seed: of all draws.
-        progress: show a bar.
+        progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
@@ -160,7 +160,7 @@ def _train(
 
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     carry, size = (state, jnp.array(0)), max(1, steps // BLOCKS)
-    with tqdm(total=steps, disable=not progress, desc="fit") as bar:
+    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for length in [size] * (steps // size) + ([steps % size] if steps % size else []):
             carry, (loss, bad) = block(carry, length)
             losses, bads = np.append(losses, loss), np.append(bads, bad)

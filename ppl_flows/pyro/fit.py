@@ -53,7 +53,7 @@ def fit(
         clip: bound on the norm of the whole gradient, in nats per parameter unit.
         vectorize_particles: all draws in one run of the model; False for models that cannot run under one more plate.
         seed: of all draws; torch's global generator is left as it was.
-        progress: show a bar.
+        progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
@@ -66,10 +66,12 @@ def fit(
         trained = _train(elbo, model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         nesting = elbo.max_plate_nesting - (num_particles > 1) if vectorize_particles else None
         log_weights = _log_weights(model, guide, nesting)
+    store = pyro.get_param_store()
+    state = store.get_state()
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+        with store.scope(state), torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
             torch.manual_seed(seed)
             nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
             latents = {n: s for n, s in nodes.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
@@ -141,24 +143,24 @@ def _train(
     check_steps(steps, elbo.num_particles)
     losses, skipped, bad = np.full(steps, np.nan), 0, 0
     optimiser: torch.optim.Optimizer | None = None
-    with trange(steps, disable=not progress, desc="fit") as bar:
+    with trange(steps, disable=None if progress else True, desc="fit") as bar:
         for step in bar:
             with poutine.trace(param_only=True) as seen:
                 losses[step] = elbo.loss_and_grads(model, guide)
-            found = {name: site["value"].unconstrained() for name, site in seen.trace.nodes.items()}
+            found = {site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()}
             if optimiser is None:
                 if not found:
                     raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
                 # one optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower
-                optimiser = torch.optim.Adam(found.values(), lr=lr, betas=(0.9, 0.99))
+                optimiser = torch.optim.Adam(found, lr=lr, betas=(0.9, 0.99))
                 names = found
-            elif new := [p for name, p in found.items() if name not in names]:
-                optimiser.add_param_group({"params": new})
+            elif new := found.keys() - names.keys():
+                optimiser.add_param_group({"params": list(new)})
                 names |= found
-            norm = torch.nn.utils.clip_grad_norm_(names.values(), clip)
+            norm = torch.nn.utils.clip_grad_norm_(names, clip)
             bad = 0 if np.isfinite(losses[step]) and torch.isfinite(norm) else bad + 1
             if bad >= MAX_SKIPPED:
-                raise FitError(step + 1 - bad, losses[: step + 1], _values(names))
+                raise FitError(step + 1 - bad, losses[: step + 1], _values(names.values()))
             for group in optimiser.param_groups:
                 group["lr"] = lr * learning_rate(step, steps, np)
             if bad:
@@ -168,7 +170,7 @@ def _train(
             optimiser.zero_grad()
             if step % 100 == 99:
                 bar.set_postfix(loss=f"{np.median(losses[step - 99 : step + 1]):.3f}")
-    return Training(losses, skipped, _values(names))
+    return Training(losses, skipped, _values(names.values()))
 
 
 def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
