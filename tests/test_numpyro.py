@@ -56,7 +56,7 @@ def count_passes(monkeypatch):
     return passes
 
 
-# --- transforms ----------------------------------------------------------------------------------------------------
+# --- transforms
 
 
 @pytest.mark.parametrize("name", transforms.__all__)
@@ -163,7 +163,7 @@ def test_a_sample_that_is_scored_costs_one_pass_and_a_score_costs_one(monkeypatc
     assert len(passes) == 1
 
 
-# --- distributions -----------------------------------------------------------------------------------------------------
+# --- distributions
 
 
 def test_the_context_gives_the_batch_shape():
@@ -224,7 +224,7 @@ def test_user_mistakes_are_errors_that_name_the_way_out():
         Flow(FlowTransform(pf.iaf(2)), params={})
 
 
-# --- guides ------------------------------------------------------------------------------------------------------------
+# --- guides
 
 
 def test_the_guide_starts_at_the_initialisation():

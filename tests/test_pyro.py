@@ -47,7 +47,7 @@ def count_passes(monkeypatch):
     return passes
 
 
-# --- transforms ----------------------------------------------------------------------------------------------------
+# --- transforms
 
 
 @pytest.mark.parametrize("name", transforms.__all__)
@@ -118,7 +118,7 @@ def test_a_sample_that_is_scored_costs_one_pass_and_a_score_costs_one(monkeypatc
     assert len(passes) == 1
 
 
-# --- traps of the host: stale caches, graphs kept alive ---------------------------------------------------------------
+# --- traps of the host: stale caches, graphs kept alive
 
 
 def test_log_prob_follows_a_parameter_update_where_the_hosts_does_not():
@@ -163,8 +163,8 @@ def test_full_batch_training_does_not_go_backward_twice_where_the_hosts_does():
 def test_deepcopy_and_pickle_work_after_use_where_the_hosts_do_not():
     theirs, ours = host.affine_autoregressive(3), FlowTransform(pf.iaf(3))
     x = torch.randn(3)
+    theirs(x)
     with pytest.raises(RuntimeError, match="deepcopy"):
-        theirs(x)
         copy.deepcopy(theirs)
     y = ours(x)
     _ = ours.inv
@@ -188,7 +188,7 @@ def test_nothing_is_remembered_longer_than_the_sample_lives():
     assert len(_passes) == kept
 
 
-# --- distributions -----------------------------------------------------------------------------------------------------
+# --- distributions
 
 
 def test_the_context_gives_the_batch_shape_where_the_hosts_does_not():
@@ -205,7 +205,7 @@ def test_the_context_gives_the_batch_shape_where_the_hosts_does_not():
     narrow = FlowTransform(pf.iaf(3, context_dim=2), context=torch.zeros(2))
     wide = narrow.condition(torch.ones(5, 2))
     assert Flow(wide).batch_shape == (5,)
-    assert [*wide.parameters()][0] is [*narrow.parameters()][0]
+    assert next(wide.parameters()) is next(narrow.parameters())
 
 
 def test_a_flow_trains_as_a_prior_and_its_parameters_are_in_the_store():
@@ -251,7 +251,7 @@ def test_user_mistakes_are_errors_that_name_the_way_out():
         Flow(FlowTransform(pf.iaf(2)), params={})
 
 
-# --- guides ------------------------------------------------------------------------------------------------------------
+# --- guides
 
 
 def test_the_guide_starts_at_the_initialisation():

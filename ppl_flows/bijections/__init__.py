@@ -1,8 +1,30 @@
 """Layers, one paper one file."""
 
+from ppl_flows.bijections.block_neural_autoregressive import BlockNeuralAutoregressive
 from ppl_flows.bijections.coupling import Coupling
 from ppl_flows.bijections.elementwise import Elementwise
+from ppl_flows.bijections.householder import Householder
+from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.bijections.masked_autoregressive import MaskedAutoregressive
+from ppl_flows.bijections.orthogonal import Orthogonal
 from ppl_flows.bijections.permute import Permute, Reverse
+from ppl_flows.bijections.planar import Planar
+from ppl_flows.bijections.radial import Radial
+from ppl_flows.bijections.sylvester import Sylvester
+from ppl_flows.bijections.triangular_affine import TriangularAffine
 
-__all__ = ["Coupling", "Elementwise", "MaskedAutoregressive", "Permute", "Reverse"]
+__all__ = [
+    "BlockNeuralAutoregressive",
+    "Coupling",
+    "Elementwise",
+    "Householder",
+    "LULinear",
+    "MaskedAutoregressive",
+    "Orthogonal",
+    "Permute",
+    "Planar",
+    "Radial",
+    "Reverse",
+    "Sylvester",
+    "TriangularAffine",
+]

@@ -21,6 +21,10 @@ def gelu(x):
     return jax.nn.gelu(x, approximate=True)
 
 
+def solve_triangular(a, b, *, lower):
+    return jax.scipy.linalg.solve_triangular(a, b.reshape(-1, b.shape[-1]).T, lower=lower).T.reshape(b.shape)
+
+
 def stop_gradient(x):
     return lax.stop_gradient(x)
 

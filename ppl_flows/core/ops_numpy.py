@@ -44,6 +44,11 @@ def autoregressive_inverse(network, transformer, params, y, context):
     return sweep.forward(network, transformer, weights, biases, y)
 
 
+def solve_triangular(a, b, *, lower):
+    """x with ``a x = b`` for every row of b, ``(*batch, n)``; a ``(n, n)`` is triangular."""
+    return np.linalg.solve(a, b.reshape(-1, b.shape[-1]).T).T.reshape(b.shape)
+
+
 def stop_gradient(x):
     return x
 

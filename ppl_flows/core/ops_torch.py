@@ -44,6 +44,11 @@ def gelu(x):
     return F.gelu(x, approximate="tanh")
 
 
+def solve_triangular(a, b, *, lower):
+    rows = b.reshape(-1, b.shape[-1])
+    return torch.linalg.solve_triangular(a.T, rows, upper=lower, left=False).reshape(b.shape)
+
+
 def stop_gradient(x):
     return x.detach()
 

@@ -44,7 +44,9 @@ def _solve(f: Callable[[Array], tuple[Array, Array]], y: Array) -> Array:
         high = xp.where(below, high, xp.arcsinh(x))
         newton = x + (y - value) * xp.exp(-log_slope)
         t = xp.arcsinh(newton)
-        fine = (t > low) & (t < high) & (xp.abs(newton - x) < 0.5 * xp.abs(step))
+        move = xp.abs(newton - x)
+        done = move <= precision * (1 + xp.abs(x))  # rounding may put it outside the bracket: no reason to bisect
+        fine = done | ((t > low) & (t < high) & (move < 0.5 * xp.abs(step)))
         after = xp.where(fine, newton, xp.sinh(0.5 * (low + high)))
         after = xp.where(value == y, x, after)
         return after, low, high, after - x, xp.abs(after - x) > precision * (1 + xp.abs(x))

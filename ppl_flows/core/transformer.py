@@ -11,7 +11,7 @@ class Transformer(abc.ABC):
     """An increasing scalar map ``y = h(x; theta)``, applied to every coordinate on its own.
 
     Shapes: x, y and the log slope ``(*batch, dim)``; theta ``(*batch, dim, size)``, or broadcastable to it.
-    ``theta = 0`` is the identity, so that a conditioner with small outputs starts a flow there.
+    ``theta = 0`` is the identity or next to it, so that a conditioner with small outputs starts a flow there.
     """
 
     @property

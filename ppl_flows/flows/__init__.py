@@ -7,6 +7,26 @@ nothing to condition on, and the coupling recipes use the same transformer eleme
 """
 
 from ppl_flows.flows.affine import guide_flow, iaf, maf, nice, real_nvp
+from ppl_flows.flows.mixture import flowpp
+from ppl_flows.flows.neural import bnaf, naf, umnn
+from ppl_flows.flows.polynomial import bernstein_flow, sos_flow
+from ppl_flows.flows.residual import planar_flow, radial_flow, sylvester_flow
 from ppl_flows.flows.spline import nsf
 
-__all__ = ["guide_flow", "iaf", "maf", "nice", "nsf", "real_nvp"]
+__all__ = [
+    "bernstein_flow",
+    "bnaf",
+    "flowpp",
+    "guide_flow",
+    "iaf",
+    "maf",
+    "naf",
+    "nice",
+    "nsf",
+    "planar_flow",
+    "radial_flow",
+    "real_nvp",
+    "sos_flow",
+    "sylvester_flow",
+    "umnn",
+]

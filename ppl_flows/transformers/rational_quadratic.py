@@ -3,11 +3,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from ppl_flows.core.bijection import Array
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.transformers.knots import bin_of, bin_sizes, check_knots, knots
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,7 @@ class RationalQuadratic(Transformer):
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ValueError(f"RationalQuadratic: bins must be at least 2, got {self.bins}.")
-        if not self.bound > 0:
-            raise ValueError(f"RationalQuadratic: bound must be positive, got {self.bound}.")
-        if not 0 < self.min_bin < 1 / self.bins:
-            raise ValueError(f"RationalQuadratic: min_bin must lie in (0, 1/bins), got {self.min_bin}.")
-        if not 0 < self.min_slope < 1:
-            raise ValueError(f"RationalQuadratic: min_slope must lie in (0, 1), got {self.min_slope}.")
+        check_knots(self, fewest=2)
 
     @property
     def size(self) -> int:
@@ -52,54 +44,61 @@ class RationalQuadratic(Transformer):
         xp = namespace(x)
         inside = (x > -self.bound) & (x < self.bound)
         x_in = xp.where(inside, x, 0.0)  # both branches are differentiated: keep the unused one finite
-        x_k, w, y_k, h, d_k, d_next = self._segment(theta, x_in, axis=0)
-        s = h / w
-        xi = (x_in - x_k) / w
-        xi_1 = xi * (1 - xi)
-        bend = d_next + d_k - 2 * s
-        y = y_k + h * (s * xi**2 + d_k * xi_1) / (s + bend * xi_1)  # eq. 4
-        return xp.where(inside, y, x), xp.where(inside, self._log_slope(xi, xi_1, s, bend, d_k, d_next), 0.0)
+        y, log_slope = spline(x_in, *bin_of(x_in, self._table(theta), axis=0))
+        return xp.where(inside, y, x), xp.where(inside, log_slope, 0.0)
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
         xp = namespace(y)
         inside = (y > -self.bound) & (y < self.bound)
         y_in = xp.where(inside, y, 0.0)
-        x_k, w, y_k, h, d_k, d_next = self._segment(theta, y_in, axis=1)
-        s = h / w
-        r = y_in - y_k
-        bend = d_next + d_k - 2 * s
-        a = h * (s - d_k) + r * bend  # eq. 7
-        b = h * d_k - r * bend
-        c = -s * r
-        xi = 2 * c / (-b - xp.sqrt(xp.clip(b**2 - 4 * a * c, 0.0, None)))  # the root that stays accurate for a -> 0
-        log_slope = self._log_slope(xi, xi * (1 - xi), s, bend, d_k, d_next)
-        return xp.where(inside, x_k + xi * w, y), xp.where(inside, -log_slope, 0.0)
+        x, log_slope = spline_inverse(y_in, *bin_of(y_in, self._table(theta), axis=1))
+        return xp.where(inside, x, y), xp.where(inside, log_slope, 0.0)
 
-    def _log_slope(self, xi: Array, xi_1: Array, s: Array, bend: Array, d_k: Array, d_next: Array) -> Array:
-        xp = namespace(xi)
-        numerator = d_next * xi**2 + 2 * s * xi_1 + d_k * (1 - xi) ** 2  # eq. 5
-        return xp.log(numerator) + 2 * xp.log(s / (s + bend * xi_1))
-
-    def _segment(self, theta: Array, v: Array, axis: int) -> tuple[Array, ...]:
-        """``(x_k, w, y_k, h, d_k, d_k+1)`` of the segment in which v lies, v on the x (0) or y (1) axis."""
-        xp, bins, bound = namespace(v), self.bins, self.bound
-        shape = theta.shape[:-1]
-        share = xp.softmax(xp.reshape(theta[..., : 2 * bins], (*shape, 2, bins)))
-        sizes = 2 * bound * (self.min_bin + (1 - self.min_bin * bins) * share)
-        inner = xp.cumulative_sum(sizes, axis=-1)[..., :-1] - bound
-        edge = xp.full_like(inner[..., :1], bound)
-        knots = xp.concat([-edge, inner, edge], axis=-1)  # x and y, (*batch, dim, 2, bins + 1)
-        identity = math.log(math.expm1(1 - self.min_slope))  # softplus(identity) = 1 - min_slope: slope 1 at theta = 0
-        slopes = self.min_slope + xp.softplus(theta[..., 2 * bins :] + identity)
+    def _table(self, theta: Array) -> Array:
+        """x, y and slope at the knots: ``(*batch, dim, 3, bins + 1)``."""
+        xp, n = namespace(theta), 2 * self.bins
+        raw = xp.reshape(theta[..., :n], (*theta.shape[:-1], 2, self.bins))
+        xy = knots(bin_sizes(raw, self.bound, self.min_bin), self.bound)
+        slopes = knot_slopes(theta[..., n:], self.min_slope)
         one = xp.ones_like(slopes[..., :1])
-        table = xp.concat([knots, xp.concat([one, slopes, one], axis=-1)[..., None, :]], axis=-2)
-        k = xp.sum(v[..., None] >= knots[..., axis, 1:-1], axis=-1)[..., None, None]
-        both = xp.take_along_axis(*_same_batch(xp, table, xp.concat([k, k + 1], axis=-1)), axis=-1)
-        left, size = both[..., 0], both[..., 1] - both[..., 0]
-        return left[..., 0], size[..., 0], left[..., 1], size[..., 1], left[..., 2], both[..., 2, 1]
+        return xp.concat([xy, xp.concat([one, slopes, one], axis=-1)[..., None, :]], axis=-2)
 
 
-def _same_batch(xp, table: Array, k: Array) -> tuple[Array, Array]:
-    """Both with the same batch axes: theta may have fewer than x, or more."""
-    batch = np.broadcast_shapes(table.shape[:-2], k.shape[:-2])
-    return xp.broadcast_to(table, (*batch, *table.shape[-2:])), xp.broadcast_to(k, (*batch, 3, 2))
+def knot_slopes(raw: Array, min_slope: float) -> Array:
+    """Slopes above min_slope; 1 for ``raw = 0``."""
+    identity = math.log(math.expm1(1 - min_slope))  # softplus(identity) = 1 - min_slope
+    return min_slope + namespace(raw).softplus(raw + identity)
+
+
+def spline(x: Array, left: Array, right: Array) -> tuple[Array, Array]:
+    """``(y, log dy/dx)`` for x in a bin with x, y and slope at its ends, ``(*batch, dim, 3)``, left and right."""
+    w, h, s, bend = _shape(left, right)
+    xi = (x - left[..., 0]) / w
+    xi_1 = xi * (1 - xi)
+    y = left[..., 1] + h * (s * xi**2 + left[..., 2] * xi_1) / (s + bend * xi_1)  # eq. 4
+    return y, _log_slope(xi, xi_1, s, bend, left, right)
+
+
+def spline_inverse(y: Array, left: Array, right: Array) -> tuple[Array, Array]:
+    """``(x, log dx/dy)``, as ``spline``."""
+    xp = namespace(y)
+    w, h, s, bend = _shape(left, right)
+    r = y - left[..., 1]
+    a = h * (s - left[..., 2]) + r * bend  # eq. 7
+    b = h * left[..., 2] - r * bend
+    c = -s * r
+    xi = 2 * c / (-b - xp.sqrt(xp.clip(b**2 - 4 * a * c, 0.0, None)))  # the root that stays accurate for a -> 0
+    return left[..., 0] + xi * w, -_log_slope(xi, xi * (1 - xi), s, bend, left, right)
+
+
+def _shape(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
+    size = right - left
+    w, h = size[..., 0], size[..., 1]
+    s = h / w
+    return w, h, s, right[..., 2] + left[..., 2] - 2 * s
+
+
+def _log_slope(xi: Array, xi_1: Array, s: Array, bend: Array, left: Array, right: Array) -> Array:
+    xp = namespace(xi)
+    numerator = right[..., 2] * xi**2 + 2 * s * xi_1 + left[..., 2] * (1 - xi) ** 2  # eq. 5
+    return xp.log(numerator) + 2 * xp.log(s / (s + bend * xi_1))

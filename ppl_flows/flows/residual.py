@@ -1,0 +1,85 @@
+"""Recipes of residual layers: small bumps, one upon the other. Made for variational inference: fast to sample."""
+
+from __future__ import annotations
+
+from ppl_flows.bijections import Planar, Radial, Sylvester
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.compose import Chain
+from ppl_flows.flows.stacks import Hidden, check_layers, default_hidden
+
+
+def planar_flow(
+    dim: int,
+    *,
+    flow_layers: int = 16,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Planar layers: 2 dim + 1 parameters each, so that many are needed. Scoring other points is exact too.
+
+    Args:
+        dim: event size.
+        hidden: of the networks that read the context; not used without one.
+
+    Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
+    """
+    check_layers(flow_layers)
+    layer = Planar(dim, hidden=default_hidden(dim, hidden), activation=activation, context_dim=context_dim)
+    return Chain([layer] * flow_layers)
+
+
+def radial_flow(
+    dim: int,
+    *,
+    flow_layers: int = 16,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Radial layers: dim + 2 parameters each. Both directions are closed forms.
+
+    Args:
+        dim: event size.
+        hidden: of the networks that read the context; not used without one.
+
+    Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
+    """
+    check_layers(flow_layers)
+    layer = Radial(dim, hidden=default_hidden(dim, hidden), activation=activation, context_dim=context_dim)
+    return Chain([layer] * flow_layers)
+
+
+def sylvester_flow(
+    dim: int,
+    *,
+    rank: int | None = None,
+    variant: str = "orthogonal",
+    flow_layers: int = 4,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Sylvester layers; in the triangular variant every second one takes the coordinates in reverse order.
+
+    Args:
+        dim: event size.
+        rank: as in ``Sylvester``: scoring other points takes that many steps a layer; None takes dim.
+        variant: as in ``Sylvester``.
+        hidden: of the networks that read the context; not used without one.
+
+    Reference: van den Berg et al. (2018), Sylvester Normalizing Flows for Variational Inference, arXiv:1803.05649.
+    """
+    check_layers(flow_layers)
+    return Chain(
+        Sylvester(
+            dim,
+            dim if rank is None else rank,
+            variant,
+            flip=i % 2 == 1,
+            hidden=default_hidden(dim, hidden),
+            activation=activation,
+            context_dim=context_dim,
+        )
+        for i in range(flow_layers)
+    )
