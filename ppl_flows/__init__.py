@@ -4,112 +4,16 @@
 ``ppl_flows.numpyro``, which have the same names.
 """
 
-from ppl_flows.bijections import (
-    BlockNeuralAutoregressive,
-    Coupling,
-    Elementwise,
-    Householder,
-    LULinear,
-    MaskedAutoregressive,
-    Orthogonal,
-    Permute,
-    Planar,
-    Radial,
-    Reverse,
-    Sylvester,
-    TriangularAffine,
-)
+from ppl_flows import bijections, flows, transformers
+from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in its folder
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Inverse
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.files import load, save
-from ppl_flows.flows import (
-    bernstein_flow,
-    bnaf,
-    flowpp,
-    guide_flow,
-    iaf,
-    maf,
-    naf,
-    nice,
-    nsf,
-    planar_flow,
-    radial_flow,
-    real_nvp,
-    sos_flow,
-    sylvester_flow,
-    umnn,
-)
-from ppl_flows.transformers import (
-    Additive,
-    Affine,
-    BernsteinPolynomial,
-    CircularRationalQuadratic,
-    CubicSpline,
-    DeepDenseSigmoidal,
-    DeepSigmoidal,
-    LeakyReLU,
-    LinearSpline,
-    MixtureLogisticCDF,
-    Multiplicative,
-    QuadraticSpline,
-    RationalQuadratic,
-    SinhArcsinh,
-    SumOfSquares,
-    UnconstrainedMonotone,
-)
+from ppl_flows.flows import *  # noqa: F403
+from ppl_flows.transformers import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Additive",
-    "Affine",
-    "BernsteinPolynomial",
-    "Bijection",
-    "BlockNeuralAutoregressive",
-    "Chain",
-    "CircularRationalQuadratic",
-    "Coupling",
-    "CubicSpline",
-    "DeepDenseSigmoidal",
-    "DeepSigmoidal",
-    "Elementwise",
-    "Householder",
-    "Inverse",
-    "LULinear",
-    "LeakyReLU",
-    "LinearSpline",
-    "MaskedAutoregressive",
-    "MixtureLogisticCDF",
-    "Multiplicative",
-    "Orthogonal",
-    "Permute",
-    "Planar",
-    "QuadraticSpline",
-    "Radial",
-    "RationalQuadratic",
-    "Reverse",
-    "SinhArcsinh",
-    "SumOfSquares",
-    "Sylvester",
-    "Transformer",
-    "TriangularAffine",
-    "UnconstrainedMonotone",
-    "bernstein_flow",
-    "bnaf",
-    "flowpp",
-    "guide_flow",
-    "iaf",
-    "load",
-    "maf",
-    "naf",
-    "nice",
-    "nsf",
-    "planar_flow",
-    "radial_flow",
-    "real_nvp",
-    "save",
-    "sos_flow",
-    "sylvester_flow",
-    "umnn",
-]
+__all__ = ["Bijection", "Chain", "Inverse", "Transformer", "load", "save"]
+__all__ += [*bijections.__all__, *flows.__all__, *transformers.__all__]  # noqa: PLE0604  they are lists of strings

@@ -35,12 +35,13 @@ def layers() -> list[pf.Bijection]:
 
 
 def wirings() -> list[pf.Bijection]:
-    """Every transformer in every wiring, with and without a context."""
+    """Every transformer in every wiring: some with a context and some without, Affine in all combinations."""
+    combinations = [(pf.Elementwise, 0), (pf.Coupling, CONTEXT), (pf.MaskedAutoregressive, 0)]
+    affine = [(pf.Elementwise, CONTEXT), (pf.Coupling, 0), (pf.MaskedAutoregressive, CONTEXT)]
     return [
         wiring(DIM, transformer(), context_dim=context, **NET)
-        for wiring in (pf.Elementwise, pf.Coupling, pf.MaskedAutoregressive)
         for transformer in public(pf.Transformer)
-        for context in (0, CONTEXT)
+        for wiring, context in (*combinations, *(affine if transformer is pf.Affine else ()))
     ]
 
 
@@ -54,6 +55,8 @@ def compositions() -> list[pf.Bijection]:
         pf.Elementwise(DIM, pf.Affine(max_log_scale=None)),
         pf.Coupling(DIM, mask="random", flip=True, **NET),
         pf.Coupling(DIM, mask=(True, False, False, False), **NET),
+        pf.MaskedAutoregressive(DIM, flip=True, **NET),
+        pf.MaskedAutoregressive(DIM, flip=True, context_dim=CONTEXT, hidden=()),
         pf.MaskedAutoregressive(DIM, hidden=()),
         pf.MaskedAutoregressive(DIM, hidden=(), context_dim=CONTEXT),
         pf.MaskedAutoregressive(DIM, hidden=(2,)),  # fewer units than degrees

@@ -84,6 +84,5 @@ def test_recipes_start_next_to_the_identity(recipe):
     x = np.random.default_rng(0).standard_normal((50, 6))
     bijection = recipe(6)
     y, log_det = bijection.forward(bijection.init(np.random.default_rng(0)), x)
-    y = y[:, ::-1] if np.abs(y - x).max() > np.abs(y[:, ::-1] - x).max() else y  # an even number of Reverse
     assert np.abs(y - x).max() < 0.5
     assert np.abs(log_det).max() < 0.5

@@ -23,6 +23,8 @@ class MaskedAutoregressive(Bijection):
     Args:
         dim: event size, at least 1.
         transformer: the scalar map h.
+        flip: the coordinates in reverse order: each is conditioned on those after it. Every second layer of a flow
+            wants it.
         hidden: widths of the masked network's hidden layers; best at least ``dim``, so that no degree is left out.
         activation: of the network, a name such as ``"silu"``.
         context_dim: size of the context, 0 for none.
@@ -36,6 +38,7 @@ class MaskedAutoregressive(Bijection):
 
     dim: int
     transformer: Transformer = Affine()
+    flip: bool = False
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "silu"
     context_dim: int = 0
@@ -47,7 +50,7 @@ class MaskedAutoregressive(Bijection):
 
     @property
     def _network(self) -> MaskedMLP:
-        return MaskedMLP(self.dim, self.transformer.size, self.hidden, self.activation, self.context_dim)
+        return MaskedMLP(self.dim, self.transformer.size, self.hidden, self.activation, self.context_dim, self.flip)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)
@@ -57,4 +60,9 @@ class MaskedAutoregressive(Bijection):
         return y, namespace(x).sum(slopes, axis=-1)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return namespace(y).autoregressive_inverse(self._network, self.transformer, params, y, context)
+        xp = namespace(y)
+        if not self.flip:
+            return xp.autoregressive_inverse(self._network, self.transformer, params, y, context)
+        network, params = self._network.unflipped(params)
+        x, log_det = xp.autoregressive_inverse(network, self.transformer, params, xp.flip(y, axis=-1), context)
+        return xp.flip(x, axis=-1), log_det

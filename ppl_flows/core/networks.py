@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -77,6 +77,7 @@ class MaskedMLP:
         dim: size of x.
         outputs: numbers per coordinate; the result is ``(*batch, dim, outputs)``.
         hidden, activation, context_dim: as in ``MLP``.
+        flip: the coordinates in reverse order: output t sees only ``x[t + 1:]``.
 
     Reference: Germain et al. (2015), MADE: Masked Autoencoder for Distribution Estimation, arXiv:1502.03509.
     """
@@ -86,6 +87,7 @@ class MaskedMLP:
     hidden: tuple[int, ...]
     activation: str
     context_dim: int = 0
+    flip: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
         params: dict[str, np.ndarray] = {}
@@ -121,11 +123,28 @@ class MaskedMLP:
             biases[0] = biases[0] + context @ params["c"]
         return weights, biases
 
+    def unflipped(self, params: Params) -> tuple[MaskedMLP, Params]:
+        """The network and parameters of the same function of coordinates in reverse order."""
+        first, last = "w0", len(self.hidden)
+        xp = namespace(params[first])
+
+        def reverse_outputs(a: Array) -> Array:
+            return xp.reshape(xp.flip(xp.reshape(a, (*a.shape[:-1], self.dim, self.outputs)), axis=-2), a.shape)
+
+        flipped = {**params, first: xp.flip(params[first], axis=0)}
+        flipped |= {name: reverse_outputs(flipped[name]) for name in (f"w{last}", f"b{last}")}
+        if not self.hidden and "c" in params:
+            flipped["c"] = reverse_outputs(params["c"])
+        return replace(self, flip=False), flipped
+
     def masks(self) -> tuple[np.ndarray, ...]:
-        return _masks(self.dim, self.outputs, self.hidden, self.context_dim > 0)
+        return _masks(self.dim, self.outputs, self.hidden, self.context_dim > 0, self.flip)
 
     def bounds(self) -> tuple[tuple[int, ...], ...]:
-        """For x and each hidden layer: units ``[bounds[t], bounds[t + 1])`` are those that first see ``x[:t]``."""
+        """For x and each hidden layer: units ``[bounds[t], bounds[t + 1])`` are those that first see ``x[:t]``.
+
+        Not of a flipped network: ``unflipped`` comes first.
+        """
         return _bounds(self.dim, self.hidden, self.context_dim > 0)
 
 
@@ -138,9 +157,10 @@ def _degrees(dim: int, hidden: tuple[int, ...], with_context: bool) -> list[np.n
 
 
 @cache
-def _masks(dim: int, outputs: int, hidden: tuple[int, ...], with_context: bool) -> tuple[np.ndarray, ...]:
-    sources = _degrees(dim, hidden, with_context)
-    targets = [*sources[1:], np.repeat(np.arange(dim), outputs)]
+def _masks(dim: int, outputs: int, hidden: tuple[int, ...], with_context: bool, flip: bool) -> tuple[np.ndarray, ...]:
+    x, *units = _degrees(dim, hidden, with_context)
+    sources = [x[::-1] if flip else x, *units]
+    targets = [*units, np.repeat(np.arange(dim)[:: -1 if flip else 1], outputs)]
     return tuple((s[:, None] <= t).astype(np.float32) for s, t in zip(sources, targets, strict=True))
 
 

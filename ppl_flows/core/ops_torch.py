@@ -32,6 +32,10 @@ def take_along_axis(x, indices, axis):
     return torch.gather(x, axis, indices)
 
 
+def unstack(x, axis):
+    return torch.unbind(x, dim=axis)
+
+
 def softmax(x):
     return torch.softmax(x, dim=-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Reverse
+from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain
 from ppl_flows.core.transformer import Transformer
@@ -48,9 +48,10 @@ def couplings(
 def autoregressive(
     dim: int, h: Transformer, flow_layers: int, hidden: Hidden, activation: str, context_dim: int
 ) -> Bijection:
-    """Autoregressive layers with the order reversed in between; ``forward`` is one pass per layer."""
+    """Autoregressive layers, every second one in reverse order; ``forward`` is one pass per layer."""
     check_layers(flow_layers)
-    layer = MaskedAutoregressive(
-        dim, h, hidden=default_hidden(dim, hidden), activation=activation, context_dim=context_dim
+    hidden = default_hidden(dim, hidden)
+    return Chain(
+        MaskedAutoregressive(dim, h, flip=i % 2 == 1, hidden=hidden, activation=activation, context_dim=context_dim)
+        for i in range(flow_layers)
     )
-    return Chain([layer, *(part for _ in range(flow_layers - 1) for part in (Reverse(dim), layer))])

@@ -28,17 +28,22 @@ class Affine(Transformer):
         return 2
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        s = bounded_log_scale(theta[..., 1], self.max_log_scale)
-        y = x * namespace(x).exp(s) + theta[..., 0]
-        return y, s + namespace(x).zeros_like(y)
+        xp = namespace(x)
+        t, s = xp.unstack(theta, axis=-1)
+        s = bounded_log_scale(s, self.max_log_scale)
+        y = x * xp.exp(s) + t
+        return y, xp.broadcast_to(s, y.shape)
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        s = bounded_log_scale(theta[..., 1], self.max_log_scale)
-        x = (y - theta[..., 0]) * namespace(y).exp(-s)
-        return x, -s + namespace(y).zeros_like(x)
+        xp = namespace(y)
+        t, s = xp.unstack(theta, axis=-1)
+        s = bounded_log_scale(s, self.max_log_scale)
+        x = (y - t) * xp.exp(-s)
+        return x, xp.broadcast_to(-s, x.shape)
 
 
 def bounded_log_scale(s: Array, bound: float | None) -> Array:
+    """s, or ``bound tanh(s / bound)``: with slope 1 at 0, and never beyond the bound."""
     return s if bound is None else bound * namespace(s).tanh(s / bound)
 
 

@@ -28,9 +28,11 @@ class Multiplicative(Transformer):
         return 1
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        s = bounded_log_scale(theta[..., 0], self.max_log_scale)
-        return x * namespace(x).exp(s), s + namespace(x).zeros_like(x)
+        xp, s = namespace(x), bounded_log_scale(theta[..., 0], self.max_log_scale)
+        y = x * xp.exp(s)
+        return y, xp.broadcast_to(s, y.shape)
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        s = bounded_log_scale(theta[..., 0], self.max_log_scale)
-        return y * namespace(y).exp(-s), -s + namespace(y).zeros_like(y)
+        xp, s = namespace(y), bounded_log_scale(theta[..., 0], self.max_log_scale)
+        x = y * xp.exp(-s)
+        return x, xp.broadcast_to(-s, x.shape)

@@ -1,0 +1,78 @@
+"""The README's code and the examples run."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_the_readmes_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) == 5
+    pyro_block, numpyro_block, *in_pyro = (block.replace("steps=2000", "steps=20") for block in BLOCKS)
+    names: dict = {}
+    for block in (pyro_block, *in_pyro):
+        exec(block, names)
+    assert names["d"].sample().shape == (4,)
+    nodes = pyro.poutine.trace(names["hierarchical"]).get_trace(names["table"][:, :2]).nodes
+    assert nodes["z"]["value"].shape == (2,)
+    numpyro_names: dict = {}
+    exec(numpyro_block, numpyro_names)
+    for namespace in (names, numpyro_names):
+        assert np.isfinite(namespace["result"].elbo.mean)
+
+
+def test_the_quick_starts_are_twins():
+    """Only the imports and the host's own names differ."""
+    pyro_block, numpyro_block = BLOCKS[:2]
+    as_numpyro = pyro_block.replace("pyro", "numpyro").replace("torch.tensor", "jnp.array").splitlines()
+    differ = [(a, b) for a, b in zip(as_numpyro, numpyro_block.splitlines(), strict=True) if a != b]
+    assert len(differ) == 1
+    assert differ[0][0].startswith("import")
+
+
+def test_eight_schools_runs_and_beats_mean_field(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    eight_schools = __import__("eight_schools")
+    try:
+        out = eight_schools.main(steps=400, figure=str(tmp_path / "figure.png"))
+    finally:
+        sys.modules.pop("eight_schools")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert len(out["rows"]) == 6
+    for name, (_, in_float64) in out["log_prob_changes"].items():
+        assert in_float64 < 1e-5, name
+    for language in ("Pyro", "NumPyro"):
+        mean_field, flow = out["rows"][language, "mean field"], out["rows"][language, "AutoFlow(iaf)"]
+        assert flow[0] < mean_field[0] - 1.0, "after a tenth of the steps the flow is ahead by more than a nat"
+        assert flow[0] > -4 * flow[1], "an ELBO above the log evidence is a bug"
+    assert "reference" in capsys.readouterr().out
+
+
+def test_the_demos_reference_region_is_that_of_the_reference_draws():
+    shared = ROOT.parent / "shared" / "data" / "posteriordb" / "eight_schools-eight_schools_noncentered.draws.npz"
+    if not shared.exists():
+        pytest.skip("reference draws are not in this checkout (../shared/data/posteriordb)")
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from eight_schools import REFERENCE, exact_log_density
+    finally:
+        sys.path.pop(0)
+    stored = np.load(shared)
+    names = list(stored["names"])
+    for site, moments in REFERENCE.items():
+        i = names.index(site)
+        np.testing.assert_allclose(moments, (stored["mean"][i], stored["sd"][i]), atol=0.006)
+    theta, log_tau = np.linspace(-40, 60, 400), np.linspace(-7, 5, 400)
+    density = np.exp(exact_log_density(theta, log_tau))
+    density /= density.sum()
+    draws = stored["draws"][:, names.index("theta[1]")], np.log(stored["draws"][:, names.index("tau")])
+    np.testing.assert_allclose((density.sum(0) * theta).sum(), draws[0].mean(), atol=0.4)
+    np.testing.assert_allclose((density.sum(1) * log_tau).sum(), draws[1].mean(), atol=0.1)
+    np.testing.assert_allclose(((density.sum(0)) * theta**2).sum(), (draws[0] ** 2).mean(), rtol=0.1)
