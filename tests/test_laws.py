@@ -137,11 +137,11 @@ def test_it_runs_under_jax_vmap(bijection):
     params, x, c = arrays(bijection, JAX)
     two = jax.tree.map(lambda a: jnp.stack([a, a + 0.01]), (params, x))
 
-    def both(params, x):
+    def both(params, x, c):
         return bijection.forward(params, x, c), bijection.inverse(params, x, c)
 
-    mapped = jax.jit(jax.vmap(both))(*two)
-    for a, b in zip(jax.tree.leaves(mapped), jax.tree.leaves(both(params, x)), strict=True):
+    mapped = jax.jit(jax.vmap(both, (0, 0, None)))(*two, c)
+    for a, b in zip(jax.tree.leaves(mapped), jax.tree.leaves(both(*arrays(bijection))), strict=True):
         np.testing.assert_allclose(a[0], b, rtol=1e-10, atol=1e-11)
 
 
