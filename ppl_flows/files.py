@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ppl_flows.core.bijection import Bijection, Params
@@ -49,7 +49,11 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
     Raises:
         ValueError: not a file of ours, a newer format, an unknown class or field, or arrays that do not fit.
     """
-    with safe_open(path, framework="numpy") as file:
+    try:
+        opened = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a .safetensors file: {error}.") from error
+    with opened as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(

@@ -38,7 +38,8 @@ class FitResult:
         params: the trained parameters, as the language names them.
         elbo: of the trained guide, from fresh draws.
         khat: Pareto k-hat of the importance weights of the same draws. Above 0.7 the guide is a poor proposal and
-            its posterior should not be trusted; below 0.5 it is good.
+            its posterior should not be trusted; below 0.5 it is good. nan where a plate is sub-sampled, as the
+            weights then carry the noise of the minibatches too.
     """
 
     losses: np.ndarray

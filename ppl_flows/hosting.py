@@ -10,8 +10,9 @@ import numpy as np
 
 import ppl_flows
 from ppl_flows.bijections import Elementwise
-from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.compose import Chain
+from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import initial_params
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
@@ -31,15 +32,16 @@ def _transform_class(flow_transform: Any, bijection: type[Bijection], module: st
     fields = inspect.signature(bijection).parameters
 
     def init(self: Any, *args: Any, params: Any = None, context: Any = None, seed: int = 0, **kwargs: Any) -> None:
-        if "seed" in fields:  # of a random mask or permutation: one seed for both
+        if "seed" in fields:  # of a random mask or permutation: one seed serves it and the parameters
             kwargs["seed"] = seed
         flow_transform.__init__(self, bijection(*args, **kwargs), params, context=context, seed=seed)
 
     own = [p for name, p in inspect.signature(flow_transform).parameters.items() if name not in ("bijection", *fields)]
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    init.__signature__ = inspect.Signature([*fields.values(), *keywords])  # type: ignore[attr-defined]
     body = {"__init__": init, "__doc__": bijection.__doc__, "__module__": module}
-    return type(bijection.__name__, (flow_transform,), body)
+    made: Any = type(bijection.__name__, (flow_transform,), body)
+    made.__signature__ = inspect.Signature([*fields.values(), *keywords])
+    return made
 
 
 def located(bijection: Bijection) -> Bijection:
@@ -47,10 +49,11 @@ def located(bijection: Bijection) -> Bijection:
     return Chain((bijection, Elementwise(bijection.output_shape[0], Affine(max_log_scale=None))))
 
 
-def located_params(bijection: Bijection, loc: np.ndarray, scale: np.ndarray | float, seed: int) -> Params:
+def located_params(bijection: Bijection, loc: Array, scale: Array | float, seed: int) -> Params:
     """Initial parameters of ``located(...)`` that start it at this location and scale."""
-    log_scale = np.broadcast_to(np.log(scale), loc.shape)
-    return {**initial_params(bijection, seed), "1": {"theta": np.stack([loc, log_scale], axis=-1)}}
+    xp = namespace(loc)
+    log_scale = xp.log(xp.zeros_like(loc) + scale)
+    return {**initial_params(bijection, seed), "1": {"theta": xp.stack([loc, log_scale], axis=-1)}}
 
 
 def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bijection:
@@ -60,8 +63,9 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bije
         TypeError: the recipe gives something else than a Bijection.
         ValueError: its flow has another event size, or wants a context.
     """
-    flow = (guide_flow if recipe is None else recipe)(dim)
-    if not isinstance(flow, Bijection):
+    recipe = guide_flow if recipe is None else recipe
+    flow = recipe(dim) if callable(recipe) else recipe
+    if not callable(recipe) or not isinstance(flow, Bijection):
         raise TypeError(
             f"AutoFlow: flow must be a callable dim -> Bijection, such as pf.iaf, but it gave {type(flow).__name__}; "
             "a transform of the language would not train here."

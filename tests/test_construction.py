@@ -15,6 +15,7 @@ from ppl_flows.core.ops import ACTIVATIONS, HOOKS, namespace
         (lambda: pf.Coupling(3, mask=(True, True)), "mask must hold 3 bools"),
         (lambda: pf.Coupling(2, mask=(True, True)), "some True and some False"),
         (lambda: pf.Coupling(4, activation="swish"), "unknown activation 'swish'; choose one of elu"),
+        (lambda: pf.Coupling(4, hidden=64), r"hidden must be a tuple of widths such as \(64, 64\)"),
         (lambda: pf.MaskedAutoregressive(0), "dim must be at least 1"),
         (lambda: pf.MaskedAutoregressive(3, hidden=(0,)), "every hidden width must be at least 1"),
         (lambda: pf.Permute(3, order=(0, 0, 1)), "must be a permutation of 0, ..., 2"),
@@ -33,6 +34,17 @@ def test_what_cannot_work_is_refused_where_it_is_made(make, message):
 def test_what_is_no_bijection_is_refused():
     with pytest.raises(TypeError, match="Chain takes bijections, got Affine"):
         pf.Chain([pf.Affine()])
+
+
+@pytest.mark.parametrize("wiring", [pf.Elementwise, pf.Coupling, pf.MaskedAutoregressive])
+def test_what_is_no_transformer_is_refused(wiring):
+    for wrong in ("alternating", pf.RationalQuadratic, pf.Reverse(4)):
+        with pytest.raises(TypeError, match=f"{wiring.__name__}: transformer must be one such as pf.Affine"):
+            wiring(4, wrong)
+
+
+def test_a_mask_may_be_an_array():
+    assert pf.Coupling(3, mask=np.array([True, False, True])).mask == (True, False, True)
 
 
 def test_what_is_no_array_is_refused():

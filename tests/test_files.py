@@ -77,6 +77,12 @@ def test_an_unknown_class_field_or_array_is_an_error_that_names_it(path, changes
         pf.load(rewritten(path, **changes))
 
 
+def test_a_file_of_another_kind_is_an_error(path):
+    path.write_text("not a flow")
+    with pytest.raises(ValueError, match="is not a .safetensors file"):
+        pf.load(path)
+
+
 def test_another_format_and_another_packages_class_are_errors(path):
     save_file({"x": np.zeros(1)}, path)
     with pytest.raises(ValueError, match="expected a ppl_flows file of format 1, got None"):

@@ -201,6 +201,7 @@ def test_a_flow_trains_as_a_prior():
 def test_a_name_in_use_by_another_flow_is_an_error():
     with pytest.raises(ValueError, match="params do not fit"), handlers.substitute(data={"prior": {"0": {}}}):
         flow("prior", pf.iaf(3))
+    assert flow("prior", pf.iaf(3)).event_shape == (3,), "outside a handler it is a flow at its start"
 
 
 def test_a_flow_that_could_never_train_is_an_error():
@@ -218,6 +219,8 @@ def test_user_mistakes_are_errors_that_name_the_way_out():
         FlowTransform(pf.iaf(2), {"0": {}})
     with pytest.raises(ValueError, match=r"maps events of shape \(3,\)"):
         Flow(pf.iaf(3), base=standard_normal(2))
+    with pytest.raises(ValueError, match="expects context of shape"):
+        Flow(pf.iaf(3, context_dim=2), context=jnp.zeros(3))
     with pytest.raises(ValueError, match="got no context"):
         Flow(pf.iaf(3, context_dim=2)).sample(random.key(0))
     with pytest.raises(ValueError, match="has its params and context already"):
@@ -280,6 +283,7 @@ def test_the_hosts_guide_methods_work():
     quantiles = guide.quantiles(result.params, [0.1, 0.5, 0.9])
     assert {k: v.shape for k, v in quantiles.items()} == {k: (3, *s) for k, s in shapes.items()}
     assert np.all(np.diff(quantiles["scale"]) > 0)
+    assert guide.quantiles(result.params, 0.5)["row"].shape == (4, 2)
     draws = result.sample(100)
     assert {k: v.shape for k, v in draws.items()} == {k: (100, *s) for k, s in shapes.items()}
     np.testing.assert_allclose(draws["share"].sum(-1), 1.0, rtol=1e-6)
@@ -301,6 +305,22 @@ def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
         result = svi.run(random.key(0), 80, progress_bar=False)
         assert_moved(result.params, before)
         assert result.losses[-20:].mean() < result.losses[:20].mean()
+
+
+def test_the_hosts_svi_starts_under_jit_and_vmap():
+    svi = SVI(mixed, AutoFlow(mixed, pf.iaf), optax.adam(1e-2), Trace_ELBO())
+    jax.jit(svi.init)(random.key(0))
+    many = SVI(mixed, AutoFlow(mixed, pf.iaf), optax.adam(1e-2), Trace_ELBO())
+    states = jax.vmap(many.init)(random.split(random.key(0), 3))
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(many.get_params(states)))
+
+
+def test_a_fit_goes_on_from_earlier_parameters():
+    guide = AutoFlow(correlated, pf.iaf)
+    first = fit(correlated, guide, **{**SMALL, "steps": 400, "lr": 2e-2})
+    again = fit(correlated, guide, init_params=first.params, **{**SMALL, "lr": 1e-3})
+    assert again.losses[:10].mean() < first.losses[:10].mean() - 1
+    assert again.losses[:10].mean() < first.losses[-100:].mean() + 0.3
 
 
 def two_guides(make):

@@ -75,7 +75,7 @@ def gaussian_log_likelihood(train, test):
 def test_density_estimates_reach_the_same_test_likelihood(data, bijection):
     train, test = data[:2_000], data[2_000:]
     options = {"steps": 1_500, "batch_size": 512, "lr": 1e-2, "progress": False}
-    torch_fit = in_pyro.fit_density(bijection, train, **options)
+    torch_fit = in_pyro.fit_density(bijection, torch.from_numpy(train), **options)
     jax_fit = in_numpyro.fit_density(bijection, train, **options)
     with torch.no_grad():
         a = float(torch_fit.flow.log_prob(torch.tensor(test, dtype=torch.float32)).mean())

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from inspect import signature
 
 import numpy as np
 import pyro
@@ -55,6 +56,10 @@ def test_every_layer_is_a_transform_class_under_its_own_name(name):
     layer, cls = getattr(pf, name), getattr(transforms, name)
     assert issubclass(cls, FlowTransform)
     assert cls.__doc__ == layer.__doc__
+    shared = ["params", "context", "seed"]
+    assert [p for p in signature(cls).parameters if p not in shared] == [
+        p for p in signature(layer).parameters if p not in shared
+    ]
     if name in ("Chain", "Inverse"):
         t = cls([pf.Reverse(4)]) if name == "Chain" else cls(pf.Reverse(4))
     else:
@@ -134,6 +139,26 @@ def test_log_prob_follows_a_parameter_update_where_the_hosts_does_not():
         after = d.log_prob(y)
         assert torch.equal(before, after) == stale
     torch.testing.assert_close(after, d.log_prob(y.clone()))
+
+
+def test_log_prob_follows_an_edit_of_the_sample_in_place():
+    t = FlowTransform(pf.iaf(3))
+    for d in (Flow(t), dist.TransformedDistribution(standard_normal(3), [t])):
+        y = d.sample((4,))
+        y.mul_(3.0)
+        torch.testing.assert_close(d.log_prob(y), d.log_prob(y.clone()))
+        x = torch.randn(4, 3)
+        y = t(x)
+        x.mul_(2.0)
+        torch.testing.assert_close(t.log_abs_det_jacobian(x, y), t.log_abs_det_jacobian(x.clone(), y))
+
+
+def test_a_first_use_in_inference_mode_leaves_no_trace():
+    layer = pf.MaskedAutoregressive(7, hidden=(11,))  # a shape no other test uses: its masks are made here
+    t = FlowTransform(layer)
+    with torch.inference_mode():
+        t(torch.randn(7))
+    t(torch.randn(7)).sum().backward()
 
 
 def test_full_batch_training_does_not_go_backward_twice_where_the_hosts_does():
@@ -247,6 +272,10 @@ def test_user_mistakes_are_errors_that_name_the_way_out():
         Flow(pf.iaf(3), base=standard_normal(2))
     with pytest.raises(ValueError, match="got no context"):
         Flow(pf.iaf(3, context_dim=2)).sample()
+    with pytest.raises(ValueError, match="expects context of shape"):
+        Flow(pf.iaf(3, context_dim=2), context=torch.zeros(3))
+    with pytest.raises(ValueError, match="do not broadcast"):
+        FlowTransform(pf.iaf(3, context_dim=2), context=torch.zeros(4, 2))(torch.zeros(5, 3))
     with pytest.raises(ValueError, match="has its params and context already"):
         Flow(FlowTransform(pf.iaf(2)), params={})
 
@@ -310,6 +339,7 @@ def test_the_hosts_guide_methods_work():
     quantiles = guide.quantiles([0.1, 0.5, 0.9])
     assert {k: tuple(v.shape) for k, v in quantiles.items()} == {k: (3, *s) for k, s in shapes.items()}
     assert torch.all(quantiles["scale"].diff() > 0)
+    assert guide.quantiles(0.5)["row"].shape == (4, 2)
     draws = result.sample(100)
     assert {k: tuple(v.shape) for k, v in draws.items()} == {k: (100, *s) for k, s in shapes.items()}
     torch.testing.assert_close(draws["share"].sum(-1), torch.ones(100))
@@ -381,6 +411,7 @@ def test_what_does_not_train_is_refused():
     cases = [
         (lambda d: FlowTransform(pf.iaf(d)), TypeError, "callable dim -> Bijection"),
         (lambda d: pf.iaf(d + 1), ValueError, "2 latent dimensions"),
+        (pf.iaf(2), TypeError, "callable dim -> Bijection"),
         (lambda d: pf.iaf(d, context_dim=1), ValueError, "context of size 1"),
     ]
     for recipe, error, match in cases:
@@ -421,6 +452,46 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
     assert caught.value.step < 60
     assert all(torch.isfinite(p).all() for p in caught.value.params.values())
     assert np.isfinite(caught.value.losses[: caught.value.step]).all()
+
+
+def test_a_result_stays_as_it_was_when_training_goes_on():
+    guide = AutoFlow(correlated, pf.iaf)
+    first = fit(correlated, guide, **SMALL)
+    before = first.sample(50)["z"]
+    second = fit(correlated, guide, **{**SMALL, "lr": 5e-2})
+    assert torch.equal(first.sample(50)["z"], before)
+    after = second.sample(50)["z"]
+    assert not torch.equal(after, before)
+    assert torch.equal(second.sample(50)["z"], after)
+    torch.testing.assert_close(copy.deepcopy(guide).median()["z"], guide.median()["z"], atol=0.2, rtol=0)
+
+
+def test_single_steps_that_are_not_finite_are_skipped():
+    calls = []
+
+    def model():
+        calls.append(1)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, torch.tensor(torch.nan if len(calls) == 30 else 1.0)), obs=torch.tensor(1.0))
+
+    with pytest.warns(UserWarning, match="NaN"):
+        result = fit(model, AutoFlow(model), **{**SMALL, "num_particles": 1})
+    assert result.skipped == 1
+    assert np.isnan(result.losses).sum() == 1
+
+
+def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
+    data = torch.randn(200) * 5
+
+    def model():
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 200, subsample_size=5) as rows:
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
+
+    result = fit(model, AutoFlow(model), **SMALL)
+    assert np.isnan(result.khat)
+    spread = 200 * data.square().mul(0.5).std().item() / 5**0.5  # of one minibatch's log-likelihood
+    assert result.elbo.se == pytest.approx(spread / 1_000**0.5, rel=0.3)
 
 
 def test_fit_leaves_the_global_generator_and_repeats_itself():

@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
 MASKS = ("halves", "alternating", "random")
@@ -53,8 +53,11 @@ class Coupling(Bijection):
                 f"Coupling(dim={self.dim}) needs dim >= 2, since one part of x conditions the other; "
                 "for one dimension use Elementwise or MaskedAutoregressive."
             )
+        check_transformer("Coupling", self.transformer)
         object.__setattr__(self, "hidden", checked_hidden("Coupling", self.hidden, self.activation))
-        if self.mask == "random":  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
+        if (
+            isinstance(self.mask, str) and self.mask == "random"
+        ):  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
             order = np.random.default_rng(self.seed).permutation(self.dim)
             object.__setattr__(self, "mask", tuple(order < self.dim // 2))
         if not isinstance(self.mask, str):

@@ -7,7 +7,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
 
@@ -38,6 +38,7 @@ class Elementwise(Bijection):
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"Elementwise: dim must be at least 1, got {self.dim}.")
+        check_transformer("Elementwise", self.transformer)
         object.__setattr__(self, "hidden", checked_hidden("Elementwise", self.hidden, self.activation))
 
     @property

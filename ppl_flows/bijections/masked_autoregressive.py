@@ -7,7 +7,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MaskedMLP, checked_hidden
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
 
@@ -46,6 +46,7 @@ class MaskedAutoregressive(Bijection):
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"MaskedAutoregressive: dim must be at least 1, got {self.dim}.")
+        check_transformer("MaskedAutoregressive", self.transformer)
         object.__setattr__(self, "hidden", checked_hidden("MaskedAutoregressive", self.hidden, self.activation))
 
     @property

@@ -72,11 +72,24 @@ class Bijection(abc.ABC):
                     f"pass context of shape (*batch, {self.context_dim})."
                 )
             return x, None
+        self.check_context(context)
+        try:
+            both = np.broadcast_shapes(batch, tuple(context.shape[:-1]))
+        except ValueError:
+            raise ValueError(
+                f"{name}: the batch shapes of x {batch} and of the context {tuple(context.shape[:-1])} do not "
+                "broadcast; give one context, or one for each row."
+            ) from None
+        return (x if both == batch else xp.broadcast_to(x, both + shape)), context
+
+    def check_context(self, context: Array | None) -> None:
+        """Raises ValueError for a context of the wrong size, or one that this bijection does not take."""
+        if context is None:
+            return
+        name = type(self).__name__
         if self.context_dim == 0:
             raise ValueError(f"{name} got a context but has context_dim=0; build it with context_dim=k to use one.")
         if context.ndim == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
             )
-        both = np.broadcast_shapes(batch, tuple(context.shape[:-1]))
-        return (x if both == batch else xp.broadcast_to(x, both + shape)), context

@@ -16,6 +16,8 @@ OUTPUT_SCALE = 0.01  # last layer: small, so that a flow starts next to the iden
 
 def checked_hidden(owner: str, hidden: tuple[int, ...], activation: str) -> tuple[int, ...]:
     """hidden as a tuple; raises ValueError for a width below 1 or an unknown activation."""
+    if isinstance(hidden, int):
+        raise ValueError(f"{owner}: hidden must be a tuple of widths such as ({hidden}, {hidden}), got {hidden}.")
     hidden = tuple(hidden)
     if any(width < 1 for width in hidden):
         raise ValueError(f"{owner}: every hidden width must be at least 1, got hidden={hidden}.")

@@ -19,8 +19,10 @@ def constant(array, like):
     found = _constants.get(key)
     if found is None:
         dtype = like.dtype if array.dtype.kind in "fb" else None
-        # the array is stored too: its id stays taken as long as the entry lives
-        found = _constants[key] = (array, torch.as_tensor(array, dtype=dtype, device=like.device))
+        with torch.inference_mode(False):  # an inference tensor would break every later backward
+            found = (array, torch.tensor(array, dtype=dtype, device=like.device))
+        if type(found[1]) is torch.Tensor:  # not a fake one of a tracer
+            _constants[key] = found  # with the array: its id stays taken as long as the entry lives
     return found[1]
 
 

@@ -28,7 +28,7 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
     }
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def initial_params(bijection: Bijection, seed: int) -> Params:
     """``bijection.init`` from a seed; the arrays are shared between calls and read-only."""
     params = bijection.init(np.random.default_rng(seed))
@@ -39,7 +39,7 @@ def initial_params(bijection: Bijection, seed: int) -> Params:
 
 def check_params(bijection: Bijection, params: Params) -> None:
     """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
-    expected = {name: tuple(a.shape) for name, a in flatten(initial_params(bijection, 0))}
+    expected = _shapes(bijection)
     got = {name: tuple(a.shape) for name, a in flatten(params)}
     for name in sorted(expected.keys() | got.keys()):
         if expected.get(name) != got.get(name):
@@ -47,3 +47,8 @@ def check_params(bijection: Bijection, params: Params) -> None:
                 f"params do not fit {type(bijection).__name__}: {name!r} should have shape {expected.get(name)}, "
                 f"got {got.get(name)} (None: absent); make them with bijection.init or pf.load."
             )
+
+
+@lru_cache(maxsize=1024)
+def _shapes(bijection: Bijection) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 from ppl_flows.core.bijection import Array
 
@@ -26,3 +27,9 @@ class Transformer(abc.ABC):
     @abc.abstractmethod
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
         """``(x, log dx/dy)``, each ``(*batch, dim)``."""
+
+
+def check_transformer(owner: str, transformer: Any) -> None:
+    """Raises TypeError unless it is a Transformer."""
+    if not isinstance(transformer, Transformer):
+        raise TypeError(f"{owner}: transformer must be one such as pf.Affine(), got {transformer!r}.")

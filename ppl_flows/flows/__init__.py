@@ -1,6 +1,6 @@
 """Recipes: the architectures of the literature, each ``recipe(dim, *, ...) -> Bijection``.
 
-``flow_layers``, ``hidden``, ``activation`` and ``context_dim`` mean the same in all of them: the number of
+``flow_layers``, ``hidden``, ``activation`` and ``context_dim`` mean the same in all that take them: the number of
 transforming layers, the widths of every conditioner's hidden layers (None: two layers of a width that fits dim), its
 activation by name, and the size of the context (0 for none). All start next to the identity. For dim 1 there is
 nothing to condition on, and the coupling recipes use the same transformer elementwise.

@@ -99,8 +99,10 @@ def flow(
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
     start = initial_params(bijection, seed) if params is None else params
-    stored = numpyro.param(name, lambda _: map_params(lambda _, a: to_array(a), start))
-    return Flow(bijection, start if stored is None else stored, base=base, context=context)
+    arrays = map_params(lambda _, a: to_array(a), start)
+    # under a handler as a function of the key, as a dict is no array that the host's `param` could check
+    stored = numpyro.param(name, (lambda _: arrays) if _PYRO_STACK else arrays)
+    return Flow(bijection, stored, base=base, context=context)
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:

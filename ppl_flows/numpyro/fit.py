@@ -24,7 +24,7 @@ from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitRes
 from ppl_flows.hosting import check_rows, check_steps, located, located_params
 from ppl_flows.numpyro.distribution import Flow, flow
 
-EVALUATION_DRAWS, EVALUATION_BATCH = 4_000, 500
+EVALUATION_DRAWS = 4_000  # of the final ELBO
 BLOCKS = 20  # of steps that run in one dispatch each; the progress bar moves between them
 
 
@@ -36,6 +36,7 @@ def fit(
     num_particles: int = 32,
     lr: float = 1e-2,
     clip: float = 10.0,
+    init_params: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -52,6 +53,7 @@ def fit(
         num_particles: draws per step.
         lr: largest learning rate.
         clip: bound on the norm of the whole gradient, in nats per parameter unit.
+        init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
 
@@ -62,9 +64,20 @@ def fit(
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
     elbo = Trace_ELBO(num_particles=num_particles)
-    trained = _train(train_key, elbo, bound_model, bound_guide, steps=steps, lr=lr, clip=clip, progress=progress)
+    trained = _train(
+        train_key,
+        elbo,
+        bound_model,
+        bound_guide,
+        steps=steps,
+        lr=lr,
+        clip=clip,
+        progress=progress,
+        init_params=init_params,
+    )
     params = trained.params
-    log_weights = _log_weights(weights_key, params, bound_model, bound_guide)
+    log_weights = _log_weights(weights_key, params, bound_model, bound_guide, num_particles)
+    khat = np.nan if _subsamples(bound_model) else pareto_khat(log_weights)
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, jax.Array]:
@@ -73,7 +86,7 @@ def fit(
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
         return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
 
-    return FitResult(*trained, estimate, pareto_khat(log_weights), draw)
+    return FitResult(*trained, estimate, khat, draw)
 
 
 def fit_density(
@@ -137,11 +150,12 @@ def _train(
     lr: float,
     clip: float,
     progress: bool,
+    init_params: dict[str, Any] | None = None,
 ) -> Training:
     check_steps(steps, elbo.num_particles)
     schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
-    state = svi.init(key)
+    state = svi.init(key, init_params=init_params)
     if not svi.get_params(state):
         raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
 
@@ -172,11 +186,19 @@ def _train(
     return Training(losses, int(np.sum(bads > 0)), svi.get_params(carry[0]))
 
 
-def _log_weights(key: jax.Array, params: dict[str, Any], model: Callable, guide: Callable) -> np.ndarray:
-    """``log p(z, data) - log q(z)`` of draws from the guide, ``(EVALUATION_DRAWS,)``, in nats."""
+def _subsamples(model: Callable) -> bool:
+    """Whether a plate of the model draws a minibatch."""
+    trace = handlers.trace(handlers.seed(model, 0)).get_trace()
+    return any(site["type"] == "plate" and site["args"][0] != site["args"][1] for site in trace.values())
+
+
+def _log_weights(
+    key: jax.Array, params: dict[str, Any], model: Callable, guide: Callable, batch_size: int
+) -> np.ndarray:
+    """``log p(z, data) - log q(z)`` of draws from the guide, in nats; batches of the size that training had."""
 
     @jax.jit
     def log_weights(keys: jax.Array) -> jax.Array:
-        return lax.map(lambda k: -Trace_ELBO().loss(k, params, model, guide), keys, batch_size=EVALUATION_BATCH)
+        return lax.map(lambda k: -Trace_ELBO().loss(k, params, model, guide), keys, batch_size=batch_size)
 
     return np.asarray(log_weights(jax.random.split(key, EVALUATION_DRAWS)), dtype=np.float64)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous
@@ -83,7 +82,7 @@ class AutoFlow(AutoContinuous):
         if self.prefix is None:
             self.prefix = f"auto_{next(iter(self._init_locs))}"
         self._bijection = guide_bijection(self._recipe, self.latent_dim)
-        self._start = located_params(self._bijection, np.asarray(self._init_latent), self._init_scale, self._seed)
+        self._start = located_params(self._bijection, self._init_latent, self._init_scale, self._seed)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -103,16 +102,18 @@ class AutoFlow(AutoContinuous):
 
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
         """Median of each latent, ``{site: value}``, estimated from draws."""
-        return {name: values[0] for name, values in self.quantiles(params, [0.5]).items()}
+        return self.quantiles(params, 0.5)
 
     def quantiles(self, params: dict[str, Any], quantiles: Any) -> dict[str, jax.Array]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, estimated from draws.
+        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
 
-        As in the host's guides they are taken per unconstrained coordinate and then constrained.
+        Estimated from draws. As in the host's guides they are taken per unconstrained coordinate and then constrained.
         """
         draws = self.get_posterior(params).sample(jax.random.key(self._seed), (QUANTILE_DRAWS,))
-        rows = jnp.quantile(draws, jnp.asarray(quantiles), axis=0)
-        return {
-            name: biject_to(self.prototype_trace[name]["fn"].support)(values)
-            for name, values in jax.vmap(self._unpack_latent)(rows).items()
+        levels = jnp.asarray(quantiles)
+        rows = jnp.quantile(draws, jnp.atleast_1d(levels), axis=0)
+        values = {
+            name: biject_to(self.prototype_trace[name]["fn"].support)(unconstrained)
+            for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
         }
+        return values if levels.ndim else {name: value[0] for name, value in values.items()}

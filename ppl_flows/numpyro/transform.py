@@ -30,7 +30,8 @@ class FlowTransform(Transform):
 
     Raises:
         TypeError: not a Bijection.
-        ValueError: params do not fit the bijection, or the context is missing or has the wrong size.
+        ValueError: params do not fit the bijection, or the context has the wrong size; at the first use: the context
+            is missing.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class FlowTransform(Transform):
         self.bijection = bijection
         self.params = map_params(lambda _, a: to_array(a), params)
         self.context = None if context is None else to_array(context)
+        bijection.check_context(self.context)
 
     @property
     def domain(self) -> constraints.Constraint:

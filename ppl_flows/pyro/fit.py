@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.importance import vectorized_importance_weights
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
+from torch.distributions import transform_to
 from tqdm.auto import trange
 
 from ppl_flows.core.bijection import Bijection
@@ -23,7 +26,7 @@ from ppl_flows.hosting import check_rows, check_steps, located, located_params
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 
-EVALUATION_DRAWS, EVALUATION_BATCH = 4_000, 500
+EVALUATION_DRAWS, SINGLE_DRAWS = 4_000, 1_000  # of the final ELBO: vectorised, or one by one
 
 
 def fit(
@@ -60,18 +63,22 @@ def fit(
         ValueError: there is nothing to train, or steps or particles below 1.
     """
     model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    with torch.random.fork_rng(devices=[]):
+    vectorize_particles = vectorize_particles and num_particles > 1
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
         trained = _train(elbo, model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
-        nesting = elbo.max_plate_nesting - (num_particles > 1) if vectorize_particles else None
-        log_weights = _log_weights(model, guide, nesting)
+        subsampled = _subsamples(model, guide)
+        # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
+        nesting = elbo.max_plate_nesting - 1 if vectorize_particles and not subsampled else None
+        log_weights = _log_weights(model, guide, num_particles, nesting)
+    estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    khat = np.nan if subsampled else pareto_khat(log_weights)
     store = pyro.get_param_store()
     state = store.get_state()
-    estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-        with store.scope(state), torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
+        with _at(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
             torch.manual_seed(seed)
             nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
             latents = {n: s for n, s in nodes.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
@@ -79,7 +86,7 @@ def fit(
             draws = predict()
             return {n: draws[n].reshape(num_samples, *site["value"].shape) for n, site in latents.items()}
 
-    return FitResult(*trained, estimate, pareto_khat(log_weights), draw)
+    return FitResult(*trained, estimate, khat, draw)
 
 
 def fit_density(
@@ -112,14 +119,15 @@ def fit_density(
         ValueError: data of the wrong shape, or not finite.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
-    data = to_tensor(data)
-    context = None if context is None else to_tensor(context)
+    data = torch.as_tensor(data).to(torch.get_default_dtype())
+    context = None if context is None else torch.as_tensor(context).to(data)
     rows_of_data = data.detach().cpu().numpy()
     check_rows(bijection, rows_of_data, None if context is None else context.detach().cpu().numpy())
     start = initial_params(bijection, seed)
     if standardize:
         bijection = located(bijection)
         start = located_params(bijection, rows_of_data.mean(0), rows_of_data.std(0) + 1e-12, seed)
+    start = map_params(lambda _, a: to_tensor(a).to(data), start)
     n = len(data)
 
     def model() -> None:
@@ -130,7 +138,7 @@ def fit_density(
     def guide() -> None:
         """Nothing is latent."""
 
-    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+    with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = _train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
@@ -143,9 +151,11 @@ def _train(
     check_steps(steps, elbo.num_particles)
     losses, skipped, bad = np.full(steps, np.nan), 0, 0
     optimiser: torch.optim.Optimizer | None = None
+    validate = is_validation_enabled()
     with trange(steps, disable=None if progress else True, desc="fit") as bar:
         for step in bar:
-            with poutine.trace(param_only=True) as seen:
+            # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
+            with pyro.validation_enabled(validate and step == 0), poutine.trace(param_only=True) as seen:
                 losses[step] = elbo.loss_and_grads(model, guide)
             found = {site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()}
             if optimiser is None:
@@ -178,14 +188,39 @@ def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
     return {name: store[name].detach().clone() for name in names}
 
 
+@contextmanager
+def _at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
+    """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
+    with pyro.get_param_store().scope(state) as live, torch.no_grad():
+        tensors = live["params"]
+        now = {name: tensors[name].detach().clone() for name in params}
+        constraints = live["constraints"]
+        try:
+            for name, value in params.items():
+                tensors[name].copy_(transform_to(constraints[name]).inv(value))
+            yield
+        finally:
+            for name, value in now.items():
+                tensors[name].copy_(value)
+
+
+def _subsamples(model: Callable, guide: Callable) -> bool:
+    """Whether a plate of the model draws a minibatch."""
+    with poutine.block():
+        guide_trace = poutine.trace(guide).get_trace()
+        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace()
+    frames = (frame for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ()))
+    return any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
+
+
 @torch.no_grad()
-def _log_weights(model: Callable, guide: Callable, nesting: int | None) -> np.ndarray:
-    """``log p(z, data) - log q(z)`` of draws from the guide, ``(EVALUATION_DRAWS,)``, in nats."""
+def _log_weights(model: Callable, guide: Callable, num_particles: int, nesting: int | None) -> np.ndarray:
+    """``log p(z, data) - log q(z)`` of draws from the guide, in nats; batches of the size that training had."""
     with poutine.block():
         if nesting is None:
-            return -np.array([Trace_ELBO().loss(model, guide) for _ in range(EVALUATION_DRAWS)])
+            return -np.array([Trace_ELBO().loss(model, guide) for _ in range(SINGLE_DRAWS)])
         batches = [
-            vectorized_importance_weights(model, guide, num_samples=EVALUATION_BATCH, max_plate_nesting=nesting)[0]
-            for _ in range(EVALUATION_DRAWS // EVALUATION_BATCH)
+            vectorized_importance_weights(model, guide, num_samples=num_particles, max_plate_nesting=nesting)[0]
+            for _ in range(-(-EVALUATION_DRAWS // num_particles))
         ]
         return torch.cat(batches).double().cpu().numpy()

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoContinuous
 from pyro.infer.autoguide.initialization import init_to_median
+from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
@@ -95,28 +96,29 @@ class AutoFlow(AutoContinuous):
     def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
         transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
-        self._check_name_is_free(transform)
+        if am_i_wrapped():
+            self._check_name_is_free(transform)
         return Flow(transform, base=self.get_base_dist())
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Median of each latent, ``{site: value}``, estimated from draws."""
-        return {name: values[0] for name, values in self.quantiles([0.5], *args, **kwargs).items()}
+        return self.quantiles(0.5, *args, **kwargs)
 
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, estimated from draws.
+        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
 
-        As in the host's guides they are taken per unconstrained coordinate and then constrained.
+        Estimated from draws. As in the host's guides they are taken per unconstrained coordinate and then constrained.
         """
         draws = self.get_posterior(*args, **kwargs).sample((QUANTILE_DRAWS,))
         levels = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
-        rows = torch.quantile(draws, levels, dim=0)
+        rows = torch.quantile(draws, torch.atleast_1d(levels), dim=0)
         sites = [
             {site["name"]: biject_to(site["fn"].support)(value) for site, value in self._unpack_latent(row)}
             for row in rows
         ]
-        return {name: torch.stack([site[name] for site in sites]) for name in sites[0]}
+        return {name: torch.stack([site[name] for site in sites]) for name in sites[0]} if levels.ndim else sites[0]
 
     def _check_name_is_free(self, transform: FlowTransform) -> None:
         """Pyro's parameter store is global: a second guide of the same name would never train, without a word."""
@@ -126,5 +128,6 @@ class AutoFlow(AutoContinuous):
         if name in store and store[name] is not parameter:
             raise ValueError(
                 f"Pyro's parameter store already holds {name!r} of another guide, so this one would not train; "
-                "call pyro.clear_param_store() first, or put both guides into one AutoGuideList."
+                "call pyro.clear_param_store() first, or put both guides into one AutoGuideList. To go on from saved "
+                "parameters, clear the store and use guide.load_state_dict."
             )

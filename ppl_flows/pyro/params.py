@@ -31,21 +31,24 @@ class ParamTree(torch.nn.Module):
     def __init__(self, params: Params) -> None:
         super().__init__()
         self._keys = tuple(params)
-        self._fixed: dict[str, torch.Tensor] = {}
         for key, value in params.items():
             if isinstance(value, Mapping):
                 self.add_module(key, ParamTree(value))
             elif isinstance(value, torch.nn.Parameter):
                 self.register_parameter(key, value)
             elif isinstance(value, torch.Tensor):
-                self._fixed[key] = value
+                self.register_buffer(key, value, persistent=False)
             else:
                 self.register_parameter(key, torch.nn.Parameter(to_tensor(value)))
 
     def tree(self) -> Params:
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""
         return {
-            key: self._modules[key].tree() if key in self._modules else self._fixed.get(key, self._parameters.get(key))
+            key: self._modules[key].tree()
+            if key in self._modules
+            else self._parameters[key]
+            if key in self._parameters
+            else self._buffers[key]
             for key in self._keys
         }
 

@@ -19,7 +19,8 @@ class FlowTransform(TransformModule):
     """A bijection with its parameters, usable wherever Pyro or torch takes a ``Transform`` or an ``nn.Module``.
 
     It keeps no cache on itself: a sample that is scored costs one pass, because the log_det is remembered for the
-    very tensors it belongs to, for as long as they live, and only while the parameters are unchanged.
+    very tensors it belongs to, for as long as they live, and only while they and the parameters are unchanged
+    (changes through ``.data`` escape torch's count; use ``torch.no_grad()`` instead).
 
     Args:
         bijection: the map.
@@ -30,7 +31,8 @@ class FlowTransform(TransformModule):
 
     Raises:
         TypeError: not a Bijection.
-        ValueError: params do not fit the bijection, or the context is missing or has the wrong size.
+        ValueError: params do not fit the bijection, or the context has the wrong size; at the first use: the context
+            is missing.
     """
 
     bijective = True
@@ -52,7 +54,9 @@ class FlowTransform(TransformModule):
             check_params(bijection, params)
         self.bijection = bijection
         self.weights = ParamTree(params)
-        self.context = None if context is None else to_tensor(context)
+        context = None if context is None else to_tensor(context)
+        bijection.check_context(context)
+        self.register_buffer("context", context, persistent=False)
 
     @property
     def params(self) -> Params:
@@ -80,23 +84,23 @@ class FlowTransform(TransformModule):
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         known = _passes.get(x)
-        if known is not None and known.made_by(self, forward=False):
+        if known is not None and known.holds(self, x, forward=False):
             return known.source
         y, log_det = self.bijection.forward(self.params, x, self.context)
-        return _remember(y, _Pass(self, True, x, log_det, self._versions()))
+        return self._remember(y, x, log_det, forward=True)
 
     def _inverse(self, y: torch.Tensor) -> torch.Tensor:
         known = _passes.get(y)
-        if known is not None and known.made_by(self, forward=True):
+        if known is not None and known.holds(self, y, forward=True):
             return known.source
         x, log_det = self.bijection.inverse(self.params, y, self.context)
-        return _remember(x, _Pass(self, False, y, -log_det, self._versions()))
+        return self._remember(x, y, -log_det, forward=False)
 
     def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
         for result, source, forward in ((y, x, True), (x, y, False)):
             known = _passes.get(result)
-            if known is not None and known.source is source and known.made_by(self, forward=forward):
+            if known is not None and known.source is source and known.holds(self, result, forward=forward):
                 return known.log_det
         return self.bijection.forward(self.params, x, self.context)[1]
 
@@ -109,8 +113,8 @@ class FlowTransform(TransformModule):
     def with_cache(self, cache_size: int = 1) -> FlowTransform:
         return self
 
-    def extra_repr(self) -> str:
-        return repr(self.bijection)
+    def __repr__(self) -> str:
+        return f"FlowTransform({self.bijection!r})"
 
     def _shape(self, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]) -> torch.Size:
         batch = tuple(shape)[: len(shape) - len(event)]
@@ -123,9 +127,16 @@ class FlowTransform(TransformModule):
             batch = np.broadcast_shapes(batch, tuple(self.context.shape[:-1]))
         return torch.Size((*batch, *other))
 
+    def _remember(
+        self, result: torch.Tensor, source: torch.Tensor, log_det: torch.Tensor, *, forward: bool
+    ) -> torch.Tensor:
+        result = result.view_as(result)  # a new tensor, which the log_det's graph cannot hold: else it would never die
+        _passes[result] = _Pass(self, forward, source, log_det, self._versions(), _version(source), _version(result))
+        return result
+
     def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
         used = [leaf for _, leaf in flatten(self.params)] + ([] if self.context is None else [self.context])
-        return tuple((t, 0 if t.is_inference() else t._version) for t in used)
+        return tuple((t, _version(t)) for t in used)
 
 
 class _Pass(NamedTuple):
@@ -136,10 +147,14 @@ class _Pass(NamedTuple):
     source: torch.Tensor
     log_det: torch.Tensor  # of the forward map
     versions: tuple[tuple[torch.Tensor, int], ...]
+    source_version: int
+    result_version: int
 
-    def made_by(self, owner: FlowTransform, *, forward: bool) -> bool:
-        """Whether this pass is one of ``owner`` that would come out the same now."""
+    def holds(self, owner: FlowTransform, result: torch.Tensor, *, forward: bool) -> bool:
+        """Whether this pass is one of ``owner``, and parameters and both ends are as they were."""
         if self.owner is not owner or self.forward is not forward:
+            return False
+        if _version(result) != self.result_version or _version(self.source) != self.source_version:
             return False
         now = owner._versions()
         return len(now) == len(self.versions) and all(
@@ -152,10 +167,9 @@ class _Pass(NamedTuple):
 _passes = WeakTensorKeyDictionary()
 
 
-def _remember(result: torch.Tensor, made: _Pass) -> torch.Tensor:
-    result = result.view_as(result)  # a new tensor, which the log_det's graph cannot hold: else it would never die
-    _passes[result] = made
-    return result
+def _version(t: torch.Tensor) -> int:
+    """Counts the in-place changes of a tensor; those through ``.data``, which hides them, it cannot see."""
+    return 0 if t.is_inference() else t._version
 
 
 def _real(event_shape: tuple[int, ...]) -> constraints.Constraint:
