@@ -34,15 +34,31 @@ def layers() -> list[pf.Bijection]:
     return [c(DIM) for c in alone] + conditional
 
 
+def wired(wiring: type, transformer: type, context_dim: int = 0) -> pf.Bijection:
+    return wiring(DIM, transformer(), context_dim=context_dim, **NET)
+
+
 def wirings() -> list[pf.Bijection]:
-    """Every transformer in every wiring: some with a context and some without, Affine in all combinations."""
-    combinations = [(pf.Elementwise, 0), (pf.Coupling, CONTEXT), (pf.MaskedAutoregressive, 0)]
-    affine = [(pf.Elementwise, CONTEXT), (pf.Coupling, 0), (pf.MaskedAutoregressive, CONTEXT)]
+    """Every transformer on its own, some in every wiring, Affine also with and without a context."""
+    wide = [pf.Additive, pf.Affine, pf.MixtureLogisticCDF, pf.RationalQuadratic]
     return [
-        wiring(DIM, transformer(), context_dim=context, **NET)
-        for transformer in public(pf.Transformer)
-        for wiring, context in (*combinations, *(affine if transformer is pf.Affine else ()))
+        *(wired(pf.Elementwise, t) for t in public(pf.Transformer)),
+        *(wired(pf.Coupling, t, CONTEXT) for t in wide),
+        *(wired(pf.MaskedAutoregressive, t) for t in wide),
+        wired(pf.Elementwise, pf.Affine, CONTEXT),
+        wired(pf.Coupling, pf.Affine),
+        wired(pf.MaskedAutoregressive, pf.Affine, CONTEXT),
     ]
+
+
+def other_wirings() -> list[pf.Bijection]:
+    """The remaining pairs, for the two laws in which a wiring and a transformer could disagree."""
+    pairs = (
+        wired(wiring, t, context)
+        for t in public(pf.Transformer)
+        for wiring, context in ((pf.Coupling, CONTEXT), (pf.MaskedAutoregressive, 0))
+    )
+    return [b for b in pairs if b not in ALL]
 
 
 def compositions() -> list[pf.Bijection]:
@@ -71,6 +87,7 @@ def recipes() -> list[pf.Bijection]:
 
 
 ALL = [*layers(), *wirings(), *compositions()]
+OTHERS = other_wirings()
 
 
 def name_of(bijection: Any) -> str:

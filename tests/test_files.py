@@ -79,7 +79,7 @@ def test_an_unknown_class_field_or_array_is_an_error_that_names_it(path, changes
 
 def test_a_file_of_another_kind_is_an_error(path):
     path.write_text("not a flow")
-    with pytest.raises(ValueError, match="is not a .safetensors file"):
+    with pytest.raises(ValueError, match=r"is not a \.safetensors file"):
         pf.load(path)
 
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import ALL, JAX, LIBRARIES, NUMPY, TORCH, Library, context, name_of, perturbed, points
+from cases import ALL, JAX, LIBRARIES, NUMPY, OTHERS, TORCH, Library, context, name_of, perturbed, points
 
 import ppl_flows as pf
 
+every_pair = pytest.mark.parametrize("bijection", ALL + OTHERS, ids=name_of)
 each = pytest.mark.parametrize("bijection", ALL, ids=name_of)
 conditional = pytest.mark.parametrize("bijection", [b for b in ALL if b.context_dim], ids=name_of)
 library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda lib: lib.name)
@@ -22,7 +23,7 @@ def arrays(bijection: pf.Bijection, library: Library = NUMPY, dtype: str = "floa
     return library.params(perturbed(bijection), dtype), library.array(points(bijection), dtype), library.array(c, dtype)
 
 
-@each
+@every_pair
 def test_the_inverse_undoes_the_forward_map_the_same_in_every_library(bijection):
     def there_and_back(params, x, c):
         y, log_det = bijection.forward(params, x, c)
@@ -103,7 +104,7 @@ def test_values_and_gradients_are_finite_far_out(bijection):
         assert np.all(np.isfinite(leaf))
 
 
-@each
+@every_pair
 def test_gradients_through_the_inverse_are_finite_differences(bijection):
     params, y, c = arrays(bijection)
     rng = np.random.default_rng(1)
