@@ -386,6 +386,20 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
     assert len(caught.value.losses) == caught.value.step + 20
 
 
+def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
+    data = random.normal(random.key(0), (200,)) * 5
+
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("rows", 200, subsample_size=5) as rows:
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
+
+    result = fit(model, AutoFlow(model, pf.iaf), **SMALL)
+    assert np.isnan(result.khat)
+    spread = 200 * float(jnp.std(0.5 * data**2)) / 5**0.5  # of one minibatch's log-likelihood
+    assert result.elbo.se == pytest.approx(spread / 4_000**0.5, rel=0.3)
+
+
 def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     traces = []
 

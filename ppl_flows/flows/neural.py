@@ -18,7 +18,7 @@ def naf(
     activation: str = "silu",
     context_dim: int = 0,
 ) -> Bijection:
-    """Neural autoregressive flow: mixtures of sigmoids, autoregressive, with the order reversed in between.
+    """Neural autoregressive flow: mixtures of sigmoids, autoregressive, every second layer in reverse order.
 
     One network pass per layer to sample, like ``iaf``; scoring other points is sequential in dim and solves for each
     coordinate numerically. Its ``Inverse`` is for density estimation, with the costs exchanged.

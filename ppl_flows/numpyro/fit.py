@@ -25,7 +25,7 @@ from ppl_flows.hosting import check_rows, check_steps, located, located_params
 from ppl_flows.numpyro.distribution import Flow, flow
 
 EVALUATION_DRAWS = 4_000  # of the final ELBO
-BLOCKS = 20  # of steps that run in one dispatch each; the progress bar moves between them
+BLOCKS = 20  # at most so many dispatches of many steps each; the progress bar moves between them
 
 
 def fit(
@@ -168,20 +168,18 @@ def _train(
         bad = jnp.where(fine, 0, bad + 1)
         return (new._replace(optim_state=kept), bad), (loss, bad)
 
-    @partial(jax.jit, static_argnums=1)
-    def block(carry: tuple, length: int) -> tuple[tuple, tuple]:
-        return lax.scan(update, carry, length=length)
-
+    blocks = max(b for b in range(1, BLOCKS + 1) if steps % b == 0)  # of equal length: one program to compile
+    block = jax.jit(lambda carry: lax.scan(update, carry, length=steps // blocks))
     losses, bads = np.empty(0), np.empty(0, dtype=int)
-    carry, size = (state, jnp.array(0)), max(1, steps // BLOCKS)
+    carry = (state, jnp.array(0))
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
-        for length in [size] * (steps // size) + ([steps % size] if steps % size else []):
-            carry, (loss, bad) = block(carry, length)
+        for _ in range(blocks):
+            carry, (loss, bad) = block(carry)
             losses, bads = np.append(losses, loss), np.append(bads, bad)
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
                 raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], svi.get_params(carry[0]))
-            bar.update(length)
+            bar.update(steps // blocks)
             bar.set_postfix(loss=f"{np.median(loss):.3f}")
     return Training(losses, int(np.sum(bads > 0)), svi.get_params(carry[0]))
 
@@ -189,7 +187,7 @@ def _train(
 def _subsamples(model: Callable) -> bool:
     """Whether a plate of the model draws a minibatch."""
     trace = handlers.trace(handlers.seed(model, 0)).get_trace()
-    return any(site["type"] == "plate" and site["args"][0] != site["args"][1] for site in trace.values())
+    return any(site["type"] == "plate" and site["args"][0] != len(site["value"]) for site in trace.values())
 
 
 def _log_weights(
