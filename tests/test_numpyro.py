@@ -333,14 +333,14 @@ def two_guides(make):
 def test_guides_share_a_list_where_the_hosts_clash():
     with pytest.raises(AssertionError, match="unique names"):
         handlers.trace(handlers.seed(two_guides(AutoIAFNormal), 0)).get_trace()
-    guide = two_guides(AutoFlow)
+    guide = two_guides(lambda model: AutoFlow(model, pf.iaf))
     before = start_of(guide)
     assert set(before) == {"auto_scale_flow", "auto_row_flow"}
     result = fit(mixed, guide, **SMALL)
     assert_moved(result.params, before)
     assert result.losses[-20:].mean() < result.losses[:20].mean()
     other = AutoGuideList(mixed)
-    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"])))
+    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"]), pf.iaf))
     other.append(AutoDelta(handlers.block(mixed, hide=["row"])))
     fit(mixed, other, **SMALL)
 
@@ -410,9 +410,9 @@ def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     runs = []
     for steps in (100, 200):
         traces.clear()
-        fit(model, AutoFlow(model), steps=steps, num_particles=2, progress=False)
+        fit(model, AutoFlow(model, pf.iaf), steps=steps, num_particles=2, progress=False)
         runs.append(len(traces))
     assert runs[0] == runs[1], "the model must not be traced again and again while it trains"
-    twice = [fit(correlated, AutoFlow(correlated), **SMALL) for _ in range(2)]
+    twice = [fit(correlated, AutoFlow(correlated, pf.iaf), **SMALL) for _ in range(2)]
     np.testing.assert_array_equal(twice[0].losses, twice[1].losses)
     np.testing.assert_array_equal(twice[0].sample(5)["z"], twice[1].sample(5)["z"])
