@@ -17,6 +17,7 @@ from ppl_flows.core.ops import namespace
 
 def autoregressive_inverse(network, transformer, params, y, context):
     """x with ``transformer.forward(network(x), x) = y``, and the log_det of the inverse map, ``y.shape[:-1]``."""
+    y = y.astype(jnp.result_type(y, *jax.tree.leaves((params, context))))  # what the forward pass would promote to
     stopped = lax.stop_gradient((params, y, context))
     x, log_det = _forward(network, transformer, *stopped)
     # One ordinary pass at the solution carries the gradient to weights and context; _attach closes the loop to x.
