@@ -21,7 +21,7 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
         exec(block, names)
     assert names["d"].sample().shape == (4,)
     nodes = pyro.poutine.trace(names["hierarchical"]).get_trace(names["table"][:, :2]).nodes
-    assert nodes["z"]["value"].shape == (2,)
+    assert nodes["z"]["value"].shape == (500, 2)
     numpyro_names: dict = {}
     exec(numpyro_block, numpyro_names)
     for namespace in (names, numpyro_names):
