@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/inversion.py
 	$(BIN)/python tests/benchmarks/svi_step.py
+
+docs: .venv/installed
+	$(BIN)/python docs/make_layers.py
 
 clean:
 	rm -rf .venv out

@@ -4,10 +4,14 @@
 ``ppl_flows.numpyro``, which have the same names.
 """
 
-from ppl_flows import bijections, flows, transformers
+from ppl_flows import bases, bijections, flows, transformers
+from ppl_flows.bases import *  # noqa: F403
 from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in its folder
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.core.compose import Chain, Inverse, Repeat
+from ppl_flows.core.params import merge, split
+from ppl_flows.core.partial import Partial
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.files import load, save
 from ppl_flows.flows import *  # noqa: F403
@@ -15,5 +19,17 @@ from ppl_flows.transformers import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = ["Bijection", "Chain", "Inverse", "Transformer", "load", "save"]
-__all__ += [*bijections.__all__, *flows.__all__, *transformers.__all__]  # noqa: PLE0604  they are lists of strings
+__all__ = [
+    "Base",
+    "Bijection",
+    "Chain",
+    "Inverse",
+    "Partial",
+    "Repeat",
+    "Transformer",
+    "load",
+    "merge",
+    "save",
+    "split",
+]
+__all__ += [*bases.__all__, *bijections.__all__, *flows.__all__, *transformers.__all__]  # noqa: PLE0604  they are lists of strings

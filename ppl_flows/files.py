@@ -1,4 +1,4 @@
-"""``save`` and ``load``: one file holds a bijection and its parameters, in neither framework's format."""
+"""``save`` and ``load``: one file holds a bijection, or a base, and its parameters, in neither framework's format."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import check_params, flatten, initial_params
 from ppl_flows.core.transformer import Transformer
@@ -19,14 +20,14 @@ from ppl_flows.core.transformer import Transformer
 FORMAT = "1"
 
 
-def save(path: str | os.PathLike[str], bijection: Bijection, params: Params) -> None:
-    """Writes a bijection and its parameters to one ``.safetensors`` file, which either language loads.
+def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Params) -> None:
+    """Writes a bijection, or a base, and its parameters to one ``.safetensors`` file, which either language loads.
 
     The arrays keep their dtype. An existing file is replaced only when the new one is complete.
 
     Args:
         path: the file to write.
-        bijection: made of ppl_flows' own classes.
+        bijection: a bijection or a base, made of ppl_flows' own classes.
         params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``.
 
     Raises:
@@ -40,8 +41,8 @@ def save(path: str | os.PathLike[str], bijection: Bijection, params: Params) -> 
     os.replace(partial, path)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
-    """Reads ``(bijection, params)``, the arrays as NumPy arrays. Executes nothing from the file.
+def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
+    """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
     Args:
         path: a file written by ``save``, in whichever language.
@@ -68,8 +69,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection, Params]:
             for group in groups:
                 node = node.setdefault(group, {})
             node[leaf] = file.get_tensor(name)
-    if not isinstance(bijection, Bijection):
-        raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection.")
+    if not isinstance(bijection, Bijection | Base):
+        raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection or a base.")
     complete = _with_empty_groups(initial_params(bijection, 0), params)
     check_params(bijection, complete)
     return bijection, complete
@@ -95,7 +96,7 @@ def _classes() -> dict[str, type]:
 
 
 def _describe(value: Any) -> Any:
-    if isinstance(value, Bijection | Transformer):
+    if isinstance(value, Base | Bijection | Transformer):
         if _classes().get(type(value).__name__) is not type(value):
             raise ValueError(f"only ppl_flows' own classes can be saved, got {type(value)!r}.")
         fields = {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Array, Bijection, Params
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
@@ -67,6 +68,8 @@ class DensityFit:
         bijection: what was fitted: the given bijection and, on the data side, the scaling of the columns.
         params: its trained parameters; ``pf.save(path, fit.bijection, fit.params)`` keeps both.
         flow: the distribution they make, of the language, with parameters that no longer train.
+        base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
+            ppl_flows Base. ``pf.save`` keeps them in a file of their own.
     """
 
     losses: np.ndarray
@@ -74,6 +77,8 @@ class DensityFit:
     bijection: Bijection
     params: Params
     flow: Any
+    base: Base | None = None
+    base_params: Params | None = None
 
     def __repr__(self) -> str:
         return f"DensityFit(loss={self.losses[-len(self.losses) // 10 :].mean():.3f} nats per row)"

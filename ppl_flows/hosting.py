@@ -14,8 +14,11 @@ from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.compose import Chain
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import initial_params
+from ppl_flows.core.support import is_real
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
+
+START_ROWS, SETTLE_ROWS = 1_024, 16_384  # of a density's data: for data-dependent starts, and for the last averages
 
 
 def transform_classes(flow_transform: type, module: str) -> dict[str, type]:
@@ -56,6 +59,29 @@ def located_params(bijection: Bijection, loc: Array, scale: Array | float, seed:
     return {**initial_params(bijection, seed), "1": {"theta": xp.stack([loc, log_scale], axis=-1)}}
 
 
+def density_start(
+    bijection: Bijection, data: np.ndarray, context: np.ndarray | None, standardize: bool, seed: int
+) -> tuple[Bijection, Params]:
+    """What ``fit_density`` trains, and its initial parameters, for which some of the rows have passed through."""
+    params = initial_params(bijection, seed)
+    if standardize and not is_real(bijection.codomain):
+        raise ValueError(
+            "fit_density: standardize=True puts a location and scale after the bijection, whose values would leave "
+            f"their range {bijection.codomain}; pass standardize=False."
+        )
+    if standardize:
+        bijection = located(bijection)
+        params = located_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
+    rows = some_rows(len(data), START_ROWS, seed)
+    given = None if context is None else context[rows]
+    return bijection, bijection.observe(params, data[rows], given, stage="start")[0]
+
+
+def some_rows(n: int, at_most: int, seed: int) -> np.ndarray:
+    """Indices of so many of n rows, without replacement."""
+    return np.random.default_rng(seed).permutation(n)[:at_most]
+
+
 def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bijection:
     """``located`` around the recipe's flow, checked.
 
@@ -78,7 +104,7 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bije
 
 
 def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None) -> None:
-    """Raises ValueError unless data are finite rows of the bijection's target and context goes with them."""
+    """Raises ValueError unless data are finite rows in the bijection's range and context goes with them."""
     if len(bijection.output_shape) != 1:
         raise ValueError(f"fit_density takes bijections of vectors, got one onto shape {bijection.output_shape}.")
     if data.shape[1:] != bijection.output_shape or len(data) < 2:
@@ -95,6 +121,14 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
             raise ValueError(
                 f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is row {bad[0]}); "
                 "drop or impute them."
+            )
+    if not is_real(bijection.codomain):
+        low, high = np.array([(-np.inf, np.inf) if i is None else i for i in bijection.codomain or ()]).T
+        outside = np.flatnonzero(((data <= low) | (data >= high)).any(axis=-1))
+        if len(outside):
+            raise ValueError(
+                f"{len(outside)} of {len(data)} rows of data are not inside the bijection's range "
+                f"{bijection.codomain} (the first is row {outside[0]})."
             )
 
 

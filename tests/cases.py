@@ -13,6 +13,7 @@ import torch
 
 import ppl_flows as pf
 from ppl_flows.core.params import map_params
+from ppl_flows.core.support import REAL, is_real
 
 DIM, CONTEXT = 4, 3
 NET = {"hidden": (6, 5)}
@@ -29,9 +30,18 @@ def takes(callable_: Any, name: str) -> bool:
 
 def layers() -> list[pf.Bijection]:
     """Every class that stands on its own, with a context too where it takes one."""
-    alone = [c for c in public(pf.Bijection) if takes(c, "dim") and not takes(c, "transformer")]
+    alone = [
+        c for c in public(pf.Bijection) if takes(c, "dim") and not takes(c, "transformer") and not takes(c, "part")
+    ]
     conditional = [c(DIM, context_dim=CONTEXT) for c in alone if takes(c, "context_dim")]
     return [c(DIM) for c in alone] + conditional
+
+
+def arguments(name: str) -> tuple[Any, ...]:
+    """What the class of that name is made from."""
+    part = pf.Reverse(DIM)
+    needed = {"Chain": ([part],), "Inverse": (part,), "Repeat": (part, 2), "Partial": (part, DIM + 1, (0, 4, 1, 2))}
+    return needed.get(name, (DIM,))
 
 
 def wired(wiring: type, transformer: type, context_dim: int = 0) -> pf.Bijection:
@@ -67,6 +77,7 @@ def compositions() -> list[pf.Bijection]:
         pf.Inverse(made),
         pf.Chain([pf.Coupling(DIM, **NET), pf.Reverse(DIM), pf.Inverse(pf.MaskedAutoregressive(DIM, **NET))]),
         pf.Chain([pf.Permute(DIM, seed=1), pf.Coupling(DIM, context_dim=CONTEXT, **NET)]),
+        pf.Repeat(pf.Chain([pf.MaskedAutoregressive(DIM, context_dim=CONTEXT, **NET), pf.BatchNorm(DIM)]), 2),
         pf.Coupling(DIM, pf.Affine(max_log_scale=1.0), mask="alternating", **NET),
         pf.Elementwise(DIM, pf.Affine(max_log_scale=None)),
         pf.Coupling(DIM, mask="random", flip=True, **NET),
@@ -77,7 +88,21 @@ def compositions() -> list[pf.Bijection]:
         pf.MaskedAutoregressive(DIM, hidden=(), context_dim=CONTEXT),
         pf.MaskedAutoregressive(DIM, hidden=(2,)),  # fewer units than degrees
         pf.MaskedAutoregressive(1, pf.RationalQuadratic(), context_dim=CONTEXT, **NET),
+        pf.Coupling(DIM, hidden=(6, 6), residual=True, context_dim=CONTEXT),
+        pf.MaskedAutoregressive(
+            DIM, pf.RationalQuadratic(), flip=True, hidden=(5, 5), residual=True, context_dim=CONTEXT
+        ),
+        pf.Partial(pf.Coupling(2, pf.RationalQuadratic(), context_dim=CONTEXT, **NET), DIM, (3, 1)),
+        pf.Chain([pf.Coupling(DIM, **NET), pf.Elementwise(DIM, pf.Tanh())]),
+        pf.Chain([pf.Inverse(pf.Elementwise(DIM, pf.Sigmoid())), pf.Coupling(DIM, **NET), partly_bounded()]),
+        pf.Coupling(DIM, pf.Softplus(), mask="alternating", **NET),
     ]
+
+
+def partly_bounded() -> pf.Bijection:
+    """Onto ``(0, 1) x R x (0, inf)^2``."""
+    positive = pf.MaskedAutoregressive(2, pf.Softplus(), **NET)
+    return pf.Chain([pf.Partial(pf.Elementwise(1, pf.Sigmoid()), DIM, (0,)), pf.Partial(positive, DIM, (3, 2))])
 
 
 def recipes() -> list[pf.Bijection]:
@@ -101,8 +126,42 @@ def perturbed(bijection: pf.Bijection, scale: float = 0.2) -> Any:
     return map_params(lambda _, a: a + scale * rng.standard_normal(a.shape), params)
 
 
+def precision(bijection: pf.Bijection) -> float:
+    """How far results may be from exact: 0, or for a continuous flow what its solver leaves of its tolerance."""
+    return 100 * max(bijection.rtol, bijection.atol) if isinstance(bijection, pf.NeuralODE) else 0.0
+
+
 def points(bijection: pf.Bijection, rows: int = 5) -> np.ndarray:
-    return 1.5 * np.random.default_rng(5).standard_normal((rows, *bijection.event_shape))
+    """Points on the base side."""
+    return inside(bijection.domain, 1.5 * np.random.default_rng(5).standard_normal((rows, *bijection.event_shape)))
+
+
+def targets(bijection: pf.Bijection, rows: int = 5) -> np.ndarray:
+    """Points on the target side."""
+    return inside(bijection.codomain, 1.5 * np.random.default_rng(5).standard_normal((rows, *bijection.output_shape)))
+
+
+def inside(support: Any, v: np.ndarray) -> np.ndarray:
+    """Real vectors moved into the support."""
+    v = v.copy()
+    for i, (low, high) in enumerate(interval or REAL for interval in support or ()):
+        if np.isfinite(high):
+            v[:, i] = low + (high - low) / (1 + np.exp(-v[:, i]))
+        elif np.isfinite(low):
+            v[:, i] = low + np.exp(v[:, i])
+    return v
+
+
+def onto_the_reals(bijection: pf.Bijection) -> bool:
+    """Whether it maps real vectors onto real vectors; on a circle or an interval far points have no place."""
+    circular = getattr(bijection, "transformer", None) == pf.CircularRationalQuadratic()
+    return not circular and is_real(bijection.domain) and is_real(bijection.codomain)
+
+
+def clipped(support: Any, v: np.ndarray) -> np.ndarray:
+    """Real vectors, those outside the support replaced by its ends."""
+    ends = np.array([interval or REAL for interval in support or (REAL,)])
+    return np.clip(v, ends[:, 0], ends[:, 1])
 
 
 def context(bijection: pf.Bijection, rows: int = 5) -> np.ndarray | None:

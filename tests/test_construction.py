@@ -18,6 +18,7 @@ from ppl_flows.core.ops import ACTIVATIONS, HOOKS, namespace
         (lambda: pf.Coupling(4, hidden=64), r"hidden must be a tuple of widths such as \(64, 64\)"),
         (lambda: pf.MaskedAutoregressive(0), "dim must be at least 1"),
         (lambda: pf.MaskedAutoregressive(3, hidden=(0,)), "every hidden width must be at least 1"),
+        (lambda: pf.MaskedAutoregressive(3, hidden=(8, 9), residual=True), r"all have one width.*give \(8, 8\)"),
         (lambda: pf.Permute(3, order=(0, 0, 1)), "must be a permutation of 0, ..., 2"),
         (lambda: pf.Chain([]), "no parts"),
         (lambda: pf.Chain([pf.Reverse(3), pf.Reverse(4)]), r"gives shape \(3,\)"),

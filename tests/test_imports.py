@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "ppl_flows"
 FRAMEWORKS = {"torch", "pyro", "jax", "numpyro", "optax"}
-LAYERS = ["core", "transformers", "bijections", "flows"]
+LAYERS = ["core", "transformers", "bijections", "bases", "flows"]
 
 
 def imports(path: Path) -> set[str]:

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from cases import arguments
 from jax import random
 from numpyro import handlers
 from numpyro.distributions import transforms as host
@@ -64,12 +65,9 @@ def test_every_layer_is_a_transform_class_under_its_own_name(name):
     layer, cls = getattr(pf, name), getattr(transforms, name)
     assert issubclass(cls, FlowTransform)
     assert cls.__doc__ == layer.__doc__
-    if name in ("Chain", "Inverse"):
-        t = cls([pf.Reverse(4)]) if name == "Chain" else cls(pf.Reverse(4))
-    else:
-        t = cls(4)
-        assert t.bijection == layer(4)
-    x = random.normal(random.key(0), (7, 4))
+    t = cls(*arguments(name))
+    assert t.bijection == layer(*arguments(name))
+    x = random.normal(random.key(0), (7, *t.bijection.event_shape))
     y = t(x)
     np.testing.assert_allclose(t.inv(y), x, rtol=1e-6, atol=1e-6)
     assert t.log_abs_det_jacobian(x, y).shape == (7,)

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pyro.distributions.transforms as host
 import pytest
 import torch
+from cases import arguments
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoIAFNormal, AutoNormalizingFlow
@@ -60,12 +61,9 @@ def test_every_layer_is_a_transform_class_under_its_own_name(name):
     assert [p for p in signature(cls).parameters if p not in shared] == [
         p for p in signature(layer).parameters if p not in shared
     ]
-    if name in ("Chain", "Inverse"):
-        t = cls([pf.Reverse(4)]) if name == "Chain" else cls(pf.Reverse(4))
-    else:
-        t = cls(4)
-        assert t.bijection == layer(4)
-    x = torch.randn(7, 4)
+    t = cls(*arguments(name))
+    assert t.bijection == layer(*arguments(name))
+    x = torch.randn(7, *t.bijection.event_shape)
     y = t(x)
     torch.testing.assert_close(t.inv(y.clone()), x, rtol=1e-4, atol=1e-5)
     assert t.log_abs_det_jacobian(x, y).shape == (7,)

@@ -166,7 +166,7 @@ def test_leaky_relu_is_torchs_prelu():
     np.testing.assert_allclose(run(h, np.array([[0.8]]), X)[0], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("recipe", [pf.flowpp, pf.bernstein_flow, pf.sos_flow])
+@pytest.mark.parametrize("recipe", [pf.flowpp, pf.gaussianization, pf.bernstein_flow, pf.sos_flow])
 @pytest.mark.parametrize(("dim", "context_dim"), [(1, 0), (3, 0), (3, 2)])
 def test_recipes_start_near_the_identity_and_invert(recipe, dim, context_dim):
     flow, rng = recipe(dim, context_dim=context_dim), np.random.default_rng(0)
@@ -187,6 +187,7 @@ def test_recipes_start_near_the_identity_and_invert(recipe, dim, context_dim):
         (lambda: pf.CubicSpline(bound=0.0), "bound must be positive"),
         (lambda: pf.CircularRationalQuadratic(min_bin=0.5), "min_bin must lie in"),
         (lambda: pf.RationalQuadratic(min_slope=1.0), "min_slope must lie in"),
+        (lambda: pf.MixtureGaussianization(components=0), "components must be at least 1"),
         (lambda: pf.MixtureLogisticCDF(components=0), "components must be at least 1"),
         (lambda: pf.BernsteinPolynomial(degree=0), "degree must be at least 1"),
         (lambda: pf.SumOfSquares(scale=-1.0), "scale must be positive"),

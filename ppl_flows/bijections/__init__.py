@@ -1,11 +1,15 @@
 """Layers, one paper one file."""
 
+from ppl_flows.bijections.act_norm import ActNorm
+from ppl_flows.bijections.batch_norm import BatchNorm
 from ppl_flows.bijections.block_neural_autoregressive import BlockNeuralAutoregressive
+from ppl_flows.bijections.contractive_residual import ContractiveResidual
 from ppl_flows.bijections.coupling import Coupling
 from ppl_flows.bijections.elementwise import Elementwise
 from ppl_flows.bijections.householder import Householder
 from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.bijections.masked_autoregressive import MaskedAutoregressive
+from ppl_flows.bijections.neural_ode import NeuralODE
 from ppl_flows.bijections.orthogonal import Orthogonal
 from ppl_flows.bijections.permute import Permute, Reverse
 from ppl_flows.bijections.planar import Planar
@@ -14,12 +18,16 @@ from ppl_flows.bijections.sylvester import Sylvester
 from ppl_flows.bijections.triangular_affine import TriangularAffine
 
 __all__ = [
+    "ActNorm",
+    "BatchNorm",
     "BlockNeuralAutoregressive",
+    "ContractiveResidual",
     "Coupling",
     "Elementwise",
     "Householder",
     "LULinear",
     "MaskedAutoregressive",
+    "NeuralODE",
     "Orthogonal",
     "Permute",
     "Planar",

@@ -8,6 +8,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
@@ -30,10 +31,12 @@ class Coupling(Bijection):
         seed: used only to draw a random mask, which is kept as a tuple.
         hidden: widths of the network's hidden layers.
         activation: of the network, a name such as ``"silu"``.
+        residual: the entries of hidden, all equal, are residual blocks of two matrices each instead of plain layers;
+            one linear map comes before them and one after.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 2, an unknown mask, or one that leaves a part empty.
+        ValueError: dim below 2, an unknown mask or one that leaves a part empty, or residual blocks of unequal widths.
 
     Reference: Dinh et al. (2014), NICE, arXiv:1410.8516, sec. 3; Dinh et al. (2017), Real NVP, arXiv:1605.08803.
     """
@@ -45,6 +48,7 @@ class Coupling(Bijection):
     seed: int = 0
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "silu"
+    residual: bool = False
     context_dim: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +58,8 @@ class Coupling(Bijection):
                 "for one dimension use Elementwise or MaskedAutoregressive."
             )
         check_transformer("Coupling", self.transformer)
-        object.__setattr__(self, "hidden", checked_hidden("Coupling", self.hidden, self.activation))
+        hidden = checked_hidden("Coupling", self.hidden, self.activation, self.residual)
+        object.__setattr__(self, "hidden", hidden)
         if (
             isinstance(self.mask, str) and self.mask == "random"
         ):  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
@@ -73,10 +78,15 @@ class Coupling(Bijection):
             )
 
     @property
+    def codomain(self) -> Support:
+        passing, _, _ = _parts(self.dim, self.mask, self.flip)
+        return where_moved(self.transformer.codomain, [i not in passing for i in range(self.dim)])
+
+    @property
     def _network(self) -> MLP:
         passing, moved, _ = _parts(self.dim, self.mask, self.flip)
         outputs = len(moved) * self.transformer.size
-        return MLP(len(passing), outputs, self.hidden, self.activation, self.context_dim)
+        return MLP(len(passing), outputs, self.hidden, self.activation, self.context_dim, self.residual)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)

@@ -7,6 +7,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
@@ -23,27 +24,35 @@ class Elementwise(Bijection):
         transformer: the scalar map h.
         hidden: widths of the MLP's hidden layers; only used with a context.
         activation: of the MLP, a name such as ``"silu"``.
+        residual: of the MLP, as in ``Coupling``.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, or an unknown activation.
+        ValueError: dim below 1, an unknown activation, or residual blocks of unequal widths.
     """
 
     dim: int
     transformer: Transformer = Affine()
     hidden: tuple[int, ...] = (32,)
     activation: str = "silu"
+    residual: bool = False
     context_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"Elementwise: dim must be at least 1, got {self.dim}.")
         check_transformer("Elementwise", self.transformer)
-        object.__setattr__(self, "hidden", checked_hidden("Elementwise", self.hidden, self.activation))
+        hidden = checked_hidden("Elementwise", self.hidden, self.activation, self.residual)
+        object.__setattr__(self, "hidden", hidden)
+
+    @property
+    def codomain(self) -> Support:
+        return where_moved(self.transformer.codomain, [True] * self.dim)
 
     @property
     def _network(self) -> MLP:
-        return MLP(0, self.dim * self.transformer.size, self.hidden, self.activation, self.context_dim)
+        outputs = self.dim * self.transformer.size
+        return MLP(0, outputs, self.hidden, self.activation, self.context_dim, self.residual)
 
     def init(self, rng: np.random.Generator) -> Params:
         if self.context_dim:

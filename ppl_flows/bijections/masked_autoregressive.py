@@ -7,6 +7,7 @@ import numpy as np
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import MaskedMLP, checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
@@ -27,10 +28,12 @@ class MaskedAutoregressive(Bijection):
             wants it.
         hidden: widths of the masked network's hidden layers; best at least ``dim``, so that no degree is left out.
         activation: of the network, a name such as ``"silu"``.
+        residual: the entries of hidden, all equal, are residual blocks of two matrices each instead of plain layers;
+            one linear map comes before them and one after.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, or an unknown activation.
+        ValueError: dim below 1, an unknown activation, or residual blocks of unequal widths.
 
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934; Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057.
@@ -41,17 +44,31 @@ class MaskedAutoregressive(Bijection):
     flip: bool = False
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "silu"
+    residual: bool = False
     context_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(f"MaskedAutoregressive: dim must be at least 1, got {self.dim}.")
         check_transformer("MaskedAutoregressive", self.transformer)
-        object.__setattr__(self, "hidden", checked_hidden("MaskedAutoregressive", self.hidden, self.activation))
+        hidden = checked_hidden("MaskedAutoregressive", self.hidden, self.activation, self.residual)
+        object.__setattr__(self, "hidden", hidden)
+
+    @property
+    def codomain(self) -> Support:
+        return where_moved(self.transformer.codomain, [True] * self.dim)
 
     @property
     def _network(self) -> MaskedMLP:
-        return MaskedMLP(self.dim, self.transformer.size, self.hidden, self.activation, self.context_dim, self.flip)
+        return MaskedMLP(
+            self.dim,
+            self.transformer.size,
+            self.hidden,
+            self.activation,
+            self.context_dim,
+            flip=self.flip,
+            residual=self.residual,
+        )
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)

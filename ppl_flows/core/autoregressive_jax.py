@@ -48,8 +48,8 @@ def _attach_bwd(network, transformer, saved, cotangents):
     _, pull = jax.vjp(transformer.forward, theta, x)
     y_theta, y_x = pull((jnp.ones_like(x), jnp.zeros_like(x)))
     l_theta, l_x = pull((jnp.zeros_like(x), jnp.ones_like(x)))
-    act = getattr(namespace(x), network.activation)
-    bends = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for a in seen]
+    acts = network.activations(namespace(x))
+    bends = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
     l_ = l[..., None]
     v = _reverse(network, weights, bends, g - l_ * l_x, y_x, y_theta, -l_[..., None] * l_theta)
     nothing = jax.tree.map(jnp.zeros_like, (x, l, theta, seen, weights))
@@ -86,7 +86,7 @@ def _slotted(network, weights):
 def _forward(network, transformer, params, y, context):
     weights, biases = network.layers(params, y, context)
     dim, slots, batch = network.dim, _slots(network), y.shape[:-1]
-    act = getattr(namespace(y), network.activation)
+    acts, skips = network.activations(namespace(y)), network.skips
     rows = y.reshape(-1, dim).T
     n = rows.shape[1]
     b = [jnp.broadcast_to(a, (*batch, a.shape[-1])).reshape(n, -1).T if a.ndim > 1 else a[:, None] for a in biases]
@@ -97,9 +97,13 @@ def _forward(network, transformer, params, y, context):
     def step(carry, step_in):
         units, total = carry
         t, row, w, b = step_in
+        fresh: list[jax.Array] = []
         for i in range(len(slots)):
-            new = act(w[i] @ units[i] + b[i])
-            units[i + 1] = lax.dynamic_update_slice(units[i + 1], new, (t * new.shape[0], 0))
+            a = w[i] @ units[i] + b[i]
+            if i in skips:
+                a = a + fresh[-2]
+            fresh.append(a)
+            units[i + 1] = lax.dynamic_update_slice(units[i + 1], acts[i](a), (t * a.shape[0], 0))
         x, slope = transformer.inverse((w[-1] @ units[-1] + b[-1]).T, row)
         units[0] = lax.dynamic_update_slice(units[0], x[None], (t, 0))
         return (units, total + slope), None
@@ -112,7 +116,7 @@ def _forward(network, transformer, params, y, context):
 
 def _reverse(network, weights, bends, direct, slope, theta, push):
     """Solves ``J^T v = g``: one incremental pass from last to first; arguments as in ``sweep.reverse``."""
-    dim, slots, shape = network.dim, _slots(network), direct.shape
+    dim, slots, shape, skips = network.dim, _slots(network), direct.shape, network.skips
 
     def rows(a):  # (*batch, dim, ...) -> (dim, ..., n)
         a = a.reshape(-1, *a.shape[len(shape) - 1 :])
@@ -128,8 +132,12 @@ def _reverse(network, weights, bends, direct, slope, theta, push):
         v = (direct + (back[0] @ grads[0])[0]) / slope
         out = push - v * theta
         grads[-1] = lax.dynamic_update_slice(grads[-1], out, (t * out.shape[0], 0))
+        fresh: list[jax.Array] = []
         for i in reversed(range(len(slots))):
             new = (back[i + 1] @ grads[i + 1]) * bends[i]
+            if i + 2 in skips:
+                new = new + fresh[-2]
+            fresh.append(new)
             grads[i] = lax.dynamic_update_slice(grads[i], new, (t * new.shape[0], 0))
         return grads, v
 

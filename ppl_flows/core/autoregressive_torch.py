@@ -61,14 +61,14 @@ class _Attach(Function):
     @staticmethod
     def backward(ctx, g, l):
         x, theta, *rest = ctx.saved_tensors
-        hidden = len(ctx.network.hidden)
+        hidden = len(ctx.network.widths)
         seen, weights = rest[:hidden], rest[hidden:]
         ones = torch.ones_like(x)
         pull = torch.func.vjp(ctx.transformer.forward, theta, x)[1]
         y_theta, y_x = pull((ones, torch.zeros_like(x)))
         l_theta, l_x = pull((torch.zeros_like(x), ones))
-        act = getattr(namespace(x), ctx.network.activation)
-        bends = [torch.func.vjp(act, a)[1](torch.ones_like(a))[0] for a in seen]
+        acts = ctx.network.activations(namespace(x))
+        bends = [torch.func.vjp(act, a)[1](torch.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
         l_ = l[..., None]
         rows = (g - l_ * l_x, y_x, y_theta, -l_[..., None] * l_theta, *bends)
         v = _Reverse.apply(ctx.network, *rows, *weights)
@@ -78,7 +78,7 @@ class _Attach(Function):
 class _Reverse(Function):
     @staticmethod
     def forward(network, direct, slope, theta, push, *rest):
-        hidden, batch = len(network.hidden), direct.shape[:-1]
+        hidden, batch = len(network.widths), direct.shape[:-1]
         flat = [a.reshape(-1, *a.shape[len(batch) :]) for a in (*rest[:hidden], direct, slope, theta, push)]
         return sweep.reverse(network, rest[hidden:], flat[:hidden], *flat[hidden:]).reshape(direct.shape)
 
@@ -95,7 +95,7 @@ class _Reverse(Function):
 
     @staticmethod
     def vmap(info, in_dims, network, *arrays):
-        return _vmap(_Reverse, info, in_dims, (network,), arrays, rows=4 + len(network.hidden))
+        return _vmap(_Reverse, info, in_dims, (network,), arrays, rows=4 + len(network.widths))
 
 
 def _vmap(function, info, in_dims, static, arrays, rows):

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support
 
 Array = Any  # a NumPy, torch or JAX array
-Params = Mapping[str, Any]  # nested dict of arrays
+Params = Mapping[str, Any]  # nested dict of arrays; those below a key "state" are no weights: nothing trains them
+Observed = tuple[Params, Array, Array]  # what ``observe`` returns
+
+STAGES = ("start", "train", "settle")
 
 
 class Bijection(abc.ABC):
@@ -38,6 +42,16 @@ class Bijection(abc.ABC):
         """Shape of one y; equal to ``event_shape`` unless the layer reshapes."""
         return self.event_shape
 
+    @property
+    def domain(self) -> Support:
+        """The intervals that the coordinates of x lie in; None: all are real."""
+        return None
+
+    @property
+    def codomain(self) -> Support:
+        """The intervals that the coordinates of y lie in; None: all are real."""
+        return None
+
     def init(self, rng: np.random.Generator) -> Params:
         """Initial parameters as NumPy arrays: the same generator state gives the same weights in every language."""
         return {}
@@ -50,11 +64,44 @@ class Bijection(abc.ABC):
         """Target to base (scoring): ``(x, log|det dx/dy|)``."""
         return self._inverse(params, *self._checked(y, context, self.output_shape))
 
+    def observe(
+        self,
+        params: Params,
+        value: Array,
+        context: Array | None = None,
+        *,
+        forward: bool = False,
+        stage: str = "train",
+    ) -> Observed:
+        """The pass that a batch makes during training: ``(params, out, log_det)``, with params that have seen it.
+
+        For most layers it is the ordinary pass. A layer that normalises takes its statistics from the batch, over
+        all axes but the last; log_det is that of the row-wise map with these statistics held fixed.
+
+        Args:
+            value: the batch, ``(*batch, *event)``.
+            forward: the batch is on the base side; by default it is data, and the pass is ``inverse``.
+            stage: ``"start"``, once before training: weights may be set from the batch. ``"train"``, at every step:
+                only what is below ``"state"`` changes. ``"settle"``, once after training, on many rows: state becomes
+                what this batch says.
+
+        Raises:
+            ValueError: an unknown stage; for a layer that normalises, fewer than 2 rows.
+        """
+        if stage not in STAGES:
+            raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
+        shape = self.event_shape if forward else self.output_shape
+        return self._observe(params, *self._checked(value, context, shape), forward, stage)
+
     @abc.abstractmethod
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]: ...
 
     @abc.abstractmethod
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]: ...
+
+    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
+        run = self._forward if forward else self._inverse
+        return params, *run(params, value, context)
 
     def _checked(self, x: Array, context: Array | None, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
         """x with the batch shape of x and context together; raises ValueError for a wrong event or context."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 
@@ -14,28 +16,84 @@ from ppl_flows.core.ops import ACTIVATIONS, namespace
 OUTPUT_SCALE = 0.01  # last layer: small, so that a flow starts next to the identity, yet not a dead start
 
 
-def checked_hidden(owner: str, hidden: tuple[int, ...], activation: str) -> tuple[int, ...]:
-    """hidden as a tuple; raises ValueError for a width below 1 or an unknown activation."""
+def checked_hidden(owner: str, hidden: tuple[int, ...], activation: str, residual: bool = False) -> tuple[int, ...]:
+    """hidden as a tuple; raises ValueError for a width below 1, unequal ones of blocks, or an unknown activation."""
     if isinstance(hidden, int):
         raise ValueError(f"{owner}: hidden must be a tuple of widths such as ({hidden}, {hidden}), got {hidden}.")
     hidden = tuple(hidden)
     if any(width < 1 for width in hidden):
         raise ValueError(f"{owner}: every hidden width must be at least 1, got hidden={hidden}.")
+    if residual and len(set(hidden)) > 1:
+        raise ValueError(
+            f"{owner}: residual blocks add their result to their input, so all have one width, got hidden={hidden}; "
+            f"give {(hidden[0],) * len(hidden)}, or residual=False."
+        )
     if activation not in ACTIVATIONS:
         raise ValueError(f"{owner}: unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
     return hidden
 
 
+class HiddenLayers:
+    """How the hidden layers of both networks follow the first: ``a_i = act(a_{i-1}) W_i + b_i``, the output last.
+
+    Residual blocks ``h + W act(V act(h))`` between two linear maps are the same recursion, in which the end of a
+    block adds ``a_{i-2}``, and the last linear map takes the sum as it is.
+    """
+
+    hidden: tuple[int, ...]
+    activation: str
+    residual: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Sizes of all a_i but the output: of the first linear map, and then two of every block."""
+        return self.hidden[:1] + tuple(w for w in self.hidden for _ in range(2)) if self.residual else self.hidden
+
+    @property
+    def skips(self) -> range:
+        """The layers i that add ``a_{i-2}``: none of a plain network."""
+        return range(2, len(self.widths), 2) if self.residual else range(0)
+
+    def scale(self, i: int) -> float:
+        """Of the initial ``W_i``, besides its fan-in."""
+        if i == len(self.widths):
+            return OUTPUT_SCALE
+        return len(self.hidden) ** -0.5 if i in self.skips else 1.0  # all blocks together add about what one would
+
+    def activations(self, xp: ModuleType) -> list[Callable[[Array], Array]]:
+        """What each a_i but the output passes before the next matrix."""
+        acts = [getattr(xp, self.activation)] * len(self.widths)
+        return [*acts[:-1], _identity] if self.residual and acts else acts
+
+    def propagate(self, a: Array, layers: Iterable[tuple[Array, Array]]) -> list[Array]:
+        """All a_i, from ``a_0`` to the output, through the layers ``(W_i, b_i)``."""
+        acts, skips, seen = self.activations(namespace(a)), self.skips, [a]
+        for i, (w, b) in enumerate(layers, 1):
+            a = acts[i - 1](a) @ w + b
+            if i in skips:
+                a = a + seen[-2]
+            seen.append(a)
+        return seen
+
+
+def _identity(a: Array) -> Array:
+    return a
+
+
 @dataclass(frozen=True)
-class MLP:
+class MLP(HiddenLayers):
     """Dense network ``(*batch, inputs) -> (*batch, outputs)``; the context enters the first layer.
 
     Args:
         inputs: size of x, may be 0 when only the context is used.
         outputs: size of the result.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers, or of the residual blocks.
         activation: a name in ``ops.ACTIVATIONS``.
         context_dim: size of the context, 0 for none.
+        residual: residual blocks, pre-activated, in place of plain layers.
+
+    Reference: He et al. (2016), Identity Mappings in Deep Residual Networks, arXiv:1603.05027; as in Durkan et al.
+    (2019), Neural Spline Flows, arXiv:1906.04032, without dropout and batch normalisation.
     """
 
     inputs: int
@@ -43,45 +101,43 @@ class MLP:
     hidden: tuple[int, ...]
     activation: str
     context_dim: int = 0
+    residual: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
-        widths = (self.inputs + self.context_dim, *self.hidden, self.outputs)
         params: dict[str, np.ndarray] = {}
-        for i, (n, m) in enumerate(pairwise(widths)):
-            scale = (OUTPUT_SCALE if i == len(self.hidden) else 1.0) / max(n, 1) ** 0.5
+        for i, (n, m) in enumerate(pairwise((self.inputs + self.context_dim, *self.widths, self.outputs))):
+            scale = self.scale(i) / max(n, 1) ** 0.5
             params |= {f"w{i}": scale * rng.standard_normal((n, m)), f"b{i}": np.zeros(m)}
         return params
 
     def __call__(self, params: Params, x: Array | None, context: Array | None) -> Array:
-        xp = namespace(context if x is None else x)
-        act = getattr(xp, self.activation)
         if x is None:
             a = context @ params["w0"]
         elif context is None:
             a = x @ params["w0"]
         else:  # two products instead of a concatenation: context broadcasts against x's batch for free
             a = x @ params["w0"][: self.inputs] + context @ params["w0"][self.inputs :]
-        a = a + params["b0"]
-        for i in range(1, len(self.hidden) + 1):
-            a = act(a) @ params[f"w{i}"] + params[f"b{i}"]
-        return a
+        layers = ((params[f"w{i}"], params[f"b{i}"]) for i in range(1, len(self.widths) + 1))
+        return self.propagate(a + params["b0"], layers)[-1]
 
 
 @dataclass(frozen=True)
-class MaskedMLP:
+class MaskedMLP(HiddenLayers):
     """MADE: output t, of size ``outputs``, sees only ``x[:t]`` and the context.
 
     A hidden unit of degree m sees ``x[:m]``. Degrees are spread evenly and *sorted*, so that the units which
     ``x[t]`` newly determines are contiguous rows: this is what makes the incremental inverse possible (``sweep``).
-    ``hidden=()`` gives masked linear maps. With a context, units of degree 0 see the context alone.
+    ``hidden=()`` gives masked linear maps. With a context, units of degree 0 see the context alone. Layers of one
+    width have the same degrees, so that residual blocks keep them.
 
     Args:
         dim: size of x.
         outputs: numbers per coordinate; the result is ``(*batch, dim, outputs)``.
-        hidden, activation, context_dim: as in ``MLP``.
+        hidden, activation, context_dim, residual: as in ``MLP``.
         flip: the coordinates in reverse order: output t sees only ``x[t + 1:]``.
 
-    Reference: Germain et al. (2015), MADE: Masked Autoencoder for Distribution Estimation, arXiv:1502.03509.
+    Reference: Germain et al. (2015), MADE: Masked Autoencoder for Distribution Estimation, arXiv:1502.03509; with
+    residual blocks: Nash & Durkan (2019), Autoregressive Energy Machines, arXiv:1904.05626.
     """
 
     dim: int
@@ -90,6 +146,7 @@ class MaskedMLP:
     activation: str
     context_dim: int = 0
     flip: bool = False
+    residual: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
         params: dict[str, np.ndarray] = {}
@@ -98,22 +155,21 @@ class MaskedMLP:
             params["c"] = rng.standard_normal((self.context_dim, first)) / self.context_dim**0.5
             params["c"] *= 1.0 if self.hidden else OUTPUT_SCALE
         for i, mask in enumerate(self.masks()):
-            scale = OUTPUT_SCALE if i == len(self.hidden) else 1.0
             fan_in = np.maximum(mask.sum(axis=0), 1)  # what each unit really sees
-            params |= {f"w{i}": scale * rng.standard_normal(mask.shape) / fan_in**0.5, f"b{i}": np.zeros(mask.shape[1])}
+            params |= {
+                f"w{i}": self.scale(i) * rng.standard_normal(mask.shape) / fan_in**0.5,
+                f"b{i}": np.zeros(mask.shape[1]),
+            }
         return params
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
         return self.trace(params, x, context)[1]
 
     def trace(self, params: Params, x: Array, context: Array | None) -> tuple[list[Array], Array]:
-        """The pre-activations of the hidden layers, and the output."""
-        act = getattr(namespace(x), self.activation)
+        """What ``activations`` take, and the output."""
         weights, biases = self.layers(params, x, context)
-        a, seen = x @ weights[0] + biases[0], []
-        for w, b in zip(weights[1:], biases[1:], strict=True):
-            seen.append(a)
-            a = act(a) @ w + b
+        layers = zip(weights[1:], biases[1:], strict=True)
+        *seen, a = self.propagate(x @ weights[0] + biases[0], layers)
         return seen, a.reshape(*a.shape[:-1], self.dim, self.outputs)
 
     def layers(self, params: Params, like: Array, context: Array | None) -> tuple[list[Array], list[Array]]:
@@ -127,7 +183,7 @@ class MaskedMLP:
 
     def unflipped(self, params: Params) -> tuple[MaskedMLP, Params]:
         """The network and parameters of the same function of coordinates in reverse order."""
-        first, last = "w0", len(self.hidden)
+        first, last = "w0", len(self.widths)
         xp = namespace(params[first])
 
         def reverse_outputs(a: Array) -> Array:
@@ -140,14 +196,14 @@ class MaskedMLP:
         return replace(self, flip=False), flipped
 
     def masks(self) -> tuple[np.ndarray, ...]:
-        return _masks(self.dim, self.outputs, self.hidden, self.context_dim > 0, self.flip)
+        return _masks(self.dim, self.outputs, self.widths, self.context_dim > 0, self.flip)
 
     def bounds(self) -> tuple[tuple[int, ...], ...]:
         """For x and each hidden layer: units ``[bounds[t], bounds[t + 1])`` are those that first see ``x[:t]``.
 
         Not of a flipped network: ``unflipped`` comes first.
         """
-        return _bounds(self.dim, self.hidden, self.context_dim > 0)
+        return _bounds(self.dim, self.widths, self.context_dim > 0)
 
 
 @cache

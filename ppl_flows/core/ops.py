@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 
 ACTIVATIONS = ("elu", "gelu", "relu", "sigmoid", "silu", "softplus", "tanh")
-HOOKS = ("constant", "softmax", "solve_triangular", "stop_gradient", "while_loop", "autoregressive_inverse")
+HOOKS = (
+    "constant",
+    "erfc",
+    "lgamma",
+    "logsumexp",
+    "ndtri",
+    "softmax",
+    "solve_triangular",
+    "stop_gradient",
+    "while_loop",
+    "scan",
+    "odeint",
+    "autoregressive_inverse",
+)
 
 _by_type: dict[type, ModuleType] = {}
 

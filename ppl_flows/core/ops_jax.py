@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import elu, relu, sigmoid, silu, softplus
 from jax.numpy import *  # the namespace *is* the array API
+from jax.scipy.special import erfc, ndtri
+from jax.scipy.special import gammaln as lgamma
 
 from ppl_flows.core.autoregressive_jax import autoregressive_inverse
 
@@ -17,12 +19,22 @@ def softmax(x):
     return jax.nn.softmax(x, axis=-1)
 
 
+def logsumexp(x):
+    return jax.nn.logsumexp(x, axis=-1)
+
+
 def gelu(x):
     return jax.nn.gelu(x, approximate=True)
 
 
 def solve_triangular(a, b, *, lower):
     return jax.scipy.linalg.solve_triangular(a, b.reshape(-1, b.shape[-1]).T, lower=lower).T.reshape(b.shape)
+
+
+def odeint(f, y, args, times, *, rtol, atol):
+    from ppl_flows.core import ode_jax  # diffrax is an extra
+
+    return ode_jax.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
 def stop_gradient(x):
@@ -34,3 +46,7 @@ def while_loop(go_on, body, state, limit):
         return (counted[0] < limit) & go_on(counted[1])
 
     return lax.while_loop(counted_go_on, lambda counted: (counted[0] + 1, body(counted[1])), (0, state))[1]
+
+
+def scan(step, carry, params, n, *, reverse):
+    return lax.scan(step, carry, params, length=n, reverse=reverse)

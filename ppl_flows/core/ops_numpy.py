@@ -2,8 +2,12 @@
 
 import numpy as np
 from numpy import *  # the namespace *is* the array API
+from scipy import special
+from scipy.special import erfc, ndtri
+from scipy.special import gammaln as lgamma
 
 from ppl_flows.core import sweep
+from ppl_flows.core.loops import scan
 
 
 def constant(array, like):
@@ -13,6 +17,10 @@ def constant(array, like):
 def softmax(x):
     z = np.exp(x - np.max(x, axis=-1, keepdims=True))
     return z / np.sum(z, axis=-1, keepdims=True)
+
+
+def logsumexp(x):
+    return special.logsumexp(x, axis=-1)
 
 
 def softplus(x):
@@ -47,6 +55,12 @@ def autoregressive_inverse(network, transformer, params, y, context):
 def solve_triangular(a, b, *, lower):
     """x with ``a x = b`` for every row of b, ``(*batch, n)``; a ``(n, n)`` is triangular."""
     return np.linalg.solve(a, b.reshape(-1, b.shape[-1]).T).T.reshape(b.shape)
+
+
+def odeint(f, y, args, times, *, rtol, atol):
+    from ppl_flows.core import ode_numpy
+
+    return ode_numpy.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
 def stop_gradient(x):

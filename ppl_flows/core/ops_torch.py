@@ -4,11 +4,13 @@ import builtins  # the star import below hides some
 
 import torch
 from array_api_compat.torch import *  # the namespace *is* the array API
-from torch import sigmoid
+from torch import erfc, lgamma, sigmoid
 from torch.nn import functional as F
 from torch.nn.functional import elu, relu, silu
+from torch.special import ndtri
 
 from ppl_flows.core.autoregressive_torch import autoregressive_inverse
+from ppl_flows.core.loops import scan
 
 _constants: dict[tuple, tuple] = {}
 
@@ -42,6 +44,10 @@ def softmax(x):
     return torch.softmax(x, dim=-1)
 
 
+def logsumexp(x):
+    return torch.logsumexp(x, dim=-1)
+
+
 def softplus(x):
     return F.softplus(x, threshold=40.0)  # torch's own threshold of 20 costs half the digits of float64
 
@@ -55,6 +61,12 @@ def solve_triangular(a, b, *, lower):
     return torch.linalg.solve_triangular(a.T, rows, upper=lower, left=False).reshape(b.shape)
 
 
+def odeint(f, y, args, times, *, rtol, atol):
+    from ppl_flows.core import ode_torch  # torchdiffeq is an extra
+
+    return ode_torch.odeint(f, y, args, times, rtol=rtol, atol=atol)
+
+
 def stop_gradient(x):
     return x.detach()
 
@@ -63,10 +75,28 @@ def stop_gradient(x):
 def while_loop(go_on, body, state, limit):
     """``state = body(state)`` while ``go_on(state)``, at most ``limit`` times; no gradient."""
     for _ in builtins.range(limit):
+        going = go_on(state)
         try:
-            if not go_on(state):
-                break
-        except RuntimeError:  # under torch.func.vmap a tensor has no truth value: run on, which changes nothing
-            pass
+            going = builtins.bool(going)
+        except RuntimeError:  # under torch.func.vmap a tensor has no truth value
+            going = builtins.bool(_Any.apply(going))
+        if not going:
+            break
         state = body(state)
     return state
+
+
+class _Any(torch.autograd.Function):
+    """Whether any element is true, also of those that ``torch.func.vmap`` maps over."""
+
+    @staticmethod
+    def forward(x):
+        return x.any()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return _Any.apply(x), None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.ops import namespace
 
 
 def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Array]]:
@@ -28,8 +30,57 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
     }
 
 
+def split(params: Params) -> tuple[Params, Params]:
+    """``(weights, state)``: what an optimiser trains, and what is below a key ``"state"``, such as running averages."""
+    weights: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    for key, value in params.items():
+        if key == "state":
+            state[key] = value
+        elif isinstance(value, Mapping):
+            weights[key], below = split(value)
+            if below:
+                state[key] = below
+        else:
+            weights[key] = value
+    return weights, state
+
+
+def merge(weights: Params, state: Params) -> Params:
+    """The params that ``split`` took apart."""
+    both = {key: merge(weights[key], state[key]) for key in weights.keys() & state.keys()}
+    return {**weights, **state, **both}
+
+
+def stack(params: Sequence[Params]) -> Params:
+    """Params of one structure, each array stacked along a new first axis."""
+    first = params[0]
+    return {
+        key: stack([p[key] for p in params])
+        if isinstance(first[key], Mapping)
+        else namespace(first[key]).stack([p[key] for p in params], axis=0)
+        for key in first
+    }
+
+
+def unstack(params: Params, n: int) -> Sequence[Params]:
+    """The n params that ``stack`` put together."""
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for key, value in params.items():
+        parts = unstack(value, n) if isinstance(value, Mapping) else namespace(value).unstack(value, axis=0)
+        for row, part in zip(rows, parts, strict=True):
+            row[key] = part
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def is_stateful(bijection: Bijection) -> bool:
+    """Whether some of its params are state."""
+    return bool(split(bijection.init(np.random.default_rng(0)))[1])
+
+
 @lru_cache(maxsize=16)
-def initial_params(bijection: Bijection, seed: int) -> Params:
+def initial_params(bijection: Bijection | Base, seed: int) -> Params:
     """``bijection.init`` from a seed; the arrays are shared between calls and read-only."""
     params = bijection.init(np.random.default_rng(seed))
     for _, array in flatten(params):
@@ -37,7 +88,7 @@ def initial_params(bijection: Bijection, seed: int) -> Params:
     return params
 
 
-def check_params(bijection: Bijection, params: Params) -> None:
+def check_params(bijection: Bijection | Base, params: Params) -> None:
     """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
     expected = _shapes(bijection)
     got = {name: tuple(a.shape) for name, a in flatten(params)}
@@ -50,5 +101,5 @@ def check_params(bijection: Bijection, params: Params) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _shapes(bijection: Bijection) -> dict[str, tuple[int, ...]]:
+def _shapes(bijection: Bijection | Base) -> dict[str, tuple[int, ...]]:
     return {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}

@@ -27,7 +27,7 @@ def forward(
         y: ``(*batch, dim)``.
     """
     xp = namespace(y)
-    act, bounds, dim, p = getattr(xp, network.activation), network.bounds(), network.dim, network.outputs
+    acts, skips, bounds, dim, p = network.activations(xp), network.skips, network.bounds(), network.dim, network.outputs
     batch = y.shape[:-1]
     rows = xp.reshape(y, (-1, dim)).T
     n = rows.shape[1]
@@ -36,10 +36,15 @@ def forward(
     units = [xp.empty((a.shape[1], n), dtype=y.dtype, device=y.device) for a in w]
     log_det = xp.zeros_like(rows[0])
     for t in range(dim):
+        fresh: list[Array] = []  # what this step's units get, by layer; those of a residual block have equal degrees
         for i in range(len(w) - 1):
             (start, stop), known = bounds[i + 1][t : t + 2], bounds[i][t + 1]
             if start < stop:
-                units[i + 1][start:stop] = act(w[i][start:stop, :known] @ units[i][:known] + b[i][start:stop])
+                a = w[i][start:stop, :known] @ units[i][:known] + b[i][start:stop]
+                if i in skips:
+                    a = a + fresh[-2]
+                fresh.append(a)
+                units[i + 1][start:stop] = acts[i](a)
         out, known = slice(t * p, (t + 1) * p), bounds[-1][t + 1]
         theta = w[-1][out, :known] @ units[-1][:known] + b[-1][out]
         x, slope = transformer.inverse(theta.T, rows[t])
@@ -63,7 +68,7 @@ def reverse(
 
     Args:
         weights: masked, ``(in, out)``, as in ``network.layers``.
-        bends: derivative of the activation at each hidden unit, ``(n, width)`` each.
+        bends: derivative of ``network.activations`` at each hidden unit, ``(n, width)`` each.
         direct: cotangent that reaches ``x`` on no way through the network, ``(n, dim)``.
         slope, theta: ``dy/dx`` ``(n, dim)`` and ``dy/dtheta`` ``(n, dim, outputs)`` of the transformer.
         push: cotangent of theta that does not come through y, ``(n, dim, outputs)``.
@@ -72,7 +77,7 @@ def reverse(
         v, ``(n, dim)``.
     """
     xp = namespace(direct)
-    dim, p, n = network.dim, network.outputs, direct.shape[0]
+    dim, p, n, skips = network.dim, network.outputs, direct.shape[0], network.skips
     bounds = [*network.bounds()[1:], range(0, (dim + 1) * p, p)]  # of the hidden layers and of the output
     direct, slope, bends = direct.T, slope.T, [a.T for a in bends]
     theta, push = (xp.reshape(a, (n, dim * p)).T for a in (theta, push))
@@ -88,4 +93,6 @@ def reverse(
             if start < stop:
                 back = weights[i + 1][start:stop, later:] @ grads[i + 1][later:]
                 grads[i][start:stop] = back * bends[i][start:stop]
+                if i + 2 in skips:
+                    grads[i][start:stop] += grads[i + 2][start:stop]
     return v.T

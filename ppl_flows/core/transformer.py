@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 from ppl_flows.core.bijection import Array
+from ppl_flows.core.support import REAL, Interval
 
 
 class Transformer(abc.ABC):
     """An increasing scalar map ``y = h(x; theta)``, applied to every coordinate on its own.
 
     Shapes: x, y and the log slope ``(*batch, dim)``; theta ``(*batch, dim, size)``, or broadcastable to it.
-    ``theta = 0`` is the identity or next to it, so that a conditioner with small outputs starts a flow there.
+    ``theta = 0`` is the identity or next to it, so that a conditioner with small outputs starts a flow there; where the
+    codomain is not the reals, it is the plain map onto it.
     """
+
+    codomain: ClassVar[Interval] = REAL  # the interval that y lies in
 
     @property
     @abc.abstractmethod

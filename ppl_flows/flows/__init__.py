@@ -1,22 +1,26 @@
 """Recipes: the architectures of the literature, each ``recipe(dim, *, ...) -> Bijection``.
 
-``flow_layers``, ``hidden``, ``activation`` and ``context_dim`` mean the same in all that take them: the number of
-transforming layers, the widths of every conditioner's hidden layers (None: two layers of a width that fits dim), its
-activation by name, and the size of the context (0 for none). All start next to the identity. For dim 1 there is
-nothing to condition on, and the coupling recipes use the same transformer elementwise.
+``flow_layers``, ``hidden``, ``activation``, ``residual`` and ``context_dim`` mean the same in all that take them: the
+number of transforming layers, the widths of every conditioner's hidden layers (None: two layers of a width that fits
+dim), its activation by name, whether ``hidden`` means residual blocks (as in ``Coupling``), and the size of the
+context (0 for none). All start next to the identity. For dim 1 there is nothing to condition on, and the coupling
+recipes use the same transformer elementwise.
 """
 
 from ppl_flows.flows.affine import guide_flow, iaf, maf, nice, real_nvp
-from ppl_flows.flows.mixture import flowpp
+from ppl_flows.flows.continuous import ffjord
+from ppl_flows.flows.mixture import flowpp, gaussianization
 from ppl_flows.flows.neural import bnaf, naf, umnn
 from ppl_flows.flows.polynomial import bernstein_flow, sos_flow
-from ppl_flows.flows.residual import planar_flow, radial_flow, sylvester_flow
+from ppl_flows.flows.residual import planar_flow, radial_flow, residual_flow, sylvester_flow
 from ppl_flows.flows.spline import nsf
 
 __all__ = [
     "bernstein_flow",
     "bnaf",
+    "ffjord",
     "flowpp",
+    "gaussianization",
     "guide_flow",
     "iaf",
     "maf",
@@ -26,6 +30,7 @@ __all__ = [
     "planar_flow",
     "radial_flow",
     "real_nvp",
+    "residual_flow",
     "sos_flow",
     "sylvester_flow",
     "umnn",

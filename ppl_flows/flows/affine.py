@@ -38,6 +38,7 @@ def real_nvp(
     mask: str = "alternating",
     hidden: Hidden = None,
     activation: str = "silu",
+    residual: bool = False,
     context_dim: int = 0,
 ) -> Bijection:
     """Affine couplings with alternating masks.
@@ -49,7 +50,7 @@ def real_nvp(
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
-    return Chain(couplings(dim, Affine(), flow_layers, mask, hidden, activation, context_dim))
+    return Chain(couplings(dim, Affine(), flow_layers, mask, hidden, activation, context_dim, residual=residual))
 
 
 def iaf(
@@ -58,6 +59,7 @@ def iaf(
     flow_layers: int = 3,
     hidden: Hidden = None,
     activation: str = "silu",
+    residual: bool = False,
     context_dim: int = 0,
 ) -> Bijection:
     """Affine autoregressive layers with the order reversed in between: one network pass per layer to sample.
@@ -71,7 +73,7 @@ def iaf(
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934.
     """
-    return autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim)
+    return autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual)
 
 
 def maf(
@@ -80,6 +82,7 @@ def maf(
     flow_layers: int = 5,
     hidden: Hidden = None,
     activation: str = "silu",
+    residual: bool = False,
     context_dim: int = 0,
 ) -> Bijection:
     """The ``Inverse`` of an IAF: one network pass per layer to score, which is what density estimation wants.
@@ -89,7 +92,7 @@ def maf(
 
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
     """
-    return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim))
+    return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual))
 
 
 def guide_flow(dim: int, *, context_dim: int = 0) -> Bijection:

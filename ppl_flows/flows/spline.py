@@ -18,6 +18,7 @@ def nsf(
     mask: str = "random",
     hidden: Hidden = None,
     activation: str = "silu",
+    residual: bool = False,
     context_dim: int = 0,
 ) -> Bijection:
     """Neural spline flow: rational-quadratic splines, in couplings or autoregressive.
@@ -36,7 +37,7 @@ def nsf(
     """
     spline = RationalQuadratic(bins=bins, bound=bound)
     if wiring == "coupling":
-        return Chain(couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim))
+        return Chain(couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim, residual=residual))
     if wiring == "autoregressive":
-        return Inverse(autoregressive(dim, spline, flow_layers, hidden, activation, context_dim))
+        return Inverse(autoregressive(dim, spline, flow_layers, hidden, activation, context_dim, residual=residual))
     raise ValueError(f"nsf: unknown wiring {wiring!r}; choose 'coupling' or 'autoregressive'.")

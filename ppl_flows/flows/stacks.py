@@ -22,13 +22,22 @@ def check_layers(flow_layers: int) -> None:
 
 
 def couplings(
-    dim: int, h: Transformer, flow_layers: int, mask: str, hidden: Hidden, activation: str, context_dim: int
+    dim: int,
+    h: Transformer,
+    flow_layers: int,
+    mask: str,
+    hidden: Hidden,
+    activation: str,
+    context_dim: int,
+    *,
+    residual: bool = False,
 ) -> tuple[Bijection, ...]:
     """Couplings whose successive layers exchange the two parts; elementwise maps for dim 1."""
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
     if dim == 1:
-        return (Elementwise(1, h, hidden=hidden, activation=activation, context_dim=context_dim),) * flow_layers
+        layer = Elementwise(1, h, hidden=hidden, activation=activation, residual=residual, context_dim=context_dim)
+        return (layer,) * flow_layers
     # two successive layers share a mask and exchange its parts, so that every coordinate moves
     return tuple(
         Coupling(
@@ -39,6 +48,7 @@ def couplings(
             seed=i // 2,
             hidden=hidden,
             activation=activation,
+            residual=residual,
             context_dim=context_dim,
         )
         for i in range(flow_layers)
@@ -46,12 +56,27 @@ def couplings(
 
 
 def autoregressive(
-    dim: int, h: Transformer, flow_layers: int, hidden: Hidden, activation: str, context_dim: int
+    dim: int,
+    h: Transformer,
+    flow_layers: int,
+    hidden: Hidden,
+    activation: str,
+    context_dim: int,
+    *,
+    residual: bool = False,
 ) -> Bijection:
     """Autoregressive layers, every second one in reverse order; ``forward`` is one pass per layer."""
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
     return Chain(
-        MaskedAutoregressive(dim, h, flip=i % 2 == 1, hidden=hidden, activation=activation, context_dim=context_dim)
+        MaskedAutoregressive(
+            dim,
+            h,
+            flip=i % 2 == 1,
+            hidden=hidden,
+            activation=activation,
+            residual=residual,
+            context_dim=context_dim,
+        )
         for i in range(flow_layers)
     )

@@ -2,6 +2,7 @@
 
 from ppl_flows.fit_result import DensityFit, FitError, FitResult
 from ppl_flows.numpyro import transforms
+from ppl_flows.numpyro.base import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.fit import fit, fit_density
 from ppl_flows.numpyro.guide import AutoFlow
@@ -9,6 +10,7 @@ from ppl_flows.numpyro.transform import FlowTransform
 
 __all__ = [
     "AutoFlow",
+    "BaseDistribution",
     "DensityFit",
     "FitError",
     "FitResult",

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax import lax
 from numpyro.distributions.util import sum_rightmost, validate_sample
-from numpyro.primitives import _PYRO_STACK
+from numpyro.primitives import _PYRO_STACK, mutable
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import flatten, initial_params, map_params
+from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
+from ppl_flows.core.support import is_real
+from ppl_flows.numpyro.base import AnyBase, BaseDistribution, stored_base
+from ppl_flows.numpyro.support import Constraint, Pieces, onto
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 
@@ -28,19 +33,26 @@ class Flow(dist.TransformedDistribution):
     Args:
         bijection: a bijection, or a ``FlowTransform`` that has its parameters already.
         params, context, seed: as in ``FlowTransform``; not with a ``FlowTransform``.
-        base: distribution of x, with the bijection's event shape or scalar events over it; None: standard normal.
+        base: distribution of x, with the bijection's event shape or scalar events over it, or a base such as
+            ``pf.StudentT(4)``; None: standard normal.
+        support: where the values lie, if not on the reals: a constraint such as ``constraints.simplex``, or a list of
+            ``(constraint, size)``, one for each piece of the vector, size counting the numbers in the value. The
+            bijection then gives the unconstrained numbers, for a simplex one less than the value has.
 
     Raises:
-        ValueError: the base has the wrong shape, or the flow is made inside a model without parameters, where it
-            would never train.
+        ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
+            inside a model without parameters, where it would never train.
     """
+
+    _holder: dict[str, Any] | None = None  # where a training pass leaves the new state; not part of the pytree
 
     def __init__(
         self,
         bijection: Bijection | FlowTransform,
         params: Params | None = None,
         *,
-        base: dist.Distribution | None = None,
+        base: AnyBase = None,
+        support: Constraint | Pieces | None = None,
         context: Any = None,
         seed: int = 0,
         validate_args: bool | None = None,
@@ -56,19 +68,31 @@ class Flow(dist.TransformedDistribution):
                     "them; use flow(name, bijection), or give params."
                 )
             transform = FlowTransform(bijection, params, context=context, seed=seed)
-        super().__init__(_standard_normal(transform) if base is None else base, transform, validate_args=validate_args)
+        transforms = [transform] if support is None else [transform, onto(support, transform.bijection)]
+        if isinstance(base, Base):
+            base = BaseDistribution(base, seed=seed)
+        super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         if intermediates is not None:
             return super().log_prob(value, intermediates)
         *before, transform = self.transforms
-        x, log_det = transform.inverse_and_log_det(value)
-        event_dim = transform.domain.event_dim + self.event_dim - transform.codomain.event_dim
+        event_dim, outer = self.event_dim, 0.0
+        if not isinstance(transform, FlowTransform):  # the way from the reals onto the support
+            u = transform.inv(value)
+            event_dim += transform.domain.event_dim - transform.codomain.event_dim
+            outer = sum_rightmost(transform.log_abs_det_jacobian(u, value), event_dim - transform.domain.event_dim)
+            value, (*before, transform) = u, before
+        if self._holder is None:
+            x, log_det = transform.inverse_and_log_det(value)
+        else:
+            new, x, log_det = transform.bijection.observe(transform.params, jnp.asarray(value), transform.context)
+            self._holder["params"] = lax.stop_gradient(split(new)[1])
+        event_dim += transform.domain.event_dim - transform.codomain.event_dim
         rest = dist.TransformedDistribution(self.base_dist, before) if before else self.base_dist
-        return sum_rightmost(rest.log_prob(x), event_dim - rest.event_dim) + sum_rightmost(
-            log_det, event_dim - transform.domain.event_dim
-        )
+        log_det = sum_rightmost(log_det, event_dim - transform.domain.event_dim) - outer
+        return sum_rightmost(rest.log_prob(x), event_dim - rest.event_dim) + log_det
 
 
 def flow(
@@ -76,21 +100,32 @@ def flow(
     bijection: Bijection,
     *,
     params: Params | None = None,
-    base: dist.Distribution | None = None,
+    start: Any = None,
+    training: bool = False,
+    base: AnyBase = None,
+    base_params: Params | None = None,
+    support: Constraint | Pieces | None = None,
     context: Any = None,
     seed: int = 0,
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
-    Its parameters are one ``numpyro.param`` site, ``name``, whose value is a nested dict.
+    Its parameters are one ``numpyro.param`` site, ``name``, whose value is a nested dict. State, such as running
+    averages, is a mutable site ``{name}$state``, with which the host allows one particle.
 
     Args:
         name: of the parameter site.
         params: what they start at, used where they are first made; None draws them from ``seed``.
-        bijection, base, context, seed: as in ``Flow``.
+        start: a batch of data from which layers such as ``ActNorm`` take their start, where the parameters are first
+            made; not with ``params``.
+        base_params: what the parameters of a base start at, which are one site ``{name}_base``.
+        training: ``log_prob`` is a training pass: layers such as ``BatchNorm`` use the statistics of the batch that is
+            scored, and move their running averages. By default they use the averages.
+        bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
-        ValueError: the parameters under that name do not fit the bijection.
+        ValueError: the parameters under that name do not fit the bijection, or come without their state; or both
+            ``params`` and ``start`` are given.
 
     Example:
         >>> import numpyro, ppl_flows as pf
@@ -98,15 +133,40 @@ def flow(
         >>> def model():
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    start = initial_params(bijection, seed) if params is None else params
-    arrays = map_params(lambda _, a: to_array(a), start)
+    if params is not None and start is not None:
+        raise ValueError("flow: give params or start, not both: params have their values already.")
+    base = stored_base(f"{name}_base", base, base_params, seed)
+    fresh: list[Params] = []
+
+    def made(_: Any = None) -> Params:
+        initial = initial_params(bijection, seed) if params is None else params
+        arrays: Params = map_params(lambda _, a: to_array(a), initial)
+        if start is not None:
+            batch = to_array(start) if support is None else onto(support, bijection).inv(to_array(start))
+            arrays = bijection.observe(arrays, batch, context, stage="start")[0]
+        weights, state = split(arrays)
+        fresh.append(state)
+        return weights
+
     # under a handler as a function of the key, as a dict is no array that the host's `param` could check
-    stored = numpyro.param(name, (lambda _: arrays) if _PYRO_STACK else arrays)
-    return Flow(bijection, stored, base=base, context=context)
+    weights = numpyro.param(name, made if _PYRO_STACK else made())
+    if not is_stateful(bijection):
+        return Flow(bijection, weights, base=base, support=support, context=context)
+    holder = mutable(f"{name}$state", {"params": fresh[0]} if fresh else None)
+    if holder is None:
+        raise ValueError(
+            f"flow: the parameters {name!r} come without their state; pass both, as in "
+            "{**result.params, **result.state.mutable_state} of the host's SVI, or FitResult.params of fit."
+        )
+    made_flow = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
+    made_flow._holder = holder if training else None
+    return made_flow
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    shape = transform.bijection.event_shape
+    shape, domain = transform.bijection.event_shape, transform.bijection.domain
+    if not is_real(domain):
+        raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     dtype = None if like is None else like.dtype
     return dist.Normal(jnp.zeros(shape, dtype), jnp.ones(shape, dtype)).to_event(len(shape))

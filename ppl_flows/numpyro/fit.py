@@ -15,13 +15,16 @@ from jax import lax
 from numpyro import handlers
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoGuide
+from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.params import initial_params
+from ppl_flows.core.params import is_stateful, merge
 from ppl_flows.diagnostics import pareto_khat
 from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
-from ppl_flows.hosting import check_rows, check_steps, located, located_params
+from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, some_rows
+from ppl_flows.numpyro.base import AnyBase, BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 
 EVALUATION_DRAWS = 4_000  # of the final ELBO
@@ -93,6 +96,7 @@ def fit_density(
     bijection: Bijection,
     data: Any,
     *,
+    base: AnyBase = None,
     context: Any = None,
     steps: int = 2_000,
     batch_size: int = 256,
@@ -109,6 +113,7 @@ def fit_density(
     Args:
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
+        base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
         context: ``(rows, context_dim)``, for a conditional bijection.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
@@ -120,24 +125,32 @@ def fit_density(
     """
     data = jnp.asarray(data, dtype=float)
     context = None if context is None else jnp.asarray(context, dtype=float)
-    check_rows(bijection, np.asarray(data), None if context is None else np.asarray(context))
-    start = initial_params(bijection, seed)
-    if standardize:
-        bijection = located(bijection)
-        start = located_params(bijection, np.asarray(data).mean(0), np.asarray(data).std(0) + 1e-12, seed)
+    rows_of_data, rows_of_context = np.asarray(data), None if context is None else np.asarray(context)
+    check_rows(bijection, rows_of_data, rows_of_context)
+    bijection, start = density_start(bijection, rows_of_data, rows_of_context, standardize, seed)
     n = len(data)
 
     def model() -> None:
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
             given = None if context is None else context[rows]
-            numpyro.sample("data", flow("density", bijection, params=start, context=given), obs=data[rows])
+            density = flow("density", bijection, params=start, base=base, context=given, training=True)
+            numpyro.sample("data", density, obs=data[rows])
 
     def guide() -> None:
         """Nothing is latent."""
 
     trained = _train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
     params = trained.params["density"]
-    return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params))
+    if is_stateful(bijection):
+        params = merge(params, trained.params["density$state"]["params"])
+        rows = some_rows(n, SETTLE_ROWS, seed)
+        given = None if context is None else context[rows]
+        params = dict(bijection.observe(params, data[rows], given, stage="settle")[0])
+    if not isinstance(base, Base):
+        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
+    base_params = trained.params["density_base"]
+    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
 
 
 def _train(
@@ -158,15 +171,20 @@ def _train(
     state = svi.init(key, init_params=init_params)
     if not svi.get_params(state):
         raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
+    if state.mutable_state is not None and elbo.num_particles > 1:
+        raise ValueError(
+            f"num_particles={elbo.num_particles}, but {sorted(state.mutable_state)} are mutable, for which NumPyro "
+            "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
+        )
 
     def update(carry: tuple, _: None) -> tuple[tuple, tuple]:
         state, bad = carry
         new, loss = svi.update(state)
         leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
         fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
-        kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new.optim_state, state.optim_state)
+        kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
         bad = jnp.where(fine, 0, bad + 1)
-        return (new._replace(optim_state=kept), bad), (loss, bad)
+        return (SVIState(*kept, new.rng_key), bad), (loss, bad)
 
     blocks = max(b for b in range(1, BLOCKS + 1) if steps % b == 0)  # of equal length: one program to compile
     block = jax.jit(lambda carry: lax.scan(update, carry, length=steps // blocks))
@@ -178,10 +196,15 @@ def _train(
             losses, bads = np.append(losses, loss), np.append(bads, bad)
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
-                raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], svi.get_params(carry[0]))
+                raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry[0]))
             bar.update(steps // blocks)
             bar.set_postfix(loss=f"{np.median(loss):.3f}")
-    return Training(losses, int(np.sum(bads > 0)), svi.get_params(carry[0]))
+    return Training(losses, int(np.sum(bads > 0)), _values(svi, carry[0]))
+
+
+def _values(svi: SVI, state: SVIState) -> dict[str, Any]:
+    """The parameters and the mutable state."""
+    return svi.get_params(state) | (state.mutable_state or {})
 
 
 def _subsamples(model: Callable) -> bool:

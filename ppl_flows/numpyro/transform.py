@@ -13,6 +13,7 @@ from numpyro.distributions.transforms import Transform
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.compose import Inverse
 from ppl_flows.core.params import check_params, initial_params, map_params
+from ppl_flows.numpyro.support import constraint
 
 
 class FlowTransform(Transform):
@@ -50,11 +51,11 @@ class FlowTransform(Transform):
 
     @property
     def domain(self) -> constraints.Constraint:
-        return _real(self.bijection.event_shape)
+        return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
     def codomain(self) -> constraints.Constraint:
-        return _real(self.bijection.output_shape)
+        return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
     def inv(self) -> FlowTransform:
@@ -126,11 +127,3 @@ def to_array(array: Any) -> jax.Array:
         array = array.detach().cpu()
     array = np.asarray(array)
     return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)
-
-
-def _real(event_shape: tuple[int, ...]) -> constraints.Constraint:
-    return (
-        constraints.real_vector
-        if len(event_shape) == 1
-        else constraints.independent(constraints.real, len(event_shape))
-    )

@@ -2,6 +2,7 @@
 
 from ppl_flows.fit_result import DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
+from ppl_flows.pyro.base import BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.fit import fit, fit_density
 from ppl_flows.pyro.guide import AutoFlow
@@ -9,6 +10,7 @@ from ppl_flows.pyro.transform import FlowTransform
 
 __all__ = [
     "AutoFlow",
+    "BaseDistribution",
     "DensityFit",
     "FitError",
     "FitResult",

@@ -6,9 +6,13 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import am_i_wrapped
 
+from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import flatten, initial_params
-from ppl_flows.pyro.params import stored_params
+from ppl_flows.core.support import is_real
+from ppl_flows.pyro.base import AnyBase, BaseDistribution, stored_base
+from ppl_flows.pyro.params import is_stored, stored_params
+from ppl_flows.pyro.support import Constraint, Pieces, onto
 from ppl_flows.pyro.transform import FlowTransform
 
 
@@ -24,11 +28,15 @@ class Flow(dist.TransformedDistribution):
     Args:
         bijection: a bijection, or a ``FlowTransform`` that has its parameters already.
         params, context, seed: as in ``FlowTransform``; not with a ``FlowTransform``.
-        base: distribution of x, with the bijection's event shape or scalar events over it; None: standard normal.
+        base: distribution of x, with the bijection's event shape or scalar events over it, or a base such as
+            ``pf.StudentT(4)``; None: standard normal.
+        support: where the values lie, if not on the reals: a constraint such as ``constraints.simplex``, or a list of
+            ``(constraint, size)``, one for each piece of the vector, size counting the numbers in the value. The
+            bijection then gives the unconstrained numbers, for a simplex one less than the value has.
 
     Raises:
-        ValueError: the base has the wrong shape, or the flow is made inside a model without parameters, where it
-            would never train.
+        ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
+            inside a model without parameters, where it would never train.
     """
 
     def __init__(
@@ -36,7 +44,8 @@ class Flow(dist.TransformedDistribution):
         bijection: Bijection | FlowTransform,
         params: Params | None = None,
         *,
-        base: dist.Distribution | None = None,
+        base: AnyBase = None,
+        support: Constraint | Pieces | None = None,
         context: torch.Tensor | None = None,
         seed: int = 0,
         validate_args: bool | None = None,
@@ -52,7 +61,10 @@ class Flow(dist.TransformedDistribution):
                     "them; use flow(name, bijection), or give params."
                 )
             transform = FlowTransform(bijection, params, context=context, seed=seed)
-        super().__init__(_standard_normal(transform) if base is None else base, [transform], validate_args)
+        transforms = [transform] if support is None else [transform, onto(support, transform.bijection)]
+        if isinstance(base, Base):
+            base = BaseDistribution(base, seed=seed)
+        super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Flow | None = None) -> Flow:
         return super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
@@ -63,21 +75,31 @@ def flow(
     bijection: Bijection,
     *,
     params: Params | None = None,
-    base: dist.Distribution | None = None,
+    start: torch.Tensor | None = None,
+    training: bool = False,
+    base: AnyBase = None,
+    base_params: Params | None = None,
+    support: Constraint | Pieces | None = None,
     context: torch.Tensor | None = None,
     seed: int = 0,
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
-    Its parameters are ``pyro.param`` sites ``{name}.…``: two flows of one name share them.
+    Its parameters are ``pyro.param`` sites ``{name}.…``: two flows of one name share them. State, such as running
+    averages, is in Pyro's store under such names too, but is no site.
 
     Args:
         name: of the parameters in the store.
         params: what they start at, used where they are first made; None draws them from ``seed``.
-        bijection, base, context, seed: as in ``Flow``.
+        start: a batch of data from which layers such as ``ActNorm`` take their start, where the parameters are first
+            made; not with ``params``.
+        base_params: what the parameters of a base start at, which are sites ``{name}_base.…``.
+        training: ``log_prob`` is a training pass: layers such as ``BatchNorm`` use the statistics of the batch that is
+            scored, and move their running averages. By default they use the averages.
+        bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
-        ValueError: another flow, with other shapes, has that name.
+        ValueError: another flow, with other shapes, has that name; or both ``params`` and ``start`` are given.
 
     Example:
         >>> import pyro, ppl_flows as pf
@@ -85,12 +107,22 @@ def flow(
         >>> def model():
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    start = initial_params(bijection, seed) if params is None else params
-    return Flow(bijection, stored_params(name, start), base=base, context=context)
+    if params is not None and start is not None:
+        raise ValueError("flow: give params or start, not both: params have their values already.")
+    base = stored_base(f"{name}_base", base, base_params, seed)
+    initial = initial_params(bijection, seed) if params is None else params
+    if start is not None and not is_stored(name, initial):
+        start = start if support is None else onto(support, bijection).inv(start)
+        batch, given = (None if a is None else a.detach().cpu().double().numpy() for a in (start, context))
+        initial = bijection.observe(initial, batch, given, stage="start")[0]
+    transform = FlowTransform(bijection, stored_params(name, initial), context=context)
+    return Flow(transform.train(training), base=base, support=support)
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    shape = transform.bijection.event_shape
+    shape, domain = transform.bijection.event_shape, transform.bijection.domain
+    if not is_real(domain):
+        raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     like = torch.zeros(()) if like is None else like.detach()
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))

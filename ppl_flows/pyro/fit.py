@@ -18,13 +18,15 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
 from tqdm.auto import trange
 
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.params import initial_params, map_params
+from ppl_flows.core.base import Base
+from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.params import initial_params, is_stateful, map_params
 from ppl_flows.diagnostics import pareto_khat
 from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
-from ppl_flows.hosting import check_rows, check_steps, located, located_params
+from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, some_rows
+from ppl_flows.pyro.base import AnyBase, BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
-from ppl_flows.pyro.params import stored_params, to_tensor
+from ppl_flows.pyro.params import stored_params, stored_state, to_tensor
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 4_000, 1_000  # of the final ELBO: vectorised, or one by one
 
@@ -93,6 +95,7 @@ def fit_density(
     bijection: Bijection,
     data: torch.Tensor,
     *,
+    base: AnyBase = None,
     context: torch.Tensor | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
@@ -110,6 +113,7 @@ def fit_density(
     Args:
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
+        base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
         context: ``(rows, context_dim)``, for a conditional bijection.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
@@ -122,18 +126,22 @@ def fit_density(
     data = torch.as_tensor(data).to(torch.get_default_dtype())
     context = None if context is None else torch.as_tensor(context).to(data)
     rows_of_data = data.detach().cpu().numpy()
-    check_rows(bijection, rows_of_data, None if context is None else context.detach().cpu().numpy())
-    start = initial_params(bijection, seed)
-    if standardize:
-        bijection = located(bijection)
-        start = located_params(bijection, rows_of_data.mean(0), rows_of_data.std(0) + 1e-12, seed)
+    rows_of_context = None if context is None else context.detach().cpu().numpy()
+    check_rows(bijection, rows_of_data, rows_of_context)
+    bijection, start = density_start(bijection, rows_of_data, rows_of_context, standardize, seed)
     start = map_params(lambda _, a: to_tensor(a).to(data), start)
+    base_params: Params | None = None
+    if isinstance(base, Base):
+        base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
     n = len(data)
 
     def model() -> None:
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
             given = None if context is None else context[rows]
-            pyro.sample("data", flow("density", bijection, params=start, context=given), obs=data[rows])
+            density = flow(
+                "density", bijection, params=start, base=base, base_params=base_params, context=given, training=True
+            )
+            pyro.sample("data", density, obs=data[rows])
 
     def guide() -> None:
         """Nothing is latent."""
@@ -142,7 +150,16 @@ def fit_density(
         torch.manual_seed(seed)
         trained = _train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params))
+        if base_params is not None:
+            base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
+    if is_stateful(bijection):
+        rows = some_rows(n, SETTLE_ROWS, seed)
+        given = None if context is None else context[rows]
+        params = dict(bijection.observe(params, data[rows], given, stage="settle")[0])
+    if not isinstance(base, Base):
+        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
+    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
 
 
 def _train(
@@ -154,6 +171,7 @@ def _train(
     validate = is_validation_enabled()
     with trange(steps, disable=None if progress else True, desc="fit") as bar:
         for step in bar:
+            before = {name: value.clone() for name, value in stored_state().items()}
             # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
             with pyro.validation_enabled(validate and step == 0), poutine.trace(param_only=True) as seen:
                 losses[step] = elbo.loss_and_grads(model, guide)
@@ -175,6 +193,8 @@ def _train(
                 group["lr"] = lr * learning_rate(step, steps, np)
             if bad:
                 skipped += 1
+                for name, value in before.items():
+                    stored_state()[name].copy_(value)
             else:
                 optimiser.step()
             optimiser.zero_grad()
@@ -185,7 +205,8 @@ def _train(
 
 def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
     store = pyro.get_param_store()
-    return {name: store[name].detach().clone() for name in names}
+    weights = {name: store[name].detach().clone() for name in names}
+    return weights | {name: value.clone() for name, value in stored_state().items()}
 
 
 @contextmanager

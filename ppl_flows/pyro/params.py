@@ -10,7 +10,7 @@ import pyro
 import torch
 
 from ppl_flows.core.bijection import Params
-from ppl_flows.core.params import map_params
+from ppl_flows.core.params import flatten, map_params, split
 
 
 def to_tensor(array: Any) -> torch.Tensor:
@@ -25,15 +25,17 @@ class ParamTree(torch.nn.Module):
     """A nested dict of parameters as nested modules.
 
     Parameters are registered, NumPy and JAX arrays become new ones; other tensors, such as sampled or computed
-    weights, are used as they are and do not register.
+    weights, are used as they are and do not register. State becomes buffers, kept in the ``state_dict``.
     """
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, state: bool = False) -> None:
         super().__init__()
         self._keys = tuple(params)
         for key, value in params.items():
             if isinstance(value, Mapping):
-                self.add_module(key, ParamTree(value))
+                self.add_module(key, ParamTree(value, state or key == "state"))
+            elif state:
+                self.register_buffer(key, to_tensor(value))
             elif isinstance(value, torch.nn.Parameter):
                 self.register_parameter(key, value)
             elif isinstance(value, torch.Tensor):
@@ -54,7 +56,10 @@ class ParamTree(torch.nn.Module):
 
 
 def stored_params(name: str, initial: Params) -> Params:
-    """Parameters as ``pyro.param`` sites ``{name}.{dotted name}``, started at ``initial`` at the first call.
+    """Parameters in Pyro's store as ``{name}.{dotted name}``, started at ``initial`` at the first call.
+
+    Weights are ``pyro.param`` sites. State is in the store alone, where no optimiser sees it but a saved store has it;
+    the tensors returned for it are those of the store, to be changed in place.
 
     Raises:
         ValueError: a parameter of that name is there with another shape.
@@ -62,7 +67,8 @@ def stored_params(name: str, initial: Params) -> Params:
 
     def param(leaf: str, start: Any) -> torch.Tensor:
         full = f"{name}.{leaf}"
-        value = pyro.param(full, lambda: to_tensor(start).detach().clone())
+        made = lambda: to_tensor(start).detach().clone()  # noqa: E731
+        value = pyro.get_param_store().setdefault(full, made).detach() if _is_state(full) else pyro.param(full, made)
         if tuple(value.shape) != tuple(start.shape):
             raise ValueError(
                 f"Pyro's parameter store holds {full!r} with shape {tuple(value.shape)}, but this flow needs "
@@ -72,3 +78,27 @@ def stored_params(name: str, initial: Params) -> Params:
         return value
 
     return map_params(param, initial)
+
+
+def is_stored(name: str, params: Params) -> bool:
+    """Whether Pyro's store already has parameters of that name."""
+    store = pyro.get_param_store()
+    return any(f"{name}.{leaf}" in store for leaf, _ in flatten(params))
+
+
+def stored_state() -> dict[str, torch.Tensor]:
+    """All state in Pyro's store."""
+    store = pyro.get_param_store()
+    return {name: store[name].detach() for name in store if _is_state(name)}
+
+
+def set_state(params: Params, new: Params) -> None:
+    """Gives the state in ``params``, in place, the values in ``new``."""
+    values = dict(flatten(split(new)[1]))
+    with torch.no_grad():
+        for name, tensor in flatten(split(params)[1]):
+            tensor.copy_(values[name])
+
+
+def _is_state(name: str) -> bool:
+    return "state" in name.split(".")

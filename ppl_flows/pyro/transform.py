@@ -11,8 +11,9 @@ from pyro.distributions.torch_transform import TransformModule
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import check_params, flatten, initial_params
-from ppl_flows.pyro.params import ParamTree, to_tensor
+from ppl_flows.core.params import check_params, flatten, initial_params, is_stateful
+from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
+from ppl_flows.pyro.support import constraint
 
 
 class FlowTransform(TransformModule):
@@ -21,6 +22,10 @@ class FlowTransform(TransformModule):
     It keeps no cache on itself: a sample that is scored costs one pass, because the log_det is remembered for the
     very tensors it belongs to, for as long as they live, and only while they and the parameters are unchanged
     (changes through ``.data`` escape torch's count; use ``torch.no_grad()`` instead).
+
+    It is made in evaluation mode. After ``train()`` scoring is ``Bijection.observe``: layers with state, such as
+    ``BatchNorm``, then use the statistics of the batch that is scored, and move their running averages. State is kept
+    in buffers.
 
     Args:
         bijection: the map.
@@ -57,6 +62,7 @@ class FlowTransform(TransformModule):
         context = None if context is None else to_tensor(context)
         bijection.check_context(context)
         self.register_buffer("context", context, persistent=False)
+        self.eval()
 
     @property
     def params(self) -> Params:
@@ -65,11 +71,11 @@ class FlowTransform(TransformModule):
 
     @property
     def domain(self) -> constraints.Constraint:
-        return _real(self.bijection.event_shape)
+        return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
     def codomain(self) -> constraints.Constraint:
-        return _real(self.bijection.output_shape)
+        return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
     def inv(self) -> TransformModule:
@@ -93,7 +99,12 @@ class FlowTransform(TransformModule):
         known = _passes.get(y)
         if known is not None and known.holds(self, y, forward=True):
             return known.source
-        x, log_det = self.bijection.inverse(self.params, y, self.context)
+        params = self.params
+        if self.training and is_stateful(self.bijection):
+            new, x, log_det = self.bijection.observe(params, y, self.context)
+            set_state(params, new)
+        else:
+            x, log_det = self.bijection.inverse(params, y, self.context)
         return self._remember(x, y, -log_det, forward=False)
 
     def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -131,7 +142,8 @@ class FlowTransform(TransformModule):
         self, result: torch.Tensor, source: torch.Tensor, log_det: torch.Tensor, *, forward: bool
     ) -> torch.Tensor:
         result = result.view_as(result)  # a new tensor, which the log_det's graph cannot hold: else it would never die
-        _passes[result] = _Pass(self, forward, source, log_det, self._versions(), _version(source), _version(result))
+        versions = self._versions(), _version(source), _version(result)
+        _passes[result] = _Pass(self, forward, source, log_det, *versions, torch.is_grad_enabled())
         return result
 
     def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
@@ -149,10 +161,11 @@ class _Pass(NamedTuple):
     versions: tuple[tuple[torch.Tensor, int], ...]
     source_version: int
     result_version: int
+    graded: bool  # made where gradients are recorded
 
     def holds(self, owner: FlowTransform, result: torch.Tensor, *, forward: bool) -> bool:
         """Whether this pass is one of ``owner``, and parameters and both ends are as they were."""
-        if self.owner is not owner or self.forward is not forward:
+        if self.owner is not owner or self.forward is not forward or (torch.is_grad_enabled() and not self.graded):
             return False
         if _version(result) != self.result_version or _version(self.source) != self.source_version:
             return False
@@ -170,14 +183,6 @@ _passes = WeakTensorKeyDictionary()
 def _version(t: torch.Tensor) -> int:
     """Counts the in-place changes of a tensor; those through ``.data``, which hides them, it cannot see."""
     return 0 if t.is_inference() else t._version
-
-
-def _real(event_shape: tuple[int, ...]) -> constraints.Constraint:
-    return (
-        constraints.real_vector
-        if len(event_shape) == 1
-        else constraints.independent(constraints.real, len(event_shape))
-    )
 
 
 class InverseFlowTransform(TransformModule):

@@ -55,12 +55,12 @@ class BernsteinPolynomial(Transformer):
         return numerical_inverse(self._polynomial, y, *self._coefficients(theta))
 
     def _coefficients(self, theta: Array) -> tuple[Array, Array]:
-        """beta_0 .. beta_n-1, and the mean slope from each to the next."""
+        """beta_0 .. beta_n-1, less those of the identity, and the mean slope from each to the next."""
         xp = namespace(theta)
         identity = math.log(math.expm1(1 - self.min_slope))  # softplus(identity) = 1 - min_slope
         slopes = self.min_slope + xp.softplus(theta[..., 1:] + identity)
-        rise = xp.cumulative_sum(slopes[..., :-1] * (2 * self.bound / self.degree), axis=-1)
-        first = theta[..., :1] - self.bound
+        rise = xp.cumulative_sum((slopes[..., :-1] - 1) * (2 * self.bound / self.degree), axis=-1)
+        first = theta[..., :1]
         return xp.concat([first, first + rise], axis=-1), slopes
 
     def _polynomial(self, x: Array, beta: Array, slopes: Array) -> tuple[Array, Array]:
@@ -71,10 +71,11 @@ class BernsteinPolynomial(Transformer):
         i, choose = (xp.constant(a, x) for a in _basis(self.degree - 1))
         basis = choose * u**i * (1 - u) ** (self.degree - 1 - i)
         slope = xp.sum(basis * slopes, axis=-1)  # the derivative has degree n - 1
-        y = xp.sum(basis * beta, axis=-1) + (x_in + self.bound) / self.degree * slope  # one step of de Casteljau
+        # one step of de Casteljau; x added to the polynomial of the difference, which rounds less than all of y
+        y = x + xp.sum(basis * beta, axis=-1) + (x_in + self.bound) / self.degree * (slope - 1)
         left, right = slopes[..., 0], slopes[..., -1]
-        end = beta[..., -1] + right * (2 * self.bound / self.degree)
-        below = beta[..., 0] + left * (x + self.bound)
+        end = self.bound + beta[..., -1] + (right - 1) * (2 * self.bound / self.degree)
+        below = beta[..., 0] - self.bound + left * (x + self.bound)
         above = end + right * (x - self.bound)
         y = xp.where(inside, y, xp.where(x < 0, below, above))
         return y, xp.log(xp.where(inside, slope, xp.where(x < 0, left, right)))

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl_flows.core.base import Base, Random
+from ppl_flows.core.bijection import Array, Params
+from ppl_flows.core.ops import namespace
+
+
+@dataclass(frozen=True)
+class DiagonalNormal(Base):
+    """Independent normals with learnable location and scale; starts as the standard normal.
+
+    For spline flows and others that cannot move or stretch the whole line themselves. The fixed standard normal is
+    what flows have without a base.
+
+    Args:
+        dim: event size, at least 1.
+
+    Raises:
+        ValueError: dim below 1.
+    """
+
+    dim: int
+
+    def __post_init__(self) -> None:
+        self._check_dim()
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {"loc": np.zeros(self.dim), "log_scale": np.zeros(self.dim)}
+
+    def _log_prob(self, params: Params, x: Array) -> Array:
+        xp, log_scale = namespace(x), params["log_scale"]
+        z = (x - params["loc"]) * xp.exp(-log_scale)
+        return -xp.sum(0.5 * z * z + log_scale + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def _sample(self, params: Params, random: Random, shape: tuple[int, ...]) -> Array:
+        z = random.normal((*shape, self.dim))
+        return params["loc"] + namespace(z).exp(params["log_scale"]) * z

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.moments import moments
+from ppl_flows.core.ops import namespace
+
+
+@dataclass(frozen=True)
+class ActNorm(Bijection):
+    """Scale and shift per coordinate, started from data: ``y = x exp(log_scale) + shift``, on the last axis.
+
+    ``observe(..., stage="start")`` sets both so that what leaves the layer has mean 0 and variance 1 over that batch
+    (``flow(..., start=batch)`` and ``fit_density`` do so); from then on they are ordinary weights. Without a start it
+    begins at the identity. Exact inverse; cost O(dim) both ways.
+
+    Args:
+        dim: event size, at least 1.
+
+    Raises:
+        ValueError: dim below 1; at a start, fewer than 2 rows.
+
+    Reference: Kingma & Dhariwal (2018), Glow, arXiv:1807.03039, sec. 3.1.
+    """
+
+    dim: int
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"ActNorm: dim must be at least 1, got {self.dim}.")
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {"log_scale": np.zeros(self.dim), "shift": np.zeros(self.dim)}
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        xp, s = namespace(x), params["log_scale"]
+        return x * xp.exp(s) + params["shift"], xp.zeros_like(x[..., 0]) + xp.sum(s)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        xp, s = namespace(y), params["log_scale"]
+        return (y - params["shift"]) * xp.exp(-s), xp.zeros_like(y[..., 0]) - xp.sum(s)
+
+    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
+        if stage == "start":
+            xp = namespace(value)
+            mean, var = moments("ActNorm", value)
+            # a column that is constant up to rounding has no scale to take; it is only centred
+            constant = var <= float(xp.finfo(var.dtype).eps) ** 2 * mean**2
+            s = 0.5 * xp.log(xp.where(constant, 1.0, var))
+            params = {"log_scale": -s, "shift": -mean * xp.exp(-s)} if forward else {"log_scale": s, "shift": mean}
+        return super()._observe(params, value, context, forward, stage)
