@@ -75,7 +75,7 @@ def gaussian_log_likelihood(train, test):
 def test_density_estimates_reach_the_same_test_likelihood(data, bijection, float64):
     """On the full batch the two languages take the same steps; minibatches are each language's own draws."""
     train, test = data[:2_000], data[2_000:]
-    options = {"steps": 400, "batch_size": 2_000, "lr": 1e-2, "progress": False}
+    options = {"steps": 200, "batch_size": 2_000, "lr": 1e-2, "progress": False}
     torch_fit = in_pyro.fit_density(bijection, torch.from_numpy(train), **options)
     jax_fit = in_numpyro.fit_density(bijection, train, **options)
     with torch.no_grad():

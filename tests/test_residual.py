@@ -8,7 +8,7 @@ import torch
 from cases import LIBRARIES, context, name_of, perturbed, points
 
 import ppl_flows as pf
-from ppl_flows.core.params import map_params
+from ppl_flows.core.params import flatten, map_params, unstack
 
 TORCH = LIBRARIES[1]
 VARIANTS = [
@@ -147,10 +147,12 @@ def test_recipes_start_next_to_the_identity_and_train_every_layer(recipe, contex
     torch.testing.assert_close(back, x)
     torch.testing.assert_close(back_log_det, -log_det)
     (back.square().sum() + back_log_det.sum()).backward()
-    for i in range(len(bijection.parts)):
-        gradients = [a.grad for a in params[str(i)].values() if isinstance(a, torch.Tensor)]
-        assert all(g is not None and torch.all(torch.isfinite(g)) for g in gradients)
-        assert any(g.abs().max() > 1e-6 for g in gradients)
+    gradients = map_params(lambda _, a: a.grad, params)
+    repeated = isinstance(bijection, pf.Repeat)
+    for layer in unstack(gradients, bijection.times) if repeated else gradients.values():
+        leaves = [g for _, g in flatten(layer)]
+        assert all(torch.all(torch.isfinite(g)) for g in leaves)
+        assert any(g.abs().max() > 1e-6 for g in leaves)
 
 
 def test_the_triangular_recipe_takes_turns():
