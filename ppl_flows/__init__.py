@@ -17,6 +17,7 @@ from ppl_flows.core.pixels import PerPixel
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.files import load, save
 from ppl_flows.flows import *  # noqa: F403
+from ppl_flows.images import bits_per_dim
 from ppl_flows.transformers import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "PerPixel",
     "Repeat",
     "Transformer",
+    "bits_per_dim",
     "load",
     "merge",
     "save",
