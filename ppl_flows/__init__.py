@@ -10,11 +10,14 @@ from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Inverse, Repeat
+from ppl_flows.core.multi_scale import MultiScale
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.partial import Partial
+from ppl_flows.core.pixels import PerPixel
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.files import load, save
 from ppl_flows.flows import *  # noqa: F403
+from ppl_flows.images import bits_per_dim
 from ppl_flows.transformers import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -24,9 +27,12 @@ __all__ = [
     "Bijection",
     "Chain",
     "Inverse",
+    "MultiScale",
     "Partial",
+    "PerPixel",
     "Repeat",
     "Transformer",
+    "bits_per_dim",
     "load",
     "merge",
     "save",

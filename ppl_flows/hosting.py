@@ -14,7 +14,7 @@ from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.compose import Chain
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import initial_params
-from ppl_flows.core.support import is_real
+from ppl_flows.core.support import REAL, is_real
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
 
@@ -60,16 +60,26 @@ def located_params(bijection: Bijection, loc: Array, scale: Array | float, seed:
 
 
 def density_start(
-    bijection: Bijection, data: np.ndarray, context: np.ndarray | None, standardize: bool, seed: int
+    bijection: Bijection,
+    data: np.ndarray,
+    context: np.ndarray | None,
+    *,
+    standardize: bool | None,
+    levels: int | None,
+    seed: int,
 ) -> tuple[Bijection, Params]:
     """What ``fit_density`` trains, and its initial parameters, for which some of the rows have passed through."""
-    params = initial_params(bijection, seed)
-    if standardize and not is_real(bijection.codomain):
+    vectors = len(bijection.output_shape) == 1
+    if standardize and not (vectors and is_real(bijection.codomain)):
         raise ValueError(
-            "fit_density: standardize=True puts a location and scale after the bijection, whose values would leave "
-            f"their range {bijection.codomain}; pass standardize=False."
+            "fit_density: standardize=True puts a location and scale after the bijection, which needs real vectors, "
+            f"but its values have shape {bijection.output_shape} and range {bijection.codomain or 'real'}; pass "
+            "standardize=False."
         )
-    if standardize:
+    if levels is not None:
+        data = (data + np.random.default_rng(seed).random(data.shape)) / levels
+    params = initial_params(bijection, seed)
+    if vectors and standardize is not False and is_real(bijection.codomain):
         bijection = located(bijection)
         params = located_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
     rows = some_rows(len(data), START_ROWS, seed)
@@ -103,13 +113,12 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bije
     return located(flow)
 
 
-def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None) -> None:
+def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
     """Raises ValueError unless data are finite rows in the bijection's range and context goes with them."""
-    if len(bijection.output_shape) != 1:
-        raise ValueError(f"fit_density takes bijections of vectors, got one onto shape {bijection.output_shape}.")
     if data.shape[1:] != bijection.output_shape or len(data) < 2:
         raise ValueError(
-            f"data must have shape (rows, {bijection.output_shape[0]}) with at least 2 rows, got {data.shape}."
+            f"data must have shape (rows, {', '.join(map(str, bijection.output_shape))}) with at least 2 rows, "
+            f"got {data.shape}."
         )
     given = None if context is None else context.shape
     wanted = (len(data), bijection.context_dim) if bijection.context_dim else None
@@ -117,18 +126,24 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
         raise ValueError(f"context must have shape {wanted} for this bijection and these data, got {given}.")
     for name, array in (("data", data), ("context", context)):
         if array is not None and not np.all(np.isfinite(array)):
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=-1))
+            bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=-1))
             raise ValueError(
                 f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is row {bad[0]}); "
                 "drop or impute them."
             )
+    if levels is not None and not np.all((data == np.floor(data)) & (data >= 0) & (data < levels)):
+        raise ValueError(
+            f"levels={levels}: data must be whole numbers 0, ..., {levels - 1}, got values from {data.min()} to "
+            f"{data.max()}."
+        )
     if not is_real(bijection.codomain):
-        low, high = np.array([(-np.inf, np.inf) if i is None else i for i in bijection.codomain or ()]).T
-        outside = np.flatnonzero(((data <= low) | (data >= high)).any(axis=-1))
+        low, high = np.array([i or REAL for i in bijection.codomain or ()]).T
+        rows = data.reshape(len(data), -1) if levels is None else np.array([[0.5], [levels - 0.5]]) / levels
+        outside = np.flatnonzero(((rows <= low) | (rows >= high)).any(axis=-1))
         if len(outside):
             raise ValueError(
                 f"{len(outside)} of {len(data)} rows of data are not inside the bijection's range "
-                f"{bijection.codomain} (the first is row {outside[0]})."
+                f"{sorted({i or REAL for i in bijection.codomain or ()})} (the first is row {outside[0]})."
             )
 
 

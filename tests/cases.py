@@ -16,6 +16,7 @@ from ppl_flows.core.params import map_params
 from ppl_flows.core.support import REAL, is_real
 
 DIM, CONTEXT = 4, 3
+SHAPE = (2, 4, 2)  # of an image
 NET = {"hidden": (6, 5)}
 
 
@@ -37,11 +38,41 @@ def layers() -> list[pf.Bijection]:
     return [c(DIM) for c in alone] + conditional
 
 
+def image_layers() -> list[pf.Bijection]:
+    """Every class of images, with a context too where it takes one, and what is made of them."""
+    alone = [c for c in public(pf.Bijection) if takes(c, "shape")]
+    small = {"hidden": 3, "width": 4, "heads": 2, "context_dim": CONTEXT}
+    conditional = [
+        c(SHAPE, **{k: v for k, v in small.items() if takes(c, k)}) for c in alone if takes(c, "context_dim")
+    ]
+    h, w, c = SHAPE
+    return [
+        *(c(SHAPE) for c in alone if not takes(c, "context_dim")),
+        *conditional,
+        pf.Invertible1x1Conv(SHAPE, dense=True),
+        pf.ImageCoupling(SHAPE, pf.RationalQuadratic(), mask="checkerboard", flip=True, hidden=3),
+        pf.PerPixel(pf.Chain([pf.Coupling(c, context_dim=CONTEXT, **NET), pf.ActNorm(c)]), h, w),
+        pf.MultiScale(
+            [
+                pf.Chain([pf.ImageCoupling((h // 2, w // 2, 4 * c), hidden=3), pf.Inverse(pf.Squeeze(SHAPE))]),
+                pf.ImageCoupling((h // 2, w // 2, 2 * c), hidden=3, context_dim=CONTEXT),
+            ]
+        ),
+    ]
+
+
 def arguments(name: str) -> tuple[Any, ...]:
     """What the class of that name is made from."""
     part = pf.Reverse(DIM)
-    needed = {"Chain": ([part],), "Inverse": (part,), "Repeat": (part, 2), "Partial": (part, DIM + 1, (0, 4, 1, 2))}
-    return needed.get(name, (DIM,))
+    needed = {
+        "Chain": ([part],),
+        "Inverse": (part,),
+        "MultiScale": ([pf.Squeeze(SHAPE)],),
+        "Partial": (part, DIM + 1, (0, 4, 1, 2)),
+        "PerPixel": (part, 2, 3),
+        "Repeat": (part, 2),
+    }
+    return needed.get(name, (SHAPE,) if takes(getattr(pf, name), "shape") else (DIM,))
 
 
 def wired(wiring: type, transformer: type, context_dim: int = 0) -> pf.Bijection:
@@ -111,7 +142,7 @@ def recipes() -> list[pf.Bijection]:
     return [f(dim) for f in found for dim in (1, DIM)] + [f(DIM, context_dim=CONTEXT) for f in found]
 
 
-ALL = [*layers(), *wirings(), *compositions()]
+ALL = [*layers(), *wirings(), *compositions(), *image_layers()]
 OTHERS = other_wirings()
 
 
@@ -143,13 +174,13 @@ def targets(bijection: pf.Bijection, rows: int = 5) -> np.ndarray:
 
 def inside(support: Any, v: np.ndarray) -> np.ndarray:
     """Real vectors moved into the support."""
-    v = v.copy()
+    shape, v = v.shape, v.reshape(len(v), -1).copy()
     for i, (low, high) in enumerate(interval or REAL for interval in support or ()):
         if np.isfinite(high):
             v[:, i] = low + (high - low) / (1 + np.exp(-v[:, i]))
         elif np.isfinite(low):
             v[:, i] = low + np.exp(v[:, i])
-    return v
+    return v.reshape(shape)
 
 
 def onto_the_reals(bijection: pf.Bijection) -> bool:
@@ -161,7 +192,7 @@ def onto_the_reals(bijection: pf.Bijection) -> bool:
 def clipped(support: Any, v: np.ndarray) -> np.ndarray:
     """Real vectors, those outside the support replaced by its ends."""
     ends = np.array([interval or REAL for interval in support or (REAL,)])
-    return np.clip(v, ends[:, 0], ends[:, 1])
+    return np.clip(v.reshape(len(v), -1), ends[:, 0], ends[:, 1]).reshape(v.shape)
 
 
 def context(bijection: pf.Bijection, rows: int = 5) -> np.ndarray | None:

@@ -480,8 +480,8 @@ def test_fit_density_keeps_to_the_range_of_the_bijection(shell):
     flow = pf.Chain([pf.nsf(2, flow_layers=1), pf.Elementwise(2, pf.Sigmoid())])
     given = torch.tensor(y) if shell is shell_of_pyro else jnp.asarray(y)
     with pytest.raises(ValueError, match=r"pass standardize=False"):
-        shell.fit_density(flow, given, steps=2, progress=False)
+        shell.fit_density(flow, given, steps=2, standardize=True, progress=False)
     with pytest.raises(ValueError, match=r"of 300 rows of data are not inside the bijection's range"):
-        shell.fit_density(flow, given + 1, steps=2, standardize=False, progress=False)
-    fit = shell.fit_density(flow, given, steps=60, standardize=False, progress=False)
+        shell.fit_density(flow, given + 1, steps=2, progress=False)
+    fit = shell.fit_density(flow, given, steps=60, progress=False)
     assert fit.losses[-20:].mean() < fit.losses[:5].mean() - 0.1

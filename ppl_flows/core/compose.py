@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.params import flatten, stack
+from ppl_flows.core.params import promoted, stack
 from ppl_flows.core.support import Support, chained
 
 
@@ -168,8 +168,7 @@ class Repeat(Bijection):
             return (v, carry[1] + log_det), new
 
         xp = namespace(v)
-        others = [leaf for _, leaf in flatten(params)] + ([] if context is None else [context])
-        v = xp.astype(v, xp.result_type(v, *others), copy=False)  # a loop in JAX keeps the dtype that it starts with
+        v = promoted(v, params, context)
         zero = xp.zeros_like(v[(..., *(0 for _ in self.event_shape))])
         (v, log_det), new = xp.scan(step, (v, zero), params, self.times, reverse=not forward)
         return new, v, log_det

@@ -16,6 +16,7 @@ import numpy as np
 ACTIVATIONS = ("elu", "gelu", "relu", "sigmoid", "silu", "softplus", "tanh")
 HOOKS = (
     "constant",
+    "conv2d",
     "erfc",
     "lgamma",
     "logsumexp",

@@ -14,6 +14,15 @@ def constant(array, like):
     return array.astype(like.dtype) if array.dtype.kind in "fb" else array
 
 
+def conv2d(x, kernel):
+    """``(*batch, height, width, in)`` and ``(side, side, in, out)`` to ``(*batch, height, width, out)``, padded."""
+    side = kernel.shape[0]
+    around = (side // 2, (side - 1) // 2)
+    padded = np.pad(x, (*((0, 0) for _ in x.shape[:-3]), around[::-1], around[::-1], (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(-3, -2))
+    return np.einsum("...cij,ijco->...o", windows, kernel, optimize=True)
+
+
 def softmax(x):
     z = np.exp(x - np.max(x, axis=-1, keepdims=True))
     return z / np.sum(z, axis=-1, keepdims=True)

@@ -36,8 +36,18 @@ def take_along_axis(x, indices, axis):
     return torch.gather(x, axis, indices)
 
 
+def moveaxis(x, source, destination):
+    return torch.movedim(x, source, destination)  # the same, with a rule for torch.func.vmap
+
+
 def unstack(x, axis):
     return torch.unbind(x, dim=axis)
+
+
+def conv2d(x, kernel):
+    image = x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)  # a view: channels last is a memory format of torch
+    out = F.conv2d(image, kernel.permute(3, 2, 0, 1), padding="same").permute(0, 2, 3, 1)
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 def softmax(x):

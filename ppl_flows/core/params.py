@@ -73,6 +73,12 @@ def unstack(params: Params, n: int) -> Sequence[Params]:
     return rows
 
 
+def promoted(v: Array, params: Params, context: Array | None) -> Array:
+    """v in the dtype that results from all three: a loop in JAX keeps the dtype that it starts with."""
+    xp, others = namespace(v), [leaf for _, leaf in flatten(params)]
+    return xp.astype(v, xp.result_type(v, *others, *([] if context is None else [context])), copy=False)
+
+
 @lru_cache(maxsize=1024)
 def is_stateful(bijection: Bijection) -> bool:
     """Whether some of its params are state."""

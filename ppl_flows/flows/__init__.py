@@ -9,6 +9,7 @@ recipes use the same transformer elementwise.
 
 from ppl_flows.flows.affine import guide_flow, iaf, maf, nice, real_nvp
 from ppl_flows.flows.continuous import ffjord
+from ppl_flows.flows.image import glow, real_nvp_image, tarflow
 from ppl_flows.flows.mixture import flowpp, gaussianization
 from ppl_flows.flows.neural import bnaf, naf, umnn
 from ppl_flows.flows.polynomial import bernstein_flow, sos_flow
@@ -21,6 +22,7 @@ __all__ = [
     "ffjord",
     "flowpp",
     "gaussianization",
+    "glow",
     "guide_flow",
     "iaf",
     "maf",
@@ -30,8 +32,10 @@ __all__ = [
     "planar_flow",
     "radial_flow",
     "real_nvp",
+    "real_nvp_image",
     "residual_flow",
     "sos_flow",
     "sylvester_flow",
+    "tarflow",
     "umnn",
 ]

@@ -19,7 +19,9 @@ def nice(
     activation: str = "silu",
     context_dim: int = 0,
 ) -> Bijection:
-    """Additive couplings and a diagonal scaling on top.
+    """Additive couplings, and a diagonal scaling on the base side, the paper's top layer.
+
+    The paper's base is logistic: ``Flow(..., base=dist.Logistic(zeros, 1).to_event(1))``.
 
     Args:
         dim: event size.
@@ -28,7 +30,7 @@ def nice(
     Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
     """
     layers = couplings(dim, Additive(), flow_layers, mask, hidden, activation, context_dim)
-    return Chain((*layers, Elementwise(dim, Multiplicative(max_log_scale=None))))
+    return Chain((Elementwise(dim, Multiplicative(max_log_scale=None)), *layers))
 
 
 def real_nvp(

@@ -102,7 +102,8 @@ def fit_density(
     batch_size: int = 256,
     lr: float = 5e-3,
     clip: float = 10.0,
-    standardize: bool = True,
+    standardize: bool | None = None,
+    levels: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -118,6 +119,9 @@ def fit_density(
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
+            None: where the bijection gives real vectors.
+        levels: data are whole numbers 0, ..., levels - 1, such as the grey levels of images; the density is that of
+            ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
         ValueError: data of the wrong shape, or not finite.
@@ -126,15 +130,23 @@ def fit_density(
     data = jnp.asarray(data, dtype=float)
     context = None if context is None else jnp.asarray(context, dtype=float)
     rows_of_data, rows_of_context = np.asarray(data), None if context is None else np.asarray(context)
-    check_rows(bijection, rows_of_data, rows_of_context)
-    bijection, start = density_start(bijection, rows_of_data, rows_of_context, standardize, seed)
+    check_rows(bijection, rows_of_data, rows_of_context, levels)
+    bijection, start = density_start(
+        bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
+    )
     n = len(data)
+
+    def some(rows: jax.Array, key: jax.Array | None) -> jax.Array:
+        """These rows of the data, dequantised."""
+        if levels is None:
+            return data[rows]
+        return (data[rows] + jax.random.uniform(key, (len(rows), *data.shape[1:]))) / levels
 
     def model() -> None:
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
             given = None if context is None else context[rows]
             density = flow("density", bijection, params=start, base=base, context=given, training=True)
-            numpyro.sample("data", density, obs=data[rows])
+            numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
 
     def guide() -> None:
         """Nothing is latent."""
@@ -145,7 +157,7 @@ def fit_density(
         params = merge(params, trained.params["density$state"]["params"])
         rows = some_rows(n, SETTLE_ROWS, seed)
         given = None if context is None else context[rows]
-        params = dict(bijection.observe(params, data[rows], given, stage="settle")[0])
+        params = dict(bijection.observe(params, some(rows, jax.random.key(seed)), given, stage="settle")[0])
     if not isinstance(base, Base):
         return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
     base_params = trained.params["density_base"]

@@ -101,7 +101,8 @@ def fit_density(
     batch_size: int = 256,
     lr: float = 5e-3,
     clip: float = 10.0,
-    standardize: bool = True,
+    standardize: bool | None = None,
+    levels: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -118,6 +119,9 @@ def fit_density(
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
+            None: where the bijection gives real vectors.
+        levels: data are whole numbers 0, ..., levels - 1, such as the grey levels of images; the density is that of
+            ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
         ValueError: data of the wrong shape, or not finite.
@@ -127,13 +131,19 @@ def fit_density(
     context = None if context is None else torch.as_tensor(context).to(data)
     rows_of_data = data.detach().cpu().numpy()
     rows_of_context = None if context is None else context.detach().cpu().numpy()
-    check_rows(bijection, rows_of_data, rows_of_context)
-    bijection, start = density_start(bijection, rows_of_data, rows_of_context, standardize, seed)
+    check_rows(bijection, rows_of_data, rows_of_context, levels)
+    bijection, start = density_start(
+        bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
+    )
     start = map_params(lambda _, a: to_tensor(a).to(data), start)
     base_params: Params | None = None
     if isinstance(base, Base):
         base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
     n = len(data)
+
+    def some(rows: torch.Tensor) -> torch.Tensor:
+        """These rows of the data, dequantised."""
+        return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
 
     def model() -> None:
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
@@ -141,7 +151,7 @@ def fit_density(
             density = flow(
                 "density", bijection, params=start, base=base, base_params=base_params, context=given, training=True
             )
-            pyro.sample("data", density, obs=data[rows])
+            pyro.sample("data", density, obs=some(rows))
 
     def guide() -> None:
         """Nothing is latent."""
@@ -152,10 +162,10 @@ def fit_density(
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
         if base_params is not None:
             base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
-    if is_stateful(bijection):
-        rows = some_rows(n, SETTLE_ROWS, seed)
-        given = None if context is None else context[rows]
-        params = dict(bijection.observe(params, data[rows], given, stage="settle")[0])
+        if is_stateful(bijection):
+            rows = torch.as_tensor(some_rows(n, SETTLE_ROWS, seed))
+            given = None if context is None else context[rows]
+            params = dict(bijection.observe(params, some(rows), given, stage="settle")[0])
     if not isinstance(base, Base):
         return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
     made = Flow(bijection, params, base=BaseDistribution(base, base_params))

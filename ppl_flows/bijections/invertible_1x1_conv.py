@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppl_flows.bijections.lu_linear import LULinear
+from ppl_flows.bijections.reshape import checked_shape
+from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.ops import namespace
+from ppl_flows.core.pixels import PerPixel
+
+
+@dataclass(frozen=True)
+class Invertible1x1Conv(Bijection):
+    """A learned mixing of the channels, the same at every pixel: ``y = W x``.
+
+    ``W = P L U`` as in ``LULinear``, with log_det ``height width sum(log U_ii)``; starts at the permutation P. Or
+    dense: W is the parameter, starts at a random rotation, and its determinant costs O(channels^3) a call. Exact
+    inverse.
+
+    Args:
+        shape: ``(height, width, channels)``.
+        dense: the dense form.
+        order, seed: P, as in ``LULinear``; of the LU form.
+
+    Raises:
+        ValueError: a shape that is not three numbers, or an order that is no permutation.
+
+    Reference: Kingma & Dhariwal (2018), Glow, arXiv:1807.03039, sec. 3.2.
+    """
+
+    shape: tuple[int, ...]
+    dense: bool = False
+    order: str | tuple[int, ...] = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", checked_shape("Invertible1x1Conv", self.shape))
+        object.__setattr__(self, "order", LULinear(self.shape[-1], self.order, seed=self.seed).order)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def _lu(self) -> Bijection:
+        height, width, channels = self.shape
+        return PerPixel(LULinear(channels, self.order, bias=False), height, width)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        if not self.dense:
+            return self._lu.init(rng)
+        return {"w": np.linalg.qr(rng.standard_normal((self.shape[-1],) * 2))[0]}
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        if not self.dense:
+            return self._lu.forward(params, x)
+        return x @ params["w"].T, self._log_det(params, x)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        if not self.dense:
+            return self._lu.inverse(params, y)
+        return y @ namespace(y).linalg.inv(params["w"]).T, -self._log_det(params, y)
+
+    def _log_det(self, params: Params, like: Array) -> Array:
+        xp, (height, width, _) = namespace(like), self.shape
+        return xp.zeros_like(like[..., 0, 0, 0]) + height * width * xp.linalg.slogdet(params["w"])[1]
