@@ -28,8 +28,8 @@ HEADER = """# Layers
 
 Generated from the code by `make docs`; do not edit. *Work* is that of a forward pass per row, as it grows with the
 event size at default settings. *Forward* and *inverse* are read from the programs that JAX makes of them: closed form;
-sequential, a loop over coordinates or patches; numerical, an iteration to the dtype's precision. *Context* is whether the
-layer takes one. Every layer here passes the laws of `tests/test_laws.py` in NumPy, torch and JAX.
+sequential, a loop over coordinates or patches; numerical, an iteration to the dtype's precision. *Context* is whether
+the layer takes one. Every layer here passes the laws of `tests/test_laws.py` in NumPy, torch and JAX.
 """
 
 

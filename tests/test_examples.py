@@ -76,3 +76,22 @@ def test_the_demos_reference_region_is_that_of_the_reference_draws():
     np.testing.assert_allclose((density.sum(0) * theta).sum(), draws[0].mean(), atol=0.4)
     np.testing.assert_allclose((density.sum(1) * log_tau).sum(), draws[1].mean(), atol=0.1)
     np.testing.assert_allclose(((density.sum(0)) * theta**2).sum(), (draws[0] ** 2).mean(), rtol=0.1)
+
+
+@pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
+def test_the_image_example_runs_and_learns(language, flow, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / language))
+    image_glow = __import__("image_glow")
+    try:
+        few, more = (image_glow.main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
+    finally:
+        sys.modules.pop("image_glow")
+    assert more < few - 0.1
+    assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
+
+
+def test_the_image_examples_are_twins():
+    """Only the imports, the arrays of the language and its random numbers differ."""
+    lines = [(ROOT / "examples" / host / "image_glow.py").read_text().splitlines() for host in ("pyro", "numpyro")]
+    assert len(set(lines[0]) & set(lines[1])) > 0.7 * len(lines[0])

@@ -35,8 +35,12 @@ def bijection(name: str, shape: tuple[int, ...]) -> pf.Bijection:
     size = int(np.prod(shape))
     if name == "nice":
         return pf.Chain([pf.nice(size, hidden=(256, 256)), pf.Reshape(shape)])
-    flows = {"glow": pf.glow, "real_nvp": pf.real_nvp_image, "tarflow": pf.tarflow}
-    return pf.Chain([flows[name](shape), pf.LogitTransform(shape)])
+    flow = {
+        "glow": lambda: pf.glow(shape, hidden=32),
+        "real_nvp": lambda: pf.real_nvp_image(shape, hidden=32),
+        "tarflow": lambda: pf.tarflow(shape),
+    }[name]()
+    return pf.Chain([flow, pf.LogitTransform(shape)])
 
 
 def main(flow: str = "glow", steps: int = 3_000, mnist: bool = False, out: str = "out", seed: int = 0) -> float:
