@@ -85,7 +85,7 @@ def _with_empty_groups(like: Params, params: Params) -> Params:
 def _to_numpy(array: Any) -> np.ndarray:
     if hasattr(array, "detach"):
         array = array.detach().cpu()
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _classes() -> dict[str, type]:
@@ -103,6 +103,8 @@ def _describe(value: Any) -> Any:
         return {"class": type(value).__name__, **fields}
     if isinstance(value, tuple):
         return [_describe(v) for v in value]
+    if isinstance(value, np.generic):  # a size that was an element of an array
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"a field of type {type(value).__name__} cannot be saved: {value!r}.")

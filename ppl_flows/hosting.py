@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,24 @@ from ppl_flows.core.support import REAL, is_real
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
 
-START_ROWS, SETTLE_ROWS = 1_024, 16_384  # of a density's data: for data-dependent starts, and for the last averages
+# of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
+START_ROWS, START_NUMBERS, SETTLE_ROWS = 1_024, 2**16, 16_384
+_evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+
+
+@contextmanager
+def evaluation() -> Iterator[None]:
+    """No flow made inside is in training mode: what a trained model and guide are measured in."""
+    token = _evaluating.set(True)
+    try:
+        yield
+    finally:
+        _evaluating.reset(token)
+
+
+def in_training(training: bool) -> bool:
+    """Whether a flow that asks for training mode gets it."""
+    return training and not _evaluating.get()
 
 
 def transform_classes(flow_transform: type, module: str) -> dict[str, type]:
@@ -82,7 +101,7 @@ def density_start(
     if vectors and standardize is not False and is_real(bijection.codomain):
         bijection = located(bijection)
         params = located_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
-    rows = some_rows(len(data), START_ROWS, seed)
+    rows = some_rows(len(data), max(2, min(START_ROWS, START_NUMBERS // data[0].size)), seed)
     given = None if context is None else context[rows]
     return bijection, bijection.observe(params, data[rows], given, stage="start")[0]
 

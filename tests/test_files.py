@@ -98,3 +98,15 @@ def test_another_format_and_another_packages_class_are_errors(path):
 
     with pytest.raises(ValueError, match="only ppl_flows' own classes"):
         pf.save(path, Reverse(), {})
+
+
+@pytest.mark.parametrize("layer", [pf.ContractiveResidual(3, exact=False), pf.BatchNorm(2), pf.Coupling(np.int64(2))])
+def test_state_and_sizes_that_are_numpys_come_back(layer, path):
+    params = layer.init(np.random.default_rng(0))
+    pf.save(path, layer, params)
+    loaded, loaded_params = pf.load(path)
+    assert loaded == layer
+    expected = dict(flatten(params))
+    for name, a in flatten(loaded_params):
+        np.testing.assert_array_equal(a, expected.pop(name), strict=True)
+    assert not expected

@@ -17,6 +17,7 @@ from ppl_flows import pyro as in_pyro
 from ppl_flows.core.attention import CausalAttention
 from ppl_flows.core.params import flatten
 
+SMALL = (2, 2, 1)
 RECIPES = [
     pf.glow((4, 4, 1), steps=2, hidden=4, context_dim=2),
     pf.real_nvp_image((4, 4, 1), hidden=4, context_dim=2),
@@ -112,6 +113,58 @@ def test_inverting_patches_sends_each_through_the_network_once(flip, monkeypatch
     assert sum(tokens) == forward == 4 * 3
 
 
+@pytest.mark.parametrize(
+    "flow",
+    [
+        pf.PatchAutoregressive(SMALL, transformer=pf.Sigmoid(), width=4, heads=2),
+        pf.MultiScale([pf.LogitTransform(SMALL)]),
+        pf.PerPixel(pf.Elementwise(1, pf.Softplus()), 2, 2),
+    ],
+    ids=["patches", "multi-scale", "per pixel"],
+)
+def test_hosts_see_the_range_of_pixels(flow):
+    d = in_pyro.Flow(flow)
+    assert d.support.event_dim == 3
+    assert d.support.check(d.sample((5,))).all()
+    assert not d.support.check(torch.full(SMALL, -1.0))
+    in_jax = in_numpyro.Flow(flow)
+    assert in_jax.support.check(in_jax.sample(jax.random.key(0), (5,))).all()
+    assert not in_jax.support.check(jnp.full(SMALL, -1.0)).all()
+
+
+def test_images_of_different_intervals_are_refused_by_the_hosts():
+    half = pf.PerPixel(pf.Partial(pf.Elementwise(1, pf.Sigmoid()), 2, (0,)), 2, 2)
+    coupled = pf.ImageCoupling((2, 2, 2), pf.Sigmoid(), hidden=2)
+    assert half.codomain[:2] == ((0, 1), None)
+    assert coupled.codomain[:2] == ((-np.inf, np.inf), (0, 1))
+    for shell in (in_pyro, in_numpyro):
+        for flow in (half, coupled):
+            with pytest.raises(ValueError, match="different intervals have no constraint"):
+                shell.Flow(flow)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pf.MultiScale([]), "got no scales"),
+        (lambda: pf.MultiScale([pf.Coupling(4)]), r"takes bijections of images, got one from \(4,\)"),
+        (lambda: pf.MultiScale([pf.Squeeze((4, 4, 1)), pf.Squeeze((2, 2, 2))]), "so the next must take"),
+        (lambda: pf.MultiScale([pf.Inverse(pf.LogitTransform(SMALL))]), "not on the reals"),
+        (lambda: pf.Squeeze((3, 4, 1)), "factor must divide height and width"),
+        (lambda: pf.ImageCoupling((4, 4, 1)), "one channel cannot be split"),
+        (lambda: pf.ImageCoupling((4, 4, 2), mask="rows"), "unknown mask 'rows'"),
+        (lambda: pf.ImageCoupling((4, 4)), r"shape must be \(height, width, channels\)"),
+        (lambda: pf.PatchAutoregressive((4, 4, 1), width=6, heads=4), "width must be a multiple of heads"),
+        (lambda: pf.PerPixel(pf.Squeeze((2, 2, 1)), 2, 2), "must map the vector of channels"),
+        (lambda: pf.LogitTransform(SMALL, alpha=0.5), "alpha must be between 0 and 0.5"),
+        (lambda: pf.glow((8, 8, 1), levels=0), "at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_where_it_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("flow", RECIPES, **name)
 def test_hosts_see_images(flow):
     context = np.zeros((7, 2), dtype="float32")
@@ -176,7 +229,6 @@ def test_what_are_no_levels_is_an_error(shell):
 
 # variational dequantisation: the noise is a latent, its guide a flow given the image, onto [0, 1)
 
-SMALL = (2, 2, 1)
 PIXELS = pf.Chain([pf.nsf(4, flow_layers=1, hidden=(8,)), pf.Reshape(SMALL), pf.LogitTransform(SMALL)])
 DEQUANTISER = pf.Chain(
     [

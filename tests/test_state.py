@@ -203,8 +203,9 @@ def numpyro_run(y):
     for _ in range(STEPS):
         state, loss = update(state, jnp.asarray(y))
         losses.append(float(loss))
-    params = pf.merge(svi.get_params(state)["f"], state.mutable_state["f$state"]["params"])
-    return losses, {f"f.{k}": np.asarray(v) for k, v in flatten(params)}, svi, state
+    params = {f"f.{k}": np.asarray(v) for k, v in flatten(svi.get_params(state)["f"])}
+    params |= {f"f$state.{k}": np.asarray(v) for k, v in flatten(state.mutable_state["f$state"]["params"])}
+    return losses, params, svi, state
 
 
 def test_svi_trains_the_same_weights_and_averages_in_both_languages(float64):
@@ -217,9 +218,9 @@ def test_svi_trains_the_same_weights_and_averages_in_both_languages(float64):
     for name, value in params.items():
         np.testing.assert_allclose(value, in_store[name], rtol=1e-6, atol=1e-8)
     mean, var = y.mean(0), y.var(0)  # at its start; each step then moves the averages once, to where they are
-    np.testing.assert_allclose(in_store["f.4.state.mean"], mean, rtol=1e-7)
-    np.testing.assert_allclose(in_store["f.4.state.var"], var, rtol=1e-7)
-    assert np.abs(in_store["f.1.state.mean"]).max() > 1e-3, "the averages near the base follow the weights"
+    np.testing.assert_allclose(in_store["f$state.4.state.mean"], mean, rtol=1e-7)
+    np.testing.assert_allclose(in_store["f$state.4.state.var"], var, rtol=1e-7)
+    assert np.abs(in_store["f$state.1.state.mean"]).max() > 1e-3, "the averages near the base follow the weights"
 
 
 def test_pyro_state_is_no_site_and_in_the_saved_store(tmp_path):
@@ -245,7 +246,56 @@ def test_evaluation_is_the_default_and_moves_nothing():
     before = {k: v.detach().clone() for k, v in pyro.get_param_store().items()}
     in_pyro.flow("f", NORMALISED, training=True).log_prob(2.0 * y + 1.0)
     moved = [k for k, v in pyro.get_param_store().items() if not torch.equal(v, before[k])]
-    assert moved == [f"f.{i}.state.{k}" for i in (1, 4) for k in ("mean", "var")]
+    assert moved == [f"f$state.{i}.state.{k}" for i in (1, 4) for k in ("mean", "var")]
+
+
+@pytest.mark.parametrize("name", ["state", "hidden.state"])
+def test_a_flow_may_be_called_state(name):
+    y = torch.tensor(skewed(30), dtype=torch.float32)
+
+    def model():
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", in_pyro.flow(name, pf.Chain([pf.Coupling(2), pf.BatchNorm(2)]), training=True), obs=y)
+
+    svi = pyro.infer.SVI(model, nothing, pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO())
+    losses = [svi.step() for _ in range(20)]
+    assert losses[-1] < losses[0] - 1
+    assert set(in_pyro.params.stored_state()) == {f"{name}$state.1.state.{k}" for k in ("mean", "var")}
+
+
+@pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])
+def test_fit_measures_in_evaluation_mode_and_moves_nothing_by_it(shell):
+    y = skewed(40).astype("float32")
+    flow = pf.BatchNorm(2)
+
+    def model():
+        if shell is in_pyro:
+            with pyro.plate("rows", len(y)):
+                pyro.sample("y", shell.flow("f", flow, training=True), obs=torch.tensor(y))
+        else:
+            with numpyro.plate("rows", len(y)):
+                numpyro.sample("y", shell.flow("f", flow, training=True), obs=y)
+
+    result = shell.fit(model, nothing, steps=3, num_particles=1, progress=False)
+    if shell is in_pyro:
+        params = {k: v.numpy() for k, v in result.params.items()}
+        store = pyro.get_param_store()
+        assert all(np.array_equal(store[k].detach().numpy(), v) for k, v in params.items())
+        state = {k: params[f"f$state.state.{k}"] for k in ("mean", "var")}
+        params = {"log_scale": params["f.log_scale"], "shift": params["f.shift"], "state": state}
+    else:
+        params = jax.tree.map(np.asarray, pf.merge(result.params["f"], result.params["f$state"]["params"]))
+    x, log_det = flow.inverse(params, y)
+    expected = np.sum(log_det - 0.5 * (x**2 + np.log(2 * np.pi)).sum(-1))
+    assert result.elbo.mean == pytest.approx(expected, rel=1e-4)
+    assert expected < -result.losses[-1] - 1, "which is not what the training form says"
+
+
+def test_a_conditioned_transform_stays_in_training():
+    transform = in_pyro.FlowTransform(pf.Chain([pf.Coupling(2, context_dim=1), pf.BatchNorm(2)])).train()
+    before = transform.params["1"]["state"]["mean"].clone()
+    transform.condition(torch.zeros(20, 1)).inv(torch.tensor(skewed(20), dtype=torch.float32))
+    assert not torch.equal(transform.params["1"]["state"]["mean"], before)
 
 
 def test_act_norm_of_a_flow_starts_at_mean_0_and_variance_1_in_both_languages():

@@ -9,6 +9,7 @@ from ppl_flows.core.bijection import Array, Bijection, Observed, Params
 from ppl_flows.core.linearized import EXACT_UP_TO, Linearized, add_identity, linearize, lip_swish
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.params import promoted
 from ppl_flows.core.probes import check_dim, first_step, next_step, probes
 
 BETA = 0.5  # LipSwish's beta is softplus of a parameter that starts here, as in the paper's code
@@ -90,11 +91,12 @@ class ContractiveResidual(Bijection):
         return weights, biases, xp.softplus(params["beta"])
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        x = promoted(x, params, context)
         g = _linearize(x, *self._network(params, context))
         return x + g.value, self._log_det(params, x, g)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        xp = namespace(y)
+        xp, y = namespace(y), promoted(y, params, context)
         weights, biases, betas = self._network(params, context)
         stopped = [xp.stop_gradient(w) for w in weights], [xp.stop_gradient(b) for b in biases], xp.stop_gradient(betas)
         x = xp.stop_gradient(self._solve(xp.stop_gradient(y), *stopped))

@@ -10,6 +10,7 @@ from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.convolution import ConvNet
 from ppl_flows.core.networks import checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
@@ -66,6 +67,15 @@ class ImageCoupling(Bijection):
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.shape
+
+    @property
+    def codomain(self) -> Support:
+        height, width, channels = self.shape
+        if self.mask == "checkerboard":
+            moved = np.broadcast_to(~_checkerboard(height, width, self.flip), self.shape)
+        else:
+            moved = np.broadcast_to((np.arange(channels) >= channels // 2) != self.flip, self.shape)
+        return where_moved(self.transformer.codomain, moved.reshape(-1).tolist())
 
     @property
     def _split(self) -> tuple[int, int]:

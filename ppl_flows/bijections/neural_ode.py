@@ -8,6 +8,7 @@ from ppl_flows.core.bijection import Array, Bijection, Observed, Params
 from ppl_flows.core.linearized import EXACT_UP_TO, activation_and_slope, linearize
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.params import promoted
 from ppl_flows.core.probes import check_dim, first_step, next_step, probes
 
 
@@ -19,8 +20,8 @@ class NeuralODE(Bijection):
     to 0. Solved by Dormand & Prince's adaptive Runge-Kutta method of order 5(4) of a library: torchdiffeq in torch,
     diffrax in JAX (the extra ``ode``), SciPy in NumPy; values hold to about ten times the tolerances, not to the
     dtype's precision. Gradients go through the solver's steps. Where it needs more than 4,096 steps the result is
-    nan. Cost: some 20 to 100 passes of f, either way; in torch and NumPy the row that needs most steps sets the
-    number for its batch.
+    nan in torch and JAX. Cost: some 20 to 100 passes of f, either way; the row that needs most steps sets the number
+    for its batch.
 
     With ``exact=False`` the trace is Hutchinson's unbiased estimate ``v^T (df/dx) v`` with one random vector of signs
     v a row, held fixed along the path. It is a function of the starting point and of ``params["state"]["step"]``,
@@ -72,10 +73,10 @@ class NeuralODE(Bijection):
         return params if self._exact else {**params, "state": {"step": first_step(rng)}}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._solve(params, x, context, (0.0, 1.0))
+        return self._solve(params, promoted(x, params, context), context, (0.0, 1.0))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._solve(params, y, context, (1.0, 0.0))
+        return self._solve(params, promoted(y, params, context), context, (1.0, 0.0))
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         if not self._exact and stage == "train":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.networks import checked_hidden
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import promoted
+from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
@@ -61,6 +63,10 @@ class PatchAutoregressive(Bijection):
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.shape
+
+    @property
+    def codomain(self) -> Support:
+        return where_moved(self.transformer.codomain, (True,) * math.prod(self.shape))
 
     @property
     def _network(self) -> CausalAttention:

@@ -114,7 +114,7 @@ class CausalAttention:
             "here": identity(n, y) > 0,
             "seen": xp.constant(_seen(n), y) > 0,
         }
-        first = xp.broadcast_to(params["first"], (*y.shape[:-2], self.outputs))
+        first = xp.broadcast_to(xp.astype(params["first"], y.dtype, copy=False), (*y.shape[:-2], self.outputs))
         _, out = xp.scan(step, (first, ((empty, empty),) * self.blocks), rows, n, reverse=False)
         return xp.moveaxis(out["x"], 0, -2), xp.moveaxis(out["s"], 0, -2)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
 from ppl_flows.core.ops import namespace
+from ppl_flows.core.support import Support, is_real
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class MultiScale(Bijection):
         for scale in self.scales:
             if not isinstance(scale, Bijection):
                 raise TypeError(f"MultiScale takes bijections, got {type(scale).__name__}.")
+        for i, scale in enumerate(self.scales):
+            if len(scale.event_shape) != 3 or len(scale.output_shape) != 3:
+                raise ValueError(
+                    f"MultiScale takes bijections of images, got one from {scale.event_shape} to {scale.output_shape}."
+                )
+            if not is_real(scale.domain) or (i and not is_real(scale.codomain)):
+                raise ValueError(f"MultiScale: scale {i} meets the base or another scale, but not on the reals.")
         for a, b in zip(self.scales, self.scales[1:], strict=False):
             h, w, c = a.event_shape
             if c % 2 or b.output_shape != (h, w, c // 2):
@@ -66,6 +74,10 @@ class MultiScale(Bijection):
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.scales[0].output_shape
+
+    @property
+    def codomain(self) -> Support:
+        return self.scales[0].codomain
 
     def init(self, rng: np.random.Generator) -> Params:
         return {str(i): scale.init(rng) for i, scale in enumerate(self.scales)}

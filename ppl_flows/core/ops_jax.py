@@ -16,7 +16,8 @@ def constant(array, like):
 
 
 def conv2d(x, kernel):
-    image = x.reshape(-1, *x.shape[-3:])
+    dtype = jnp.result_type(x, kernel)  # the host's own wants one
+    image, kernel = x.reshape(-1, *x.shape[-3:]).astype(dtype), kernel.astype(dtype)
     out = lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return out.reshape(*x.shape[:-1], out.shape[-1])
 

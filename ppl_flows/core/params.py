@@ -85,7 +85,7 @@ def is_stateful(bijection: Bijection) -> bool:
     return bool(split(bijection.init(np.random.default_rng(0)))[1])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def initial_params(bijection: Bijection | Base, seed: int) -> Params:
     """``bijection.init`` from a seed; the arrays are shared between calls and read-only."""
     params = bijection.init(np.random.default_rng(seed))

@@ -46,7 +46,8 @@ def glow(
         steps: of each level.
         transformer: of the couplings; ``Additive``, ``RationalQuadratic``, …
         hidden, blocks, activation: of the convolutional networks, as in ``ImageCoupling``.
-        dense: the 1x1 convolutions in their dense form.
+        dense: the 1x1 convolutions in their dense form, started at random rotations; otherwise they start by reversing
+            the channels, so that the couplings take turns.
 
     Reference: Kingma & Dhariwal (2018), Glow: Generative Flow with Invertible 1x1 Convolutions, arXiv:1807.03039.
     """
@@ -65,7 +66,7 @@ def glow(
                     activation=activation,
                     context_dim=context_dim,
                 ),
-                Invertible1x1Conv(inside, dense, seed=level),
+                Invertible1x1Conv(inside, dense, order=tuple(range(inside[-1]))[::-1]),
                 PerPixel(ActNorm(inside[-1]), *inside[:2]),
             ]
         )

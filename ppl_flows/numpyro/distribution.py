@@ -16,6 +16,7 @@ from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
 from ppl_flows.core.support import is_real
+from ppl_flows.hosting import in_training
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution, stored_base
 from ppl_flows.numpyro.support import Constraint, Pieces, onto
 from ppl_flows.numpyro.transform import FlowTransform, to_array
@@ -111,7 +112,9 @@ def flow(
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
     Its parameters are one ``numpyro.param`` site, ``name``, whose value is a nested dict. State, such as running
-    averages, is a mutable site ``{name}$state``, with which the host allows one particle.
+    averages, is a mutable site ``{name}$state``, with which the host allows one particle. The trained value of the
+    first, joined with that of the second by ``pf.merge(params[name], params[name + "$state"]["params"])``, is what
+    ``pf.save`` keeps.
 
     Args:
         name: of the parameter site.
@@ -159,7 +162,7 @@ def flow(
             "{**result.params, **result.state.mutable_state} of the host's SVI, or FitResult.params of fit."
         )
     made_flow = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
-    made_flow._holder = holder if training else None
+    made_flow._holder = holder if in_training(training) else None
     return made_flow
 
 

@@ -23,7 +23,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import is_stateful, merge
 from ppl_flows.diagnostics import pareto_khat
 from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
-from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, some_rows
+from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, evaluation, some_rows
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 
@@ -46,8 +46,9 @@ def fit(
 ) -> FitResult:
     """Trains a guide, and the parameters in the model, by SVI; then measures the fit from fresh draws.
 
-    Adam with a short warm-up and a cosine schedule on the negative ELBO, many steps per dispatch. NumPyro's own
-    ``SVI`` works on the same model and guide.
+    Adam with a short warm-up and a cosine schedule on the negative ELBO, many steps per dispatch. The measure is of
+    flows in evaluation mode, their running averages as the last steps left them. NumPyro's own ``SVI`` works on the
+    same model and guide.
 
     Args:
         model, guide: any NumPyro model, and ``AutoFlow`` or any other guide.
@@ -79,7 +80,8 @@ def fit(
         init_params=init_params,
     )
     params = trained.params
-    log_weights = _log_weights(weights_key, params, bound_model, bound_guide, num_particles)
+    with evaluation():
+        log_weights = _log_weights(weights_key, params, bound_model, bound_guide, num_particles)
     khat = np.nan if _subsamples(bound_model) else pareto_khat(log_weights)
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 

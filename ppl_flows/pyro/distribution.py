@@ -8,10 +8,11 @@ from pyro.poutine.runtime import am_i_wrapped
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import flatten, initial_params
+from ppl_flows.core.params import flatten, initial_params, map_params
 from ppl_flows.core.support import is_real
+from ppl_flows.hosting import in_training
 from ppl_flows.pyro.base import AnyBase, BaseDistribution, stored_base
-from ppl_flows.pyro.params import is_stored, stored_params
+from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
 from ppl_flows.pyro.support import Constraint, Pieces, onto
 from ppl_flows.pyro.transform import FlowTransform
 
@@ -86,7 +87,8 @@ def flow(
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
     Its parameters are ``pyro.param`` sites ``{name}.…``: two flows of one name share them. State, such as running
-    averages, is in Pyro's store under such names too, but is no site.
+    averages, is in Pyro's store as ``{name}$state.…``, but is no site. Outside a model
+    ``flow(name, bijection).transforms[0].params`` are the trained parameters, which ``pf.save`` keeps.
 
     Args:
         name: of the parameters in the store.
@@ -95,7 +97,8 @@ def flow(
             made; not with ``params``.
         base_params: what the parameters of a base start at, which are sites ``{name}_base.…``.
         training: ``log_prob`` is a training pass: layers such as ``BatchNorm`` use the statistics of the batch that is
-            scored, and move their running averages. By default they use the averages.
+            scored, and move their running averages. By default they use the averages. Vectorised particles are one
+            batch; particles one by one each move the averages.
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
@@ -112,11 +115,12 @@ def flow(
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):
-        start = start if support is None else onto(support, bijection).inv(start)
-        batch, given = (None if a is None else a.detach().cpu().double().numpy() for a in (start, context))
-        initial = bijection.observe(initial, batch, given, stage="start")[0]
+        start = to_tensor(start) if support is None else onto(support, bijection).inv(to_tensor(start))
+        initial = map_params(lambda _, a: to_tensor(a).to(start.device), initial)
+        with torch.no_grad():
+            initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
     transform = FlowTransform(bijection, stored_params(name, initial), context=context)
-    return Flow(transform.train(training), base=base, support=support)
+    return Flow(transform.train(in_training(training)), base=base, support=support)
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:

@@ -23,7 +23,7 @@ from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import initial_params, is_stateful, map_params
 from ppl_flows.diagnostics import pareto_khat
 from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
-from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, some_rows
+from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, evaluation, some_rows
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, stored_state, to_tensor
@@ -46,7 +46,8 @@ def fit(
 ) -> FitResult:
     """Trains a guide, and the parameters in the model, by SVI; then measures the fit from fresh draws.
 
-    Adam with a short warm-up and a cosine schedule on the negative ELBO. Training goes on from the parameters in
+    Adam with a short warm-up and a cosine schedule on the negative ELBO. The measure is of flows in evaluation mode,
+    their running averages as the last steps left them. Training goes on from the parameters in
     Pyro's store, where there are any. Pyro's own ``SVI`` works on the same model and guide.
 
     Args:
@@ -73,7 +74,8 @@ def fit(
         subsampled = _subsamples(model, guide)
         # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
         nesting = elbo.max_plate_nesting - 1 if vectorize_particles and not subsampled else None
-        log_weights = _log_weights(model, guide, num_particles, nesting)
+        with evaluation():
+            log_weights = _log_weights(model, guide, num_particles, nesting)
     estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     khat = np.nan if subsampled else pareto_khat(log_weights)
     store = pyro.get_param_store()

@@ -12,6 +12,8 @@ import torch
 from ppl_flows.core.bijection import Params
 from ppl_flows.core.params import flatten, map_params, split
 
+MARK = "$state."  # in the names of what is state in Pyro's store
+
 
 def to_tensor(array: Any) -> torch.Tensor:
     """A tensor as it is; a NumPy or JAX array as a new tensor, floats in torch's default dtype."""
@@ -56,19 +58,20 @@ class ParamTree(torch.nn.Module):
 
 
 def stored_params(name: str, initial: Params) -> Params:
-    """Parameters in Pyro's store as ``{name}.{dotted name}``, started at ``initial`` at the first call.
+    """Parameters in Pyro's store, started at ``initial`` at the first call.
 
-    Weights are ``pyro.param`` sites. State is in the store alone, where no optimiser sees it but a saved store has it;
-    the tensors returned for it are those of the store, to be changed in place.
+    Weights are ``pyro.param`` sites ``{name}.{dotted name}``. State is ``{name}$state.{dotted name}`` in the store
+    alone, where no optimiser sees it but a saved store has it; the tensors returned for it are those of the store, to
+    be changed in place.
 
     Raises:
         ValueError: a parameter of that name is there with another shape.
     """
 
     def param(leaf: str, start: Any) -> torch.Tensor:
-        full = f"{name}.{leaf}"
+        full = _stored_name(name, leaf)
         made = lambda: to_tensor(start).detach().clone()  # noqa: E731
-        value = pyro.get_param_store().setdefault(full, made).detach() if _is_state(full) else pyro.param(full, made)
+        value = pyro.get_param_store().setdefault(full, made).detach() if MARK in full else pyro.param(full, made)
         if tuple(value.shape) != tuple(start.shape):
             raise ValueError(
                 f"Pyro's parameter store holds {full!r} with shape {tuple(value.shape)}, but this flow needs "
@@ -83,13 +86,13 @@ def stored_params(name: str, initial: Params) -> Params:
 def is_stored(name: str, params: Params) -> bool:
     """Whether Pyro's store already has parameters of that name."""
     store = pyro.get_param_store()
-    return any(f"{name}.{leaf}" in store for leaf, _ in flatten(params))
+    return any(_stored_name(name, leaf) in store for leaf, _ in flatten(params))
 
 
 def stored_state() -> dict[str, torch.Tensor]:
     """All state in Pyro's store."""
     store = pyro.get_param_store()
-    return {name: store[name].detach() for name in store if _is_state(name)}
+    return {name: store[name].detach() for name in store if MARK in name}
 
 
 def set_state(params: Params, new: Params) -> None:
@@ -100,5 +103,5 @@ def set_state(params: Params, new: Params) -> None:
             tensor.copy_(values[name])
 
 
-def _is_state(name: str) -> bool:
-    return "state" in name.split(".")
+def _stored_name(name: str, leaf: str) -> str:
+    return f"{name}{MARK}{leaf}" if "state" in leaf.split(".") else f"{name}.{leaf}"

@@ -19,8 +19,17 @@ Pieces = Sequence[tuple[Constraint, int]]
 
 
 def constraint(support: Support, shape: tuple[int, ...]) -> Constraint:
-    """The constraint of arrays of that shape with coordinates in these intervals."""
+    """The constraint of arrays of that shape with coordinates in these intervals.
+
+    Raises:
+        ValueError: images with different intervals, for which there is none.
+    """
     pieces = [(_interval(*interval), size) for interval, size in runs(support)]
+    if len(pieces) > 1 and len(shape) > 1:
+        raise ValueError(
+            f"events of shape {shape} whose numbers lie in different intervals have no constraint in the language; "
+            "put the change of support on all of them, or flatten them to a vector."
+        )
     return Mixed(pieces) if len(pieces) > 1 else _over(pieces[0][0], len(shape))
 
 

@@ -86,7 +86,7 @@ class FlowTransform(TransformModule):
 
     def condition(self, context: torch.Tensor) -> FlowTransform:
         """The same transform, with the same parameters, given a context."""
-        return FlowTransform(self.bijection, self.params, context=context)
+        return FlowTransform(self.bijection, self.params, context=context).train(self.training)
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         known = _passes.get(x)
