@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/python examples/eight_schools.py
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -86,7 +86,7 @@ def test_the_image_example_runs_and_learns(language, flow, tmp_path, monkeypatch
         few, more = (image_glow.main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
     finally:
         sys.modules.pop("image_glow")
-    assert more < few - 0.1
+    assert more < few - 0.05
     assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
 

@@ -36,21 +36,22 @@ def bijection(name: str, shape: tuple[int, ...]) -> pf.Bijection:
     size = int(np.prod(shape))
     if name == "nice":
         return pf.Chain([pf.nice(size, hidden=(256, 256)), pf.Reshape(shape)])
-    flow = {
-        "glow": lambda: pf.glow(shape, hidden=32),
-        "real_nvp": lambda: pf.real_nvp_image(shape, hidden=32),
-        "tarflow": lambda: pf.tarflow(shape),
-    }[name]()
-    return pf.Chain([flow, pf.LogitTransform(shape)])
+    spline = pf.RationalQuadratic(bins=6, bound=4.0)
+    flows = {
+        "glow": pf.glow(shape, steps=4, transformer=spline, hidden=32),
+        "real_nvp": pf.real_nvp_image(shape, hidden=32),
+        "tarflow": pf.tarflow(shape, flow_layers=3, transformer=spline),
+    }
+    return pf.Chain([flows[name], pf.LogitTransform(shape)])
 
 
-def main(flow: str = "glow", steps: int = 3_000, mnist: bool = False, out: str = "out", seed: int = 0) -> float:
+def main(flow: str = "glow", steps: int = 1_500, mnist: bool = False, out: str = "out", seed: int = 0) -> float:
     train, test, levels = load(mnist)
     shape = train.shape[1:]
     layers = bijection(flow, shape)
     zeros = jnp.zeros(layers.event_shape)
     base = (dist.Logistic if flow == "nice" else dist.Normal)(zeros, 1.0).to_event(zeros.ndim)
-    fit = fit_density(layers, train, base=base, levels=levels, steps=steps, batch_size=128, lr=2e-3, seed=seed)
+    fit = fit_density(layers, train, base=base, levels=levels, steps=steps, batch_size=32, lr=3e-3, seed=seed)
 
     noise = jax.random.uniform(jax.random.key(seed), (NOISE, *test.shape))
     log_prob = jnp.stack([fit.flow.log_prob((test + u) / levels) for u in noise])
@@ -73,7 +74,7 @@ def main(flow: str = "glow", steps: int = 3_000, mnist: bool = False, out: str =
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flow", choices=["glow", "real_nvp", "nice", "tarflow"], default="glow")
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--mnist", action="store_true", help=f"the images in {MNIST}")
     parser.add_argument("--out", default="out")
     main(**vars(parser.parse_args()))

@@ -136,6 +136,7 @@ def tarflow(
     *,
     patch: int = 2,
     flow_layers: int = 4,
+    transformer: Transformer = Affine(),
     width: int = 64,
     blocks: int = 2,
     heads: int = 4,
@@ -148,7 +149,8 @@ def tarflow(
 
     Args:
         shape: ``(height, width, channels)``, of both the base and the image.
-        patch, width, blocks, heads, activation: as in ``PatchAutoregressive``.
+        patch, transformer, width, blocks, heads, activation: as in ``PatchAutoregressive``; the paper's scalar map is
+            affine.
 
     Reference: Zhai et al. (2024), Normalizing Flows are Capable Generative Models, arXiv:2412.06329.
     """
@@ -158,6 +160,7 @@ def tarflow(
             PatchAutoregressive(
                 shape,
                 patch,
+                transformer,
                 flip=i % 2 == 1,
                 width=width,
                 blocks=blocks,
