@@ -10,7 +10,7 @@ import numpyro
 import pyro
 import pytest
 import torch
-from cases import ALL, JAX, LIBRARIES, NUMPY, TORCH, context, name_of, perturbed, points
+from cases import ALL, JAX, LIBRARIES, NUMPY, TORCH, context, name_of, perturbed, targets
 
 import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
@@ -33,13 +33,9 @@ def skewed(rows: int, seed: int = 0) -> np.ndarray:
     return np.stack([3 * x[:, 0] + 1, np.exp(0.5 * x[:, 1]) + x[:, 0]], axis=-1)
 
 
-def arrays(bijection, library=NUMPY):
-    return library.params(perturbed(bijection)), library.array(points(bijection)), library.array(context(bijection))
-
-
 @pytest.mark.parametrize("bijection", ALL, ids=name_of)
 def test_a_training_pass_changes_no_weight_and_where_there_is_no_state_it_is_the_inverse(bijection):
-    params, y, c = arrays(bijection)
+    params, y, c = NUMPY.params(perturbed(bijection)), targets(bijection), context(bijection)
     new, x, log_det = bijection.observe(params, y, c)
     for a, b in zip(flatten(pf.split(params)[0]), flatten(pf.split(new)[0]), strict=True):
         assert a[0] == b[0]
