@@ -69,7 +69,8 @@ def main(flow: str = "glow", steps: int = 1_500, mnist: bool = False, out: str =
         between = transform(path.reshape(-1, *ends.shape[1:]))
     Path(out).mkdir(exist_ok=True)
     for name, pictures in (("samples", samples), ("between", between)):
-        grid = pictures.numpy().reshape(8, 8, *shape[:2]).transpose(0, 2, 1, 3).reshape(8 * shape[0], -1)
+        tiles = np.pad(pictures.numpy().reshape(8, 8, *shape[:2]), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        grid = tiles.transpose(0, 2, 1, 3).reshape(8 * tiles.shape[2], -1)
         plt.imsave(f"{out}/{flow}_{name}_pyro.png", np.kron(grid, np.ones((4, 4))), cmap="gray_r", vmin=0, vmax=1)
     return bits
 
