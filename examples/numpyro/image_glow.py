@@ -54,16 +54,16 @@ def main(flow: str = "glow", steps: int = 1_500, mnist: bool = False, out: str =
     fit = fit_density(layers, train, base=base, levels=levels, steps=steps, batch_size=32, lr=3e-3, seed=seed)
 
     noise = jax.random.uniform(jax.random.key(seed), (NOISE, *test.shape))
-    log_prob = jnp.stack([fit.flow.log_prob((test + u) / levels) for u in noise])
+    log_prob = jax.lax.map(lambda u: fit.flow.log_prob((test + u) / levels), noise)
     bits = float(pf.bits_per_dim(log_prob, shape, levels).mean())
     print(f"{flow}: {bits:.3f} bits per dimension")
 
     cooler = Flow(layers, fit.params, base=type(base.base_dist)(zeros, 0.8).to_event(zeros.ndim))  # temperature 0.8
     transform = fit.flow.transforms[0]
-    samples = cooler.sample(jax.random.key(seed), (64,))
-    ends = transform.inv((test[:16] + 0.5) / levels)
+    samples = jax.jit(lambda key: cooler.sample(key, (64,)))(jax.random.key(seed))
+    ends = jax.jit(lambda v: transform.inv(v))((test[:16] + 0.5) / levels)
     path = jnp.stack([(1 - t) * ends[:8] + t * ends[8:] for t in jnp.linspace(0, 1, 8)], axis=1)
-    between = transform(path.reshape(-1, *ends.shape[1:]))
+    between = jax.jit(lambda v: transform(v))(path.reshape(-1, *ends.shape[1:]))
     Path(out).mkdir(exist_ok=True)
     for name, pictures in (("samples", samples), ("between", between)):
         tiles = np.pad(np.asarray(pictures).reshape(8, 8, *shape[:2]), ((0, 0), (0, 0), (1, 1), (1, 1)))

@@ -159,7 +159,10 @@ def fit_density(
         params = merge(params, trained.params["density$state"]["params"])
         rows = some_rows(n, SETTLE_ROWS, seed)
         given = None if context is None else context[rows]
-        params = dict(bijection.observe(params, some(rows, jax.random.key(seed)), given, stage="settle")[0])
+        settle = jax.jit(
+            lambda *batch: bijection.observe(*batch, stage="settle")[0]
+        )  # one program, not one per operation
+        params = dict(settle(params, some(rows, jax.random.key(seed)), given))
     if not isinstance(base, Base):
         return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
     base_params = trained.params["density_base"]
