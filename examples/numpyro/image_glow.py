@@ -61,9 +61,10 @@ def main(flow: str = "glow", steps: int = 1_500, mnist: bool = False, out: str =
     cooler = Flow(layers, fit.params, base=type(base.base_dist)(zeros, 0.8).to_event(zeros.ndim))  # temperature 0.8
     transform = fit.flow.transforms[0]
     samples = jax.jit(lambda key: cooler.sample(key, (64,)))(jax.random.key(seed))
-    ends = jax.jit(lambda v: transform.inv(v))((test[:16] + 0.5) / levels)
+    apply = jax.jit(lambda transform, v: transform(v))
+    ends = apply(transform.inv, (test[:16] + 0.5) / levels)
     path = jnp.stack([(1 - t) * ends[:8] + t * ends[8:] for t in jnp.linspace(0, 1, 8)], axis=1)
-    between = jax.jit(lambda v: transform(v))(path.reshape(-1, *ends.shape[1:]))
+    between = apply(transform, path.reshape(-1, *ends.shape[1:]))
     Path(out).mkdir(exist_ok=True)
     for name, pictures in (("samples", samples), ("between", between)):
         tiles = np.pad(np.asarray(pictures).reshape(8, 8, *shape[:2]), ((0, 0), (0, 0), (1, 1), (1, 1)))
