@@ -2,8 +2,8 @@
 
 nflows is no test dependency, as it brings a training stack along; its numbers are kept instead. Run as
 
-    pip install --no-deps --target /tmp/nflows nflows==0.14
-    PYTHONPATH=/tmp/nflows python tests/oracles/record_nflows.py
+    pip install --no-deps --target DIRECTORY nflows==0.14
+    PYTHONPATH=DIRECTORY python tests/oracles/record_nflows.py
 
 with torch 2.13.0. ``tests/test_oracles.py`` reads the file.
 """
