@@ -9,7 +9,7 @@ from ppl_flows.bases import *  # noqa: F403
 from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in its folder
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse, Repeat
+from ppl_flows.core.compose import Chain, Frozen, Inverse, Repeat
 from ppl_flows.core.multi_scale import MultiScale
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.partial import Partial
@@ -26,6 +26,7 @@ __all__ = [
     "Base",
     "Bijection",
     "Chain",
+    "Frozen",
     "Inverse",
     "MultiScale",
     "Partial",

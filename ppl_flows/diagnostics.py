@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import softmax
 
 
 def pareto_khat(log_weights: np.ndarray) -> float:
@@ -16,21 +17,40 @@ def pareto_khat(log_weights: np.ndarray) -> float:
 
     Reference: Vehtari et al. (2024), Pareto Smoothed Importance Sampling, arXiv:1507.02646.
     """
+    return smoothed_weights(log_weights)[1]
+
+
+def smoothed_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Importance weights whose largest ones are replaced by quantiles of the Pareto distribution fitted to them.
+
+    Args:
+        log_weights: as in ``pareto_khat``.
+
+    Returns:
+        The weights, ``(n,)``, normalised to sum 1, and k-hat. Where k-hat is infinite nothing is smoothed.
+
+    Reference: Vehtari et al. (2024), arXiv:1507.02646, sec. 3.
+    """
     log_weights = np.asarray(log_weights, dtype=np.float64)
     n = log_weights.size
     if not np.all(log_weights < np.inf):
-        return np.inf
-    tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n))))
-    weights = np.exp(np.sort(log_weights - log_weights.max()))
-    cutoff = max(weights[-tail - 1], np.finfo(float).tiny)
-    exceedances = weights[weights > cutoff] - cutoff
-    if exceedances.size <= 4:
-        return np.inf
-    return _generalised_pareto_shape(exceedances)
+        return np.full(n, np.nan), np.inf
+    weights = np.exp(log_weights - log_weights.max())
+    order = np.argsort(weights)
+    tail = order[-int(np.ceil(min(0.2 * n, 3 * np.sqrt(n)))) :]
+    cutoff = max(weights[order[-len(tail) - 1]], np.finfo(float).tiny)
+    tail = tail[weights[tail] > cutoff]
+    if tail.size <= 4:
+        return weights / weights.sum(), np.inf
+    k, sigma = _generalised_pareto(weights[tail] - cutoff)
+    p = (np.arange(tail.size) + 0.5) / tail.size
+    quantiles = -np.log1p(-p) if k == 0 else np.expm1(-k * np.log1p(-p)) / k
+    weights[tail] = np.minimum(cutoff + sigma * quantiles, 1.0)  # never beyond the largest weight that was seen
+    return weights / weights.sum(), k
 
 
-def _generalised_pareto_shape(x: np.ndarray) -> float:
-    """Posterior-mean estimate of the shape from sorted exceedances x.
+def _generalised_pareto(x: np.ndarray) -> tuple[float, float]:
+    """Posterior-mean estimate of shape and scale from sorted exceedances x.
 
     Reference: Zhang & Stephens (2009), A new and efficient estimation method for the generalized Pareto
     distribution, Technometrics 51(3); with the prior of Vehtari et al. (2024), appendix C.
@@ -40,7 +60,7 @@ def _generalised_pareto_shape(x: np.ndarray) -> float:
     theta = (1 - np.sqrt(m / (np.arange(1, m + 1) - 0.5))) / (3 * x[int(n / 4 + 0.5) - 1]) + 1 / x[-1]
     k = np.mean(np.log1p(-theta[:, None] * x), axis=1)
     log_likelihood = n * (np.log(-theta / k) - k - 1)
-    posterior = 1 / np.sum(np.exp(log_likelihood - log_likelihood[:, None]), axis=1)
-    theta_hat = np.sum(theta * posterior / np.sum(posterior))
+    posterior = softmax(log_likelihood)
+    theta_hat = np.sum(theta * posterior)
     shape = np.mean(np.log1p(-theta_hat * x))
-    return float((n * shape + 10 * 0.5) / (n + 10))
+    return float((n * shape + 10 * 0.5) / (n + 10)), float(-shape / theta_hat)

@@ -10,8 +10,11 @@ import numpy as np
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.diagnostics import smoothed_weights
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
+GOOD_KHAT, USABLE_KHAT = 0.5, 0.7  # Vehtari et al. (2024), arXiv:1507.02646, sec. 3.2.4
+SAME_WEIGHTS = 0.1  # nats of spread below which weights are so nearly constant that their tail says nothing
 
 
 class Training(NamedTuple):
@@ -29,6 +32,13 @@ class Elbo(NamedTuple):
     se: float
 
 
+class Weighed(NamedTuple):
+    """Draws of a guide, ``{site: (n, *site shape)}``, and ``log p(z, data) - log q(z)`` of each, ``(n,)``, in nats."""
+
+    draws: dict[str, Array]
+    log_weights: np.ndarray
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A trained guide.
@@ -41,6 +51,7 @@ class FitResult:
         khat: Pareto k-hat of the importance weights of the same draws. Above 0.7 the guide is a poor proposal and
             its posterior should not be trusted; below 0.5 it is good. nan where a plate is sub-sampled, as the
             weights then carry the noise of the minibatches too.
+        ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for khat.
     """
 
     losses: np.ndarray
@@ -48,14 +59,64 @@ class FitResult:
     params: dict[str, Any]
     elbo: Elbo
     khat: float
+    ess: float
+    _spread: float  # standard deviation of the log weights, in nats
     _draw: Callable[[int, int], dict[str, Array]]
+    _weigh: Callable[[int, int], Weighed]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the posterior can be trusted, in one sentence."""
+        if np.isnan(self.khat):
+            return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
+        seen = f"k-hat {self.khat:.2f}, effective sample size {self.ess:.0%} of the draws"
+        if self.khat < GOOD_KHAT or self._spread < SAME_WEIGHTS:
+            return f"good: {seen}"
+        if self.khat < USABLE_KHAT:
+            return f"usable with importance weights, result.reweighted(n): {seen}"
+        return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support."""
         return self._draw(num_samples, seed)
 
+    def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
+        """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
+
+        The weights are Pareto-smoothed. Sites as in ``sample``, latent ones only.
+
+        Raises:
+            ValueError: a plate is sub-sampled, so that no weight is known exactly.
+        """
+        if np.isnan(self.khat):
+            raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
+        draws, log_weights = self._weigh(4 * num_samples, seed)
+        rows = np.random.default_rng(seed).choice(
+            len(log_weights), size=num_samples, p=smoothed_weights(log_weights)[0]
+        )
+        return {name: value[rows] for name, value in draws.items()}
+
     def __repr__(self) -> str:
-        return f"FitResult(elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats, khat={self.khat:.2f})"
+        return f"FitResult(elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats, {self.verdict})"
+
+
+def judged(
+    training: Training,
+    draw: Callable[[int, int], dict[str, Array]],
+    weigh: Callable[[int, int], Weighed],
+    *,
+    num_draws: int,
+    seed: int,
+    subsampled: bool,
+) -> FitResult:
+    """The result of a training, measured by so many fresh draws."""
+    log_weights = weigh(num_draws, seed).log_weights
+    elbo = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    khat = ess = np.nan
+    if not subsampled:
+        weights, khat = smoothed_weights(log_weights)
+        ess = float(1 / np.sum(weights**2) / len(weights))
+    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh)
 
 
 @dataclass(frozen=True)
@@ -105,3 +166,8 @@ class FitError(RuntimeError):
 def learning_rate(step: Any, steps: int, xp: Any) -> Any:
     """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0."""
     return xp.minimum(1.0, (step + 1) / max(0.05 * steps, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / steps))
+
+
+def model_weight(step: Any, steps: int, anneal: float) -> Any:
+    """Weight of the model's log density at a step: from ``anneal`` to 1 over the first half."""
+    return np.minimum(1.0, anneal + (1 - anneal) * np.asarray(step) / max(steps / 2, 1))

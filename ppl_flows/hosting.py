@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import ppl_flows
-from ppl_flows.bijections import Elementwise
+from ppl_flows.bijections import Elementwise, TriangularAffine
 from ppl_flows.core.bijection import Array, Bijection, Params
-from ppl_flows.core.compose import Chain
+from ppl_flows.core.compose import Chain, Frozen
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import initial_params
 from ppl_flows.core.support import REAL, is_real
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
+from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian
 
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
 START_ROWS, START_NUMBERS, SETTLE_ROWS = 1_024, 2**16, 16_384
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+_path: ContextVar[bool] = ContextVar("path", default=False)
+
+
+class Quality(NamedTuple):
+    """What a wish for a guide means: size of its flow, and effort of ``fit``."""
+
+    flow_layers: int
+    steps: int
+    num_particles: int
+
+
+QUALITIES = {
+    "quick": Quality(flow_layers=6, steps=2_000, num_particles=16),
+    "standard": Quality(flow_layers=10, steps=2_000, num_particles=64),
+    "thorough": Quality(flow_layers=16, steps=8_000, num_particles=64),
+}
 
 
 @contextmanager
@@ -33,6 +50,27 @@ def evaluation() -> Iterator[None]:
         yield
     finally:
         _evaluating.reset(token)
+
+
+@contextmanager
+def path_gradients(on: bool) -> Iterator[None]:
+    """Flows made inside score draws with parameters that pass no gradient.
+
+    The gradient of the ELBO then flows through the draws only ("sticking the landing"): it has the same mean, and no
+    variance where the flow is the posterior.
+
+    Reference: Roeder et al. (2017), Sticking the Landing, arXiv:1703.09194.
+    """
+    token = _path.set(on)
+    try:
+        yield
+    finally:
+        _path.reset(token)
+
+
+def on_the_path() -> bool:
+    """Whether flows made now take part in path gradients."""
+    return _path.get()
 
 
 def in_training(training: bool) -> bool:
@@ -111,16 +149,30 @@ def some_rows(n: int, at_most: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(n)[:at_most]
 
 
-def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bijection:
-    """``located`` around the recipe's flow, checked.
+def check_guide(quality: str, start: str | Mapping[str, Any], init_scale: float) -> None:
+    """Raises ValueError for options that ``AutoFlow`` does not have."""
+    if quality not in QUALITIES:
+        raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
+    kinds = ("auto", "full_rank", "mean_field", "laplace", "init")
+    if not isinstance(start, Mapping) and start not in kinds:
+        raise ValueError(f"start must be one of {', '.join(kinds)}, or draws as a dict of sites; got {start!r}.")
+    if not init_scale > 0:
+        raise ValueError(f"init_scale must be positive, got {init_scale}.")
+
+
+def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int, quality: str) -> Bijection:
+    """What ``AutoFlow`` trains: the recipe's flow, checked, a trainable affine map, and one that stays as it starts.
 
     Raises:
         TypeError: the recipe gives something else than a Bijection.
         ValueError: its flow has another event size, or wants a context.
     """
-    recipe = guide_flow if recipe is None else recipe
-    flow = recipe(dim) if callable(recipe) else recipe
-    if not callable(recipe) or not isinstance(flow, Bijection):
+    flow: Any
+    if recipe is None:
+        flow = guide_flow(dim, flow_layers=QUALITIES[quality].flow_layers)
+    else:
+        flow = recipe(dim) if callable(recipe) else recipe
+    if not (recipe is None or callable(recipe)) or not isinstance(flow, Bijection):
         raise TypeError(
             f"AutoFlow: flow must be a callable dim -> Bijection, such as pf.iaf, but it gave {type(flow).__name__}; "
             "a transform of the language would not train here."
@@ -129,7 +181,22 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int) -> Bije
         raise ValueError(f"AutoFlow: the model has {dim} latent dimensions, but flow maps shape {flow.event_shape}.")
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
-    return located(flow)
+    affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
+    return Chain((flow, affine, Frozen(affine)))
+
+
+def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: bool) -> Params:
+    """Initial parameters of ``guide_bijection(...)`` that start it at this Gaussian.
+
+    The Gaussian is in the last map, which stays as it is, or, not fixed, in the trainable one.
+    """
+    params = dict(initial_params(bijection, seed))
+    if "theta" in params["1"]:
+        affine = {"theta": np.stack([start.mean, np.log(start.diagonal)], axis=-1)}
+    else:
+        factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
+        affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}
+    return {**params, **({"2": {"state": affine}} if fixed else {"1": affine})}
 
 
 def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
@@ -170,3 +237,21 @@ def check_steps(steps: int, num_particles: int) -> None:
     """Raises ValueError unless both are at least 1."""
     if steps < 1 or num_particles < 1:
         raise ValueError(f"steps and num_particles must be at least 1, got {steps} and {num_particles}.")
+
+
+def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
+    """Steps and particles of ``fit``: as given, or as the guide's quality says."""
+    quality = QUALITIES[getattr(guide, "quality", "standard")]
+    return (
+        quality.steps if steps is None else steps,
+        quality.num_particles if num_particles is None else num_particles,
+    )
+
+
+def check_fit(steps: int, num_particles: int, estimator: str, anneal: float) -> None:
+    """Raises ValueError for options that ``fit`` does not have."""
+    check_steps(steps, num_particles)
+    if estimator not in ("path", "reparam"):
+        raise ValueError(f"estimator must be 'path' or 'reparam', got {estimator!r}.")
+    if not 0 < anneal <= 1:
+        raise ValueError(f"anneal must be above 0 and at most 1 (no annealing), got {anneal}.")

@@ -15,7 +15,7 @@ from ppl_flows.bijections.masked_autoregressive import MaskedAutoregressive
 from ppl_flows.bijections.neural_ode import NeuralODE
 from ppl_flows.bijections.orthogonal import Orthogonal
 from ppl_flows.bijections.patch_autoregressive import PatchAutoregressive
-from ppl_flows.bijections.permute import Permute, Reverse
+from ppl_flows.bijections.permute import Permute, Reverse, Shuffle
 from ppl_flows.bijections.planar import Planar
 from ppl_flows.bijections.radial import Radial
 from ppl_flows.bijections.reshape import Reshape, Squeeze
@@ -43,6 +43,7 @@ __all__ = [
     "Radial",
     "Reshape",
     "Reverse",
+    "Shuffle",
     "Squeeze",
     "Sylvester",
     "TriangularAffine",

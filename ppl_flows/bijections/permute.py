@@ -38,10 +38,10 @@ class Permute(Bijection):
             )
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return _take(x, _orders(self.order)[0])
+        return _take(x, namespace(x).constant(_orders(self.order)[0], x))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return _take(y, _orders(self.order)[1])
+        return _take(y, namespace(y).constant(_orders(self.order)[1], y))
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,48 @@ class Reverse(Bijection):
         return self._forward(params, y, context)
 
 
+@dataclass(frozen=True)
+class Shuffle(Bijection):
+    """Random permutation drawn with the parameters, among which it is kept as state; with log_det 0.
+
+    Where ``Permute`` has its order in its own description, all shuffles of one size have the same one: inside a
+    ``Repeat`` each repetition has an order of its own.
+
+    Args:
+        dim: event size, at least 1.
+
+    Raises:
+        ValueError: dim below 1.
+    """
+
+    dim: int
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"Shuffle: dim must be at least 1, got {self.dim}.")
+
+    def init(self, rng: np.random.Generator) -> Params:
+        order = rng.permutation(self.dim)
+        # whole numbers as floats: JAX takes no gradient where a leaf of the parameters is an integer
+        return {"state": {"order": order.astype(float), "back": np.argsort(order).astype(float)}}
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        return _take(x, _whole(params["state"]["order"]))
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return _take(y, _whole(params["state"]["back"]))
+
+
 @cache
 def _orders(order: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(order), np.argsort(order)
 
 
-def _take(x: Array, order: np.ndarray) -> tuple[Array, Array]:
+def _take(x: Array, order: Array) -> tuple[Array, Array]:
     xp = namespace(x)
-    return xp.take(x, xp.constant(order, x), axis=-1), xp.zeros_like(x[..., 0])
+    return xp.take(x, order, axis=-1), xp.zeros_like(x[..., 0])
+
+
+def _whole(numbers: Array) -> Array:
+    xp = namespace(numbers)
+    return xp.astype(numbers, xp.int32)

@@ -1,4 +1,4 @@
-"""Combinators: ``Chain``, ``Repeat`` and ``Inverse``."""
+"""Combinators: ``Chain``, ``Repeat``, ``Inverse`` and ``Frozen``."""
 
 from __future__ import annotations
 
@@ -215,3 +215,53 @@ class Inverse(Bijection):
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         return self.part.observe(params, value, context, forward=not forward, stage=stage)
+
+
+@dataclass(frozen=True)
+class Frozen(Bijection):
+    """A bijection whose parameters never train: they are state, as BatchNorm's running averages are.
+
+    ``params`` is ``{"state": params of the part}``; give those of a trained flow to keep it as it is inside a larger
+    one.
+
+    Args:
+        part: the bijection; it has no state of its own.
+
+    Raises:
+        TypeError: the part is not a Bijection.
+    """
+
+    part: Bijection
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.part, Bijection):
+            raise TypeError(f"Frozen takes a bijection such as pf.TriangularAffine(3), got {type(self.part).__name__}.")
+
+    @property
+    def context_dim(self) -> int:  # type: ignore[override]
+        return self.part.context_dim
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.part.event_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.part.output_shape
+
+    @property
+    def domain(self) -> Support:
+        return self.part.domain
+
+    @property
+    def codomain(self) -> Support:
+        return self.part.codomain
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {"state": self.part.init(rng)}
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        return self.part.forward(params["state"], x, context)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return self.part.inverse(params["state"], y, context)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ppl_flows.bijections import Elementwise
+from ppl_flows.bijections import Elementwise, Shuffle
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.core.compose import Chain, Inverse, Repeat
 from ppl_flows.flows.spline import nsf
 from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
 from ppl_flows.transformers import Additive, Affine, Multiplicative
@@ -97,15 +97,15 @@ def maf(
     return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual))
 
 
-def guide_flow(dim: int, *, context_dim: int = 0) -> Bijection:
-    """What ``AutoFlow`` uses by default: ten affine couplings with random masks; splines in one dimension.
+def guide_flow(dim: int, *, flow_layers: int = 10, context_dim: int = 0) -> Bijection:
+    """What ``AutoFlow`` uses by default: affine couplings with random masks; splines in one dimension.
 
     Args:
         dim: event size.
+        flow_layers: number of couplings.
     """
     if dim == 1:
         return nsf(1, context_dim=context_dim)
-    # scales within a factor e per layer: with Affine's own bound, a deep stack overflows early in training
-    layer = Affine(max_log_scale=1.0)
     hidden = (min(max(2 * dim, 16), 32),) * 2
-    return Chain(couplings(dim, layer, 10, "random", hidden, "silu", context_dim))
+    pair = couplings(dim, Affine(), 2, "halves", hidden, "silu", context_dim)
+    return Repeat(Chain((Shuffle(dim), *pair)), max(flow_layers // 2, 1))

@@ -16,7 +16,7 @@ from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
 from ppl_flows.core.support import is_real
-from ppl_flows.hosting import in_training
+from ppl_flows.hosting import in_training, on_the_path
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution, stored_base
 from ppl_flows.numpyro.support import Constraint, Pieces, onto
 from ppl_flows.numpyro.transform import FlowTransform, to_array
@@ -46,6 +46,7 @@ class Flow(dist.TransformedDistribution):
     """
 
     _holder: dict[str, Any] | None = None  # where a training pass leaves the new state; not part of the pytree
+    _on_path: bool = False  # whether draws are scored with parameters that pass no gradient; nor is this
 
     def __init__(
         self,
@@ -73,9 +74,12 @@ class Flow(dist.TransformedDistribution):
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
+        self._on_path = on_the_path()
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        if self._on_path and self._holder is None:
+            return jax.tree.map(lax.stop_gradient, self).log_prob(value)  # the copy is not on the path
         if intermediates is not None:
             return super().log_prob(value, intermediates)
         *before, transform = self.transforms

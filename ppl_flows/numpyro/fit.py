@@ -16,18 +16,38 @@ from numpyro import handlers
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.svi import SVIState
+from numpyro.infer.util import log_density
 from tqdm.auto import tqdm
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import is_stateful, merge
-from ppl_flows.diagnostics import pareto_khat
-from ppl_flows.fit_result import MAX_SKIPPED, DensityFit, Elbo, FitError, FitResult, Training, learning_rate
-from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, evaluation, some_rows
+from ppl_flows.fit_result import (
+    MAX_SKIPPED,
+    DensityFit,
+    FitError,
+    FitResult,
+    Training,
+    Weighed,
+    judged,
+    learning_rate,
+    model_weight,
+)
+from ppl_flows.hosting import (
+    SETTLE_ROWS,
+    budget,
+    check_fit,
+    check_rows,
+    check_steps,
+    density_start,
+    evaluation,
+    path_gradients,
+    some_rows,
+)
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
+from ppl_flows.numpyro.guide import is_subsampled
 
-EVALUATION_DRAWS = 4_000  # of the final ELBO
 BLOCKS = 20  # at most so many dispatches of many steps each; the progress bar moves between them
 
 
@@ -35,10 +55,13 @@ def fit(
     model: Callable,
     guide: Callable,
     *args: Any,
-    steps: int = 4_000,
-    num_particles: int = 32,
+    steps: int | None = None,
+    num_particles: int | None = None,
     lr: float = 1e-2,
     clip: float = 10.0,
+    estimator: str = "path",
+    anneal: float = 1.0,
+    draws: int = 10_000,
     init_params: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -53,37 +76,50 @@ def fit(
     Args:
         model, guide: any NumPyro model, and ``AutoFlow`` or any other guide.
         *args, **kwargs: of the model and the guide.
-        steps: optimiser steps.
-        num_particles: draws per step.
+        steps, num_particles: optimiser steps, and draws per step. None: what the guide's ``quality`` says, as in
+            ``AutoFlow``; 2,000 steps of 64 for other guides.
         lr: largest learning rate.
         clip: bound on the norm of the whole gradient, in nats per parameter unit.
+        estimator: of the gradient. ``"path"``: flows of the guide score their draws with parameters, and a context,
+            that pass no gradient, so that the noise dies out near the posterior; costs one inverse pass per step.
+            ``"reparam"``: the ordinary reparameterised gradient.
+        anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
+            Values such as 0.1 keep a guide from falling into one of several modes early.
+        draws: number of fresh draws that the fit is measured by.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        ValueError: there is nothing to train, or steps or particles below 1.
+        ValueError: there is nothing to train, or an option is out of its range.
     """
+    steps, num_particles = budget(guide, steps, num_particles)
+    check_fit(steps, num_particles, estimator, anneal)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
-    elbo = Trace_ELBO(num_particles=num_particles)
+
+    def tempered(weight: jax.Array) -> Any:
+        with handlers.scale(scale=weight):
+            return bound_model()
+
+    def on_path(weight: jax.Array) -> Any:
+        with path_gradients(estimator == "path"):
+            return bound_guide()
+
     trained = _train(
         train_key,
-        elbo,
-        bound_model,
-        bound_guide,
+        Trace_ELBO(num_particles=num_particles),
+        tempered,
+        on_path,
         steps=steps,
         lr=lr,
         clip=clip,
+        anneal=anneal,
         progress=progress,
         init_params=init_params,
     )
     params = trained.params
-    with evaluation():
-        log_weights = _log_weights(weights_key, params, bound_model, bound_guide, num_particles)
-    khat = np.nan if _subsamples(bound_model) else pareto_khat(log_weights)
-    estimate = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
 
     def draw(num_samples: int, seed: int) -> dict[str, jax.Array]:
         key = jax.random.key(seed)
@@ -91,7 +127,22 @@ def fit(
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
         return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
 
-    return FitResult(*trained, estimate, khat, draw)
+    @jax.jit
+    def weigh_keys(keys: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide)
+        return lax.map(jax.vmap(one), keys)
+
+    def weigh(num_samples: int, seed: int) -> Weighed:
+        blocks = -(-num_samples // num_particles)  # whole ones, as a rest would be compiled a second time
+        keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
+        with evaluation():
+            weighed = weigh_keys(keys)
+        latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], weighed)
+        return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
+
+    return judged(
+        trained, draw, weigh, num_draws=draws, seed=seed, subsampled=_subsamples(params, bound_model, bound_guide)
+    )
 
 
 def fit_density(
@@ -144,15 +195,16 @@ def fit_density(
             return data[rows]
         return (data[rows] + jax.random.uniform(key, (len(rows), *data.shape[1:]))) / levels
 
-    def model() -> None:
+    def model(_: jax.Array) -> None:
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
             given = None if context is None else context[rows]
             density = flow("density", bijection, params=start, base=base, context=given, training=True)
             numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
 
-    def guide() -> None:
+    def guide(_: jax.Array) -> None:
         """Nothing is latent."""
 
+    check_steps(steps, 1)
     trained = _train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
     params = trained.params["density"]
     if is_stateful(bijection):
@@ -180,12 +232,13 @@ def _train(
     lr: float,
     clip: float,
     progress: bool,
+    anneal: float = 1.0,
     init_params: dict[str, Any] | None = None,
 ) -> Training:
-    check_steps(steps, elbo.num_particles)
+    """Model and guide take the weight of the model's log density."""
     schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
-    state = svi.init(key, init_params=init_params)
+    state = svi.init(key, 1.0, init_params=init_params)
     if not svi.get_params(state):
         raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
     if state.mutable_state is not None and elbo.num_particles > 1:
@@ -194,9 +247,9 @@ def _train(
             "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
         )
 
-    def update(carry: tuple, _: None) -> tuple[tuple, tuple]:
+    def update(carry: tuple, weight: jax.Array) -> tuple[tuple, tuple]:
         state, bad = carry
-        new, loss = svi.update(state)
+        new, loss = svi.update(state, weight)
         leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
         fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
@@ -204,12 +257,13 @@ def _train(
         return (SVIState(*kept, new.rng_key), bad), (loss, bad)
 
     blocks = max(b for b in range(1, BLOCKS + 1) if steps % b == 0)  # of equal length: one program to compile
-    block = jax.jit(lambda carry: lax.scan(update, carry, length=steps // blocks))
+    weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float).reshape(blocks, -1)
+    block = jax.jit(lambda carry, weights: lax.scan(update, carry, weights))
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     carry = (state, jnp.array(0))
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
-        for _ in range(blocks):
-            carry, (loss, bad) = block(carry)
+        for i in range(blocks):
+            carry, (loss, bad) = block(carry, weights[i])
             losses, bads = np.append(losses, loss), np.append(bads, bad)
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
@@ -224,19 +278,23 @@ def _values(svi: SVI, state: SVIState) -> dict[str, Any]:
     return svi.get_params(state) | (state.mutable_state or {})
 
 
-def _subsamples(model: Callable) -> bool:
-    """Whether a plate of the model draws a minibatch."""
-    trace = handlers.trace(handlers.seed(model, 0)).get_trace()
-    return any(site["type"] == "plate" and site["args"][0] != len(site["value"]) for site in trace.values())
+def _subsamples(params: dict[str, Any], model: Callable, guide: Callable) -> bool:
+    """Whether a plate of the model draws a minibatch; with the guide's draws, as some priors cannot be drawn from."""
+    drawn = handlers.trace(handlers.seed(handlers.substitute(guide, params), 0)).get_trace()
+    replayed = handlers.replay(handlers.substitute(model, params), drawn)
+    return is_subsampled(handlers.trace(handlers.seed(replayed, 0)).get_trace())
 
 
-def _log_weights(
-    key: jax.Array, params: dict[str, Any], model: Callable, guide: Callable, batch_size: int
-) -> np.ndarray:
-    """``log p(z, data) - log q(z)`` of draws from the guide, in nats; batches of the size that training had."""
-
-    @jax.jit
-    def log_weights(keys: jax.Array) -> jax.Array:
-        return lax.map(lambda k: -Trace_ELBO().loss(k, params, model, guide), keys, batch_size=batch_size)
-
-    return np.asarray(log_weights(jax.random.split(key, EVALUATION_DRAWS)), dtype=np.float64)
+def _weighed(
+    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats."""
+    guide_key, model_key = jax.random.split(key)
+    log_q, trace = log_density(handlers.seed(guide, guide_key), (), {}, params)
+    log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
+    latents = {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+    return latents, log_p - log_q

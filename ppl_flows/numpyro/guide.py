@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpyro
 import numpyro.distributions as dist
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.hosting import guide_bijection, located_params
-from ppl_flows.numpyro.distribution import Flow, flow
-from ppl_flows.numpyro.transform import FlowTransform
+from ppl_flows.core.params import map_params, merge, split
+from ppl_flows.hosting import check_guide, guide_bijection, guide_params
+from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.transform import FlowTransform, to_array
+from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
 
 QUANTILE_DRAWS = 10_000
+BLOCK = 32  # points per call of the log density while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
-    """Guide over all latent variables: a flow, then a trainable location and scale per coordinate.
+    """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
 
-    It starts where the host's initialisation is: the last layer carries ``init_loc_fn``'s values and ``init_scale``,
-    and the flow before it starts next to the identity. Its parameters are one site, ``{prefix}_flow``.
+    At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
+    model's log density, and keeps it as its last, fixed map; the flow before it starts next to the identity. Its
+    parameters are one site, ``{prefix}_flow``.
 
     Args:
         model: a NumPyro model; its latents are continuous and none of them is local to a sub-sampled plate.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
+        quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
+            that ``fit`` takes unless it is told otherwise.
+        start: where to begin. ``"full_rank"`` or ``"mean_field"``: a Gaussian found from several initial points by
+            optimisation and Batch-and-Match; ``"laplace"``: mode and curvature; ``"init"``: the values of
+            ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose mean and covariance it
+            takes. ``"auto"``: full-rank up to 200 dimensions and mean-field above; ``"init"`` where the log density is
+            not a function of the latents alone (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
-        init_loc_fn: the host's per-site initialisation.
-        init_scale: standard deviation of the first draws around it, on the unconstrained scale.
-        seed: of the flow's initial weights.
+        init_loc_fn: the host's per-site initialisation: one of the initial points.
+        init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
+        seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a flow of the wrong size.
+        ValueError: at the first call: latents local to a sub-sampled plate; a flow of the wrong size; a log density
+            that is finite nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
 
     Example:
@@ -56,14 +73,16 @@ class AutoFlow(AutoContinuous):
         model: Callable,
         flow: Callable[[int], Bijection] | None = None,
         *,
+        quality: str = "standard",
+        start: str | Mapping[str, Any] = "auto",
         prefix: str | None = None,
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if not init_scale > 0:
-            raise ValueError(f"init_scale must be positive, got {init_scale}.")
+        check_guide(quality, start, init_scale)
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
+        self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
         self._seed = seed
@@ -71,6 +90,10 @@ class AutoFlow(AutoContinuous):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._setup_prototype(*args, **kwargs)
+            if self.prefix is None:
+                self.prefix = f"auto_{next(iter(self._init_locs))}"
+            self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
+            gaussian = self._first_gaussian()
         except ValueError as error:
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             if "local latent variables" not in str(error):
@@ -79,10 +102,34 @@ class AutoFlow(AutoContinuous):
                 "AutoFlow: a latent is local to a sub-sampled plate, and one flow over all latents cannot follow the "
                 "rows drawn. Run the plate at full size, or give local latents a guide of their own."
             ) from error
-        if self.prefix is None:
-            self.prefix = f"auto_{next(iter(self._init_locs))}"
-        self._bijection = guide_bijection(self._recipe, self.latent_dim)
-        self._start = located_params(self._bijection, self._init_latent, self._init_scale, self._seed)
+        self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
+
+    def _first_gaussian(self) -> Gaussian:
+        if isinstance(self.start, Mapping):
+            draws = {name: jnp.asarray(value) for name, value in self.start.items()}
+            rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
+            self.start = "draws"
+            return of_draws(np.asarray(rows, dtype=np.float64))
+        obstacle = self._obstacle()
+        if self.start == "auto":
+            self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
+        if self.start == "init":
+            dim = self.latent_dim
+            loc = np.zeros(dim) if isinstance(self._init_latent, jax.core.Tracer) else np.asarray(self._init_latent)
+            return Gaussian(loc, np.full(dim, self._init_scale))
+        if obstacle:
+            raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
+        density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
+        with handlers.block():  # of the trace that this call is part of
+            return found(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
+
+    def _obstacle(self) -> str | None:
+        """What makes the log density no function of the latents alone."""
+        if isinstance(self._init_latent, jax.core.Tracer):
+            return "the guide is set up inside a traced function"
+        if is_subsampled(self.prototype_trace):
+            return "the likelihood is sub-sampled"
+        return None
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -90,7 +137,11 @@ class AutoFlow(AutoContinuous):
         return dist.Normal(jnp.zeros(self.latent_dim, dtype), jnp.ones(self.latent_dim, dtype)).to_event(1)
 
     def _get_posterior(self) -> Flow:
-        return flow(f"{self.prefix}_flow", self._bijection, params=self._start, base=self.get_base_dist())
+        # under a handler as a function of the key, as a dict is no array that the host's `param` could check
+        params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
+        weights, state = split(params)
+        params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
+        return Flow(self._bijection, params, base=self.get_base_dist())
 
     def get_transform(self, params: dict[str, Any]) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
@@ -117,3 +168,41 @@ class AutoFlow(AutoContinuous):
             for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
         }
         return values if levels.ndim else {name: value[0] for name, value in values.items()}
+
+
+class _Density:
+    """A log density of one vector as what ``warm_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
+
+    def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
+        self._dtype = dtype
+        self._one = jax.jit(jax.value_and_grad(log_density))
+        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
+        self._hessians = jax.jit(lambda z: lax.map(jax.hessian(log_density), z, batch_size=8))
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if len(z) == 1:
+            value, gradient = self._one(jnp.asarray(z[0], self._dtype))
+            return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
+        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
+        return values.astype(np.float64), gradients.astype(np.float64)
+
+    def hessian(self, z: np.ndarray) -> np.ndarray:
+        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        return np.concatenate(blocks)[: len(z)].astype(np.float64)
+
+
+def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows in blocks of one size; the last one is filled up with its last row."""
+    missing = -len(z) % size
+    return np.split(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]), (len(z) + missing) // size)
+
+
+def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:
+    """The unconstrained vector of one draw of all sites."""
+    return ravel_pytree({name: biject_to(trace[name]["fn"].support).inv(site[name]) for name in init})[0]
+
+
+def is_subsampled(trace: Any) -> bool:
+    """Whether a plate of a model's trace draws a minibatch."""
+    return any(site["type"] == "plate" and site["args"][0] != len(site["value"]) for site in trace.values())

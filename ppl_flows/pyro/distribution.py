@@ -10,7 +10,7 @@ from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import flatten, initial_params, map_params
 from ppl_flows.core.support import is_real
-from ppl_flows.hosting import in_training
+from ppl_flows.hosting import in_training, on_the_path
 from ppl_flows.pyro.base import AnyBase, BaseDistribution, stored_base
 from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
 from ppl_flows.pyro.support import Constraint, Pieces, onto
@@ -66,9 +66,24 @@ class Flow(dist.TransformedDistribution):
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
+        self._on_path = on_the_path()  # whether draws are scored with parameters that pass no gradient
 
     def expand(self, batch_shape: torch.Size, _instance: Flow | None = None) -> Flow:
-        return super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
+        new = super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
+        new._on_path = self._on_path
+        return new
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        transform, *outer = self.transforms
+        # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
+        if not (self._on_path and self.has_rsample) or transform.training:
+            return super().log_prob(value)
+        context = None if transform.context is None else transform.context.detach()
+        fixed = FlowTransform(transform.bijection, _detached(transform.params), context=context)
+        base = self.base_dist
+        if isinstance(base, BaseDistribution):
+            base = BaseDistribution(base.base, _detached(base.params)).expand(base.batch_shape)
+        return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False).log_prob(value)
 
 
 def flow(
@@ -121,6 +136,10 @@ def flow(
             initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
     transform = FlowTransform(bijection, stored_params(name, initial), context=context)
     return Flow(transform.train(in_training(training)), base=base, support=support)
+
+
+def _detached(params: Params) -> Params:
+    return map_params(lambda _, a: a.detach(), params)
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
 from pyro.infer.autoguide.initialization import init_to_median
 from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.params import map_params
-from ppl_flows.hosting import guide_bijection, located_params
+from ppl_flows.core.params import map_params, merge, split
+from ppl_flows.hosting import check_guide, guide_bijection, guide_params
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
+from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
 
 QUANTILE_DRAWS = 10_000
+BLOCK = 256  # points per run of the model while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
-    """Guide over all latent variables: a flow, then a trainable location and scale per coordinate.
+    """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
 
-    It starts where the host's initialisation is: the last layer carries ``init_loc_fn``'s values and ``init_scale``,
-    and the flow before it starts next to the identity.
+    At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
+    model's log density, and keeps it as its last, fixed map, in buffers; the flow before it starts next to the
+    identity.
 
     Args:
         model: a Pyro model; its latents are continuous and none of them is local to a sub-sampled plate.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
-        init_loc_fn: the host's per-site initialisation.
-        init_scale: standard deviation of the first draws around it, on the unconstrained scale.
-        seed: of the flow's initial weights.
+        quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
+            that ``fit`` takes unless it is told otherwise.
+        start: where to begin. ``"full_rank"`` or ``"mean_field"``: a Gaussian found from several initial points by
+            optimisation and Batch-and-Match; ``"laplace"``: mode and curvature; ``"init"``: the values of
+            ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose mean and covariance it
+            takes. ``"auto"``: full-rank up to 200 dimensions and mean-field above; ``"init"`` where the log density is
+            not a function of the latents alone (sub-sampled plates, draws hidden from the guide). ``guide.start`` says
+            which.
+        init_loc_fn: the host's per-site initialisation: one of the initial points.
+        init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
+        seed: of the flow's initial weights and of the start.
 
     Raises:
         ValueError: at the first call: latents local to a sub-sampled plate; a name that another guide has in Pyro's
-            parameter store; a flow of the wrong size.
+            parameter store; a flow of the wrong size; a log density that is finite nowhere; a start that the model
+            does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
 
     Example:
@@ -54,36 +69,66 @@ class AutoFlow(AutoContinuous):
         model: Callable,
         flow: Callable[[int], Bijection] | None = None,
         *,
+        quality: str = "standard",
+        start: str | Mapping[str, Any] = "auto",
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if not init_scale > 0:
-            raise ValueError(f"init_scale must be positive, got {init_scale}.")
+        check_guide(quality, start, init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
+        self._bare = (
+            model,
+        )  # a tuple, as a module would be registered; without the host's initialisation, which costs
+        self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
         self._seed = seed
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
+        try:
+            self._check_plates()
+            bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
+            loc = self._init_loc()
+            density = _Density(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
+            gaussian = self._first_gaussian(loc.double().cpu().numpy(), density)
+        except (TypeError, ValueError):
+            self.prototype_trace = None  # the next call fails the same way, instead of half-way
+            raise
+        params = guide_params(bijection, gaussian, self._seed, fixed=self.start != "init")
+        weights, state = split(params)
+        weights = map_params(lambda _, a: torch.nn.Parameter(torch.tensor(a).to(loc)), weights)
+        state = map_params(lambda _, a: torch.tensor(a).to(loc), state)
+        self.transform = FlowTransform(bijection, merge(weights, state))
+        self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
+
+    def _check_plates(self) -> None:
         for name, stack in self._cond_indep_stacks.items():
             for frame in stack:
                 if frame.full_size is not None and frame.full_size != frame.size:
-                    self.prototype_trace = None  # the next call fails the same way, instead of half-way
                     raise ValueError(
                         f"AutoFlow: latent {name!r} is local to plate {frame.name!r}, which is sub-sampled "
                         f"({frame.size} of {frame.full_size}): one flow over all latents would silently fit the "
                         "wrong rows. Run the plate at full size, or give local latents a guide of their own."
                     )
-        bijection = guide_bijection(self._recipe, self.latent_dim)
-        loc = self._init_loc()
-        params = located_params(bijection, loc.cpu().numpy(), self._init_scale, self._seed)
-        params = map_params(
-            lambda _, a: torch.nn.Parameter(torch.tensor(a, dtype=loc.dtype, device=loc.device)), params
-        )
-        self.transform = FlowTransform(bijection, params)
-        self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
+
+    def _first_gaussian(self, init: np.ndarray, density: _Density) -> Gaussian:
+        if isinstance(self.start, Mapping):
+            sites = [
+                biject_to(site["fn"].support).inv(torch.as_tensor(self.start[name])).flatten(1)
+                for name, site in self.prototype_trace.iter_stochastic_nodes()
+            ]
+            self.start = "draws"
+            return of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
+        obstacle = None if self.start == "init" else density.obstacle(init)
+        if self.start == "auto":
+            self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
+        if self.start == "init":
+            return Gaussian(init, np.full(len(init), self._init_scale))
+        if obstacle:
+            raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
+        return found(self.start, density, init, self._seed)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -131,3 +176,84 @@ class AutoFlow(AutoContinuous):
                 "call pyro.clear_param_store() first, or put both guides into one AutoGuideList. To go on from saved "
                 "parameters, clear the store and use guide.load_state_dict."
             )
+
+
+class _Density:
+    """The log density of unconstrained latent vectors as what ``warm_start`` asks for: NumPy in, NumPy out.
+
+    Many points are one run of the model under one more plate, as vectorised particles are; or, where the model cannot
+    run like that, as many runs.
+    """
+
+    def __init__(self, model: Callable, unpack: Callable[[torch.Tensor], Iterable], like: torch.Tensor) -> None:
+        self._model, self._unpack, self._like = model, unpack, like
+        with poutine.block():
+            nodes = poutine.trace(model).get_trace().nodes.values()
+        self._frames = [frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized]
+        self._nesting = max((-frame.dim for frame in self._frames), default=0)
+        self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
+
+    def obstacle(self, init: np.ndarray) -> str | None:
+        """What makes the log density no function of the latents alone."""
+        if any(frame.full_size is not None and frame.full_size != frame.size for frame in self._frames):
+            return "the likelihood is sub-sampled"
+        first, second = (self.value_and_gradient(init[None])[0].item() for _ in range(2))
+        return None if first == second or np.isnan(first) else "the model draws numbers that the guide does not"
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(BLOCK)]
+        values, gradients = (torch.cat([b.detach() for b in arrays]) for arrays in zip(*blocks, strict=True))
+        return values.double().cpu().numpy(), gradients.double().cpu().numpy()
+
+    def hessian(self, z: np.ndarray) -> np.ndarray:
+        points = torch.tensor(z).to(self._like).requires_grad_()
+        _, gradients = self._with_gradient(points, create_graph=True)
+        rows = [
+            torch.autograd.grad(column.sum(), points, retain_graph=True, allow_unused=True)[0]
+            if column.requires_grad
+            else None
+            for column in gradients.unbind(-1)
+        ]
+        filled = [torch.zeros_like(points) if row is None else row for row in rows]
+        return torch.stack(filled, dim=-2).double().cpu().numpy()
+
+    def _with_gradient(self, z: torch.Tensor, *, create_graph: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        z = z if z.requires_grad else z.requires_grad_()
+        with torch.enable_grad():
+            values = self._values(z)
+            (gradients,) = torch.autograd.grad(values.sum(), z, create_graph=create_graph)
+        return values, gradients
+
+    def _values(self, z: torch.Tensor) -> torch.Tensor:
+        # Pyro's checks would end the search at the first point far outside, where a scale is 0 or infinite
+        with poutine.block(), pyro.validation_enabled(False):
+            if not self._vectorizes:
+                return torch.stack([self._log_density(row, 1).sum() for row in z])
+            latent = z.reshape(len(z), *(1 for _ in range(self._nesting)), -1)
+            with pyro.plate("points", len(z), dim=-1 - self._nesting):
+                return self._log_density(latent, len(z))
+
+    def _log_density(self, latent: torch.Tensor, n: int) -> torch.Tensor:
+        values, total = {}, torch.zeros(n).to(latent)
+        for site, unconstrained in self._unpack(latent):
+            transform = biject_to(site["fn"].support)
+            value = values[site["name"]] = transform(unconstrained)
+            total = total + transform.log_abs_det_jacobian(unconstrained, value).reshape(n, -1).sum(-1)
+        trace = poutine.trace(poutine.condition(self._model, data=values)).get_trace()
+        trace.compute_log_prob()
+        terms = [site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample"]
+        return total + sum(
+            term.expand(n, *term.shape[1:]).reshape(n, -1).sum(-1) if n > 1 else term.sum() for term in terms
+        )
+
+    def _compare(self, z: torch.Tensor) -> bool:
+        """Whether the model, run once for two points, gives what it gives in two runs."""
+        with torch.no_grad():
+            self._vectorizes = False
+            apart = self._values(z)
+            self._vectorizes = True
+            try:
+                together = self._values(z)
+            except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
+                return False
+            return bool(torch.allclose(apart, together, rtol=1e-3, equal_nan=True))

@@ -17,7 +17,6 @@ from ppl_flows.pyro import fit_density
 
 LEVELS, BLOCKS, SHAPE, GREYS = 2, 8, (8, 8, 1), 17
 BATCH, LR, CLIP = 128, 2e-3, 10.0
-OURS = pf.Chain([pf.glow(SHAPE, levels=LEVELS, steps=BLOCKS), pf.LogitTransform(SHAPE)])
 
 
 def theirs(hidden: int) -> nf.MultiscaleFlow:
@@ -59,25 +58,27 @@ def train_theirs(model: nf.MultiscaleFlow, images: torch.Tensor, steps: int) -> 
         optimiser.step()
 
 
-def main(steps: int = 2_000, seeds: int = 1) -> None:
+def main(steps: int = 2_000, seeds: int = 1, hidden: int = 64) -> None:
+    bijection = pf.Chain([pf.glow(SHAPE, levels=LEVELS, steps=BLOCKS, hidden=hidden), pf.LogitTransform(SHAPE)])
     images = torch.tensor(load_digits().images[..., None], dtype=torch.float32)
     order = np.random.default_rng(0).permutation(len(images))
     test, train = images[order[:360]], images[order[360:]]
-    wanted = sum(a.size for _, a in flatten(OURS.init(np.random.default_rng(0))))
-    hidden = min(range(16, 256), key=lambda h: abs(size(theirs(h)) - wanted))
+    wanted = sum(a.size for _, a in flatten(bijection.init(np.random.default_rng(0))))
+    width = min(range(8, 256), key=lambda h: abs(size(theirs(h)) - wanted))
     for seed in range(seeds):
-        fit = fit_density(OURS, train, levels=GREYS, steps=steps, batch_size=BATCH, lr=LR, clip=CLIP, seed=seed)
+        fit = fit_density(bijection, train, levels=GREYS, steps=steps, batch_size=BATCH, lr=LR, clip=CLIP, seed=seed)
         torch.manual_seed(seed)
-        model = theirs(hidden)
+        model = theirs(width)
         train_theirs(model, channels_first(train), steps)
         ours = bits(fit.flow.log_prob, test)
         other = bits(lambda x, model=model: model.log_prob(channels_first(x), None), test)
         print(f"seed {seed}: ppl_flows {ours:.3f} bits/dim ({wanted} parameters), ", end="")
-        print(f"normflows {other:.3f} ({size(model)} parameters, width {hidden})", flush=True)
+        print(f"normflows {other:.3f} ({size(model)} parameters, width {width})", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--hidden", type=int, default=64, help="channels of our residual networks")
     main(**vars(parser.parse_args()))

@@ -1,0 +1,247 @@
+"""Where a flow guide starts: a Gaussian near the posterior, found from the log density and its derivatives.
+
+Points z are rows of unconstrained latent vectors, ``(n, dim)``; everything here is NumPy in float64, and the host
+supplies the density. Log densities are in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.optimize import minimize
+
+Array = np.ndarray
+
+FULL_RANK_DIM = 200  # up to here a start has a full covariance: curvatures cost dim gradients, and dim^2 numbers
+STARTS, RADIUS, TRIES = 3, 2.0, 100  # uniform draws beside the host's own initial point, as the hosts' NUTS makes them
+GRADIENTS = 500  # of each optimiser's path
+PATH_POINTS = 32  # of each optimiser's path that are tried as means
+SCALES = (1.0, 0.3)  # of the inverse curvature there: a funnel's mode is far wider than its mass
+DRAWS, CHECK_DRAWS = 32, 256  # per ELBO of a candidate, and of the final ones
+REFINEMENTS = 100  # rounds of Batch-and-Match, of DRAWS draws each
+FLAT = 1e-6  # smallest curvature, relative to the diagonal
+MAX_VALUE = 1e100  # stands for a log density that is not finite, where the optimiser needs a number
+
+
+class Density(Protocol):
+    """An unnormalised log density on unconstrained vectors."""
+
+    def value_and_gradient(self, z: Array) -> tuple[Array, Array]:
+        """``(n,)`` and ``(n, dim)``, not necessarily finite."""
+
+    def hessian(self, z: Array) -> Array:
+        """Second derivatives, ``(n, dim, dim)``."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The normal distribution of ``mean + factor @ u``, u standard normal; factor lower triangular, or its diagonal."""
+
+    mean: Array
+    factor: Array
+    elbo: float = -np.inf
+
+    @property
+    def diagonal(self) -> Array:
+        return self.factor if self.factor.ndim == 1 else np.diag(self.factor)
+
+    def draw(self, u: Array) -> Array:
+        return self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T)
+
+    def entropy(self) -> float:
+        return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
+
+
+def found(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
+    """The Gaussian of one of ``KINDS``."""
+    return {"full_rank": full_rank, "mean_field": mean_field, "laplace": laplace}[kind](density, init, seed)
+
+
+def laplace(density: Density, init: Array, seed: int = 0) -> Gaussian:
+    """Mode and inverse curvature there, from the best of several starts."""
+    paths = [optimise(density, start) for start in starts(density, init, np.random.default_rng(seed))]
+    ends = np.stack([path[-1] for path in paths])
+    mode = ends[np.argmax(_finite(density.value_and_gradient(ends)[0]))]
+    return Gaussian(mode, _inverse_root(density.hessian(mode[None])[0]))
+
+
+def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
+    """The best of several Gaussians with all covariances: inverse curvatures along optimisers' paths, then refined.
+
+    About 500 gradients and ``32 * dim`` more for the curvatures per start, and 3,200 for the refinement.
+
+    Raises:
+        ValueError: the log density is finite at no initial point.
+
+    References: Zhang et al. (2022), Pathfinder, arXiv:2108.03782 (a Gaussian on the optimiser's path);
+        Cai et al. (2024), Batch and match, arXiv:2402.14758.
+    """
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((DRAWS, len(init)))
+    found = []
+    for start in starts(density, init, rng):
+        path = optimise(density, start)
+        points = path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+        factors = [_inverse_root(h) if np.all(np.isfinite(h)) else None for h in density.hessian(points)]
+        candidates = [
+            Gaussian(z, scale * factor)
+            for z, factor in zip(points, factors, strict=True)
+            if factor is not None
+            for scale in SCALES
+        ]
+        candidates += [Gaussian(start, scale * np.eye(len(init))) for scale in (1.0, 0.1)]
+        best = max(with_elbo(density, candidates, noise), key=lambda g: g.elbo)
+        found += [best, match(density, best, rng)]
+    return max(with_elbo(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+
+
+def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
+    """The best of several Gaussians with independent coordinates; no second derivatives.
+
+    From the best point of each optimiser's path, location and scales are refined by matching scores: among normals
+    with independent coordinates, the Fisher divergence on draws z with scores g is least where
+    ``sd^4 = var(z) / var(g)`` and ``mean = mean(z) + sd^2 mean(g)``.
+
+    Raises:
+        ValueError: the log density is finite at no initial point.
+
+    Reference: Cai et al. (2024), Batch and match, arXiv:2402.14758, for the divergence.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for start in starts(density, init, rng):
+        path = optimise(density, start)
+        points = path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+        candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.1, 0.01)]
+        best = max(with_elbo(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
+        found += [best, _match_diagonal(density, best, rng)]
+    return max(with_elbo(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+
+
+def of_draws(z: Array) -> Gaussian:
+    """Mean and covariance of draws, ``(n, dim)``; only the variances where there are not twice as many draws as dims.
+
+    Raises:
+        ValueError: fewer than 2 draws, or a coordinate that does not vary.
+    """
+    if len(z) < 2 or not np.all(z.std(0) > 0):
+        raise ValueError("the draws to start from must be at least 2, and differ in every coordinate.")
+    if len(z) < 2 * z.shape[1]:
+        return Gaussian(z.mean(0), z.std(0))
+    scale = z.std(0)
+    return Gaussian(z.mean(0), scale[:, None] * np.linalg.cholesky(np.cov((z / scale).T).reshape(z.shape[1], -1)))
+
+
+def starts(density: Density, init: Array, rng: np.random.Generator) -> Iterator[Array]:
+    """The initial point and some uniform draws, as far as the density is finite there.
+
+    Raises:
+        ValueError: it is finite at none.
+    """
+    candidates = np.concatenate([init[None], rng.uniform(-RADIUS, RADIUS, (TRIES, len(init)))])
+    values, gradients = density.value_and_gradient(candidates)
+    fine = np.isfinite(values) & np.isfinite(gradients).all(axis=1)
+    if not fine.any():
+        raise ValueError(
+            f"the model's log density or its gradient is not finite at the initial point, nor at {TRIES} points drawn "
+            f"from uniform(-{RADIUS}, {RADIUS}) in the unconstrained space; look for impossible data, or give an "
+            "init_loc_fn that starts where it is finite."
+        )
+    yield from candidates[fine][: STARTS + int(fine[0])]
+
+
+def optimise(density: Density, start: Array) -> Array:
+    """Points that L-BFGS visits on its way to a mode, ``(n, dim)``, from the start on."""
+
+    def loss(z: Array) -> tuple[float, Array]:
+        value, gradient = density.value_and_gradient(z[None])
+        if not (np.isfinite(value[0]) and np.all(np.isfinite(gradient))):
+            return MAX_VALUE, np.zeros_like(z)
+        return -float(value[0]), -gradient[0]
+
+    path = [start]
+    minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda z: path.append(np.array(z)),
+        # centred hierarchies have no mode: their density grows without bound, and so would the path
+        options={"maxfun": GRADIENTS, "maxcor": 20},
+    )
+    return np.stack(path)
+
+
+def with_elbo(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:
+    """The candidates with their ELBO, on the same noise ``(n, dim)``; minus infinity where a draw is impossible."""
+    z = np.concatenate([g.draw(noise) for g in candidates])
+    values = density.value_and_gradient(z)[0].reshape(len(candidates), len(noise)).mean(axis=1)
+    elbos = _finite(values) + [g.entropy() for g in candidates]
+    return [Gaussian(g.mean, g.factor, float(elbo)) for g, elbo in zip(candidates, elbos, strict=True)]
+
+
+def match(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+    """Batch-and-Match: fits a Gaussian's score to that of the density on its own draws.
+
+    In the coordinates in which ``start`` is standard normal. A round whose scores are not finite is left out.
+
+    Reference: Cai et al. (2024), arXiv:2402.14758, algorithm 1 and eqs. 9 and 10 (their symbols).
+    """
+    dim = len(start.mean)
+    mu, root = np.zeros(dim), np.eye(dim)
+    for t in range(REFINEMENTS):
+        z = mu + rng.standard_normal((DRAWS, dim)) @ root.T
+        _, scores = density.value_and_gradient(start.draw(z))
+        g = scores @ start.factor  # of the density of z
+        if not np.all(np.isfinite(g)):
+            continue
+        lam = DRAWS / (1 + t)
+        z_mean, g_mean = z.mean(0), g.mean(0)
+        z_off, g_off, off = z - z_mean, g - g_mean, mu - z_mean
+        u = lam * g_off.T @ g_off / DRAWS + lam / (1 + lam) * np.outer(g_mean, g_mean)
+        v = root @ root.T + lam * z_off.T @ z_off / DRAWS + lam / (1 + lam) * np.outer(off, off)
+        try:
+            # the solution of S U S + S = V, by a factor of V: symmetric, where the paper's (I + 4 U V)^(1/2) is not
+            half = np.linalg.cholesky(v)
+            values, vectors = eigh(half.T @ u @ half)
+            wide = half @ (vectors * np.sqrt(2 / (1 + np.sqrt(1 + 4 * np.maximum(values, 0.0)))))
+            new = np.linalg.cholesky(wide @ wide.T)
+        except (np.linalg.LinAlgError, ValueError):
+            continue
+        root = new
+        mu = mu / (1 + lam) + lam / (1 + lam) * (root @ (root.T @ g_mean) + z_mean)
+    return Gaussian(start.draw(mu), start.factor @ root)
+
+
+def _match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+    mean, log_scale = start.mean, np.log(start.factor)
+    for t in range(REFINEMENTS):
+        z = mean + rng.standard_normal((DRAWS, len(mean))) * np.exp(log_scale)
+        _, g = density.value_and_gradient(z)
+        if not np.all(np.isfinite(g)):
+            continue
+        step = 1 / (1 + 0.1 * t)  # averages the later rounds
+        spread, steepness = z.var(0), g.var(0)
+        new = 0.25 * (np.log(spread) - np.log(np.maximum(steepness, 1e-300)))
+        log_scale = log_scale + step * np.clip(new - log_scale, -1.0, 1.0)
+        towards = z.mean(0) + np.exp(2 * log_scale) * g.mean(0)
+        mean = mean + step * np.clip(towards - mean, -3 * np.exp(log_scale), 3 * np.exp(log_scale))
+    return Gaussian(mean, np.exp(log_scale))
+
+
+def _inverse_root(hessian: Array) -> Array:
+    """Lower triangular R with ``R R^T = |-hessian|^-1``: absolute values, and a floor, make it positive definite."""
+    h = -0.5 * (hessian + hessian.T)
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(h)), np.finfo(float).tiny ** 0.5))
+    values, vectors = eigh(h * scale[:, None] * scale)
+    wide = scale[:, None] * vectors / np.sqrt(np.maximum(np.abs(values), FLAT))
+    lower = np.linalg.qr(wide.T, mode="r").T
+    return lower * np.sign(np.diag(lower))
+
+
+def _finite(values: Array) -> Array:
+    return np.where(np.isfinite(values), values, -np.inf)
