@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
 START_ROWS, START_NUMBERS, SETTLE_ROWS = 1_024, 2**16, 16_384
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
-_path: ContextVar[bool] = ContextVar("path", default=False)
+_path: ContextVar[bool | None] = ContextVar("path", default=False)
+ESTIMATORS = {"path": True, "reparam": False, None: None}  # of ``fit``, as ``path_gradients`` takes them
 
 
 class Quality(NamedTuple):
@@ -53,11 +55,11 @@ def evaluation() -> Iterator[None]:
 
 
 @contextmanager
-def path_gradients(on: bool) -> Iterator[None]:
-    """Flows made inside score draws with parameters that pass no gradient.
+def path_gradients(on: bool | None) -> Iterator[None]:
+    """Flows made inside score draws with parameters that pass no gradient; None: those that started near a posterior.
 
     The gradient of the ELBO then flows through the draws only ("sticking the landing"): it has the same mean, and no
-    variance where the flow is the posterior.
+    variance where the flow is the posterior. Far from it, and for splines, it can have more.
 
     Reference: Roeder et al. (2017), Sticking the Landing, arXiv:1703.09194.
     """
@@ -68,9 +70,10 @@ def path_gradients(on: bool) -> Iterator[None]:
         _path.reset(token)
 
 
-def on_the_path() -> bool:
-    """Whether flows made now take part in path gradients."""
-    return _path.get()
+def on_the_path(*, near: bool = False) -> bool:
+    """Whether a flow made now, near the posterior or not, takes part in path gradients."""
+    wish = _path.get()
+    return near if wish is None else wish
 
 
 def in_training(training: bool) -> bool:
@@ -199,6 +202,64 @@ def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: boo
     return {**params, **({"2": {"state": affine}} if fixed else {"1": affine})}
 
 
+def check_local(features: Any, init_scale: float) -> None:
+    """Raises ValueError for options that ``AutoLocalFlow`` does not have."""
+    if features is not None and np.ndim(features) != 2:
+        raise ValueError(f"AutoLocalFlow: features must have shape (rows, size), got {np.shape(features)}.")
+    if not init_scale > 0:
+        raise ValueError(f"init_scale must be positive, got {init_scale}.")
+
+
+def local_sites(plate: str, stacks: dict[str, list[tuple[str, int]]], rows: int, features: Any) -> list[str]:
+    """The latent sites in the plate; stacks are the plates ``(name, dim)`` around each latent site.
+
+    Raises:
+        ValueError: there are none, or they are not directly in the plate, or features have another number of rows.
+    """
+    found = [name for name, stack in stacks.items() if plate in [frame for frame, _ in stack]]
+    if not found:
+        raise ValueError(f"AutoLocalFlow: no latent site is in a plate named {plate!r}; their plates are {stacks}.")
+    for name in found:
+        if stacks[name] != [(plate, -1)]:
+            raise ValueError(
+                f"AutoLocalFlow: latent {name!r} must be in plate {plate!r} only, with dim=-1, got {stacks[name]}; "
+                "write what lies in plates inside it as one vector with to_event."
+            )
+    if features is not None and len(features) != rows:
+        raise ValueError(f"AutoLocalFlow: plate {plate!r} has {rows} rows, but features {len(features)}.")
+    return found
+
+
+def local_bijection(recipe: Callable[..., Bijection] | None, quality: str, dim: int, context_dim: int) -> Bijection:
+    """The conditional flow of the local latents and, on the target side, an affine map linear in the context.
+
+    Raises:
+        ValueError: the recipe's flow has another event size, or another context.
+    """
+    make = partial(guide_flow, flow_layers=QUALITIES[quality].flow_layers) if recipe is None else recipe
+    flow = make(dim, context_dim=context_dim)
+    if (flow.event_shape, flow.output_shape, flow.context_dim) != ((dim,), (dim,), context_dim):
+        raise ValueError(
+            f"AutoLocalFlow: a row has {dim} latent dimensions and a context of {context_dim}, but local_flow maps "
+            f"shape {flow.event_shape} with a context of {flow.context_dim}."
+        )
+    return Chain((flow, Elementwise(dim, Affine(max_log_scale=None), hidden=(), context_dim=context_dim)))
+
+
+def local_params(bijection: Bijection, loc: np.ndarray, scale: float, free_rows: int, seed: int) -> Params:
+    """``{"flow": of local_bijection, "rows": (free_rows, 2 * dim)}``, started at this location and scale.
+
+    The numbers of a free row, which start at 0, are added to location and log scale, and known to the flow. Without
+    free rows there is no ``"rows"``.
+    """
+    flow = dict(initial_params(bijection, seed))
+    weight = np.zeros_like(flow["1"]["net"]["w0"])
+    if free_rows:
+        weight[-2 * len(loc) :] = np.eye(2 * len(loc))
+    flow["1"] = {"net": {"w0": weight, "b0": np.stack([loc, np.full(len(loc), np.log(scale))], axis=-1).ravel()}}
+    return {"flow": flow, "rows": np.zeros((free_rows, 2 * len(loc)))} if free_rows else {"flow": flow}
+
+
 def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
     """Raises ValueError unless data are finite rows in the bijection's range and context goes with them."""
     if data.shape[1:] != bijection.output_shape or len(data) < 2:
@@ -248,10 +309,10 @@ def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[in
     )
 
 
-def check_fit(steps: int, num_particles: int, estimator: str, anneal: float) -> None:
+def check_fit(steps: int, num_particles: int, estimator: str | None, anneal: float) -> None:
     """Raises ValueError for options that ``fit`` does not have."""
     check_steps(steps, num_particles)
-    if estimator not in ("path", "reparam"):
-        raise ValueError(f"estimator must be 'path' or 'reparam', got {estimator!r}.")
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be 'path', 'reparam' or None, got {estimator!r}.")
     if not 0 < anneal <= 1:
         raise ValueError(f"anneal must be above 0 and at most 1 (no annealing), got {anneal}.")

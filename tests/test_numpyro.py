@@ -38,6 +38,7 @@ def standard_normal(dim):
 
 
 def assert_moved(params, before):
+    params, before = pf.split(params)[0], pf.split(before)[0]
     leaves = jax.tree_util.tree_leaves_with_path(params)
     assert len(leaves) == len(jax.tree.leaves(before)) > 0
     for (path, leaf), start in zip(leaves, jax.tree.leaves(before), strict=True):
@@ -230,7 +231,7 @@ def test_user_mistakes_are_errors_that_name_the_way_out():
 
 def test_the_guide_starts_at_the_initialisation():
     init = init_to_value(values={"z": jnp.array([5.0, -7.0])})
-    guide = AutoFlow(correlated, init_loc_fn=init, init_scale=0.2)
+    guide = AutoFlow(correlated, start="init", init_loc_fn=init, init_scale=0.2)
     draws = guide.get_posterior(start_of(guide)).sample(random.key(0), (2_000,))
     np.testing.assert_allclose(draws.mean(0), [5.0, -7.0], atol=0.05)
     np.testing.assert_allclose(draws.std(0), [0.2, 0.2], atol=0.02)
@@ -238,7 +239,7 @@ def test_the_guide_starts_at_the_initialisation():
 
 @pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.maf], ids=["default", "iaf", "nsf", "maf"])
 def test_the_guide_finds_a_correlated_posterior(recipe):
-    guide = AutoFlow(correlated, recipe)
+    guide = AutoFlow(correlated, recipe, start="init")
     before = start_of(guide)
     result = fit(correlated, guide, steps=600, num_particles=16, lr=2e-2, progress=False)
     assert_moved(result.params, before)
@@ -259,7 +260,7 @@ def test_one_latent_dimension_works_where_the_hosts_raises(recipe):
 
     with pytest.raises(ValueError, match="latent dim = 1"):
         handlers.seed(AutoIAFNormal(model), 0)()
-    result = fit(model, AutoFlow(model, recipe), **{**SMALL, "lr": 3e-2})
+    result = fit(model, AutoFlow(model, recipe, start="init"), **{**SMALL, "lr": 3e-2})
     assert -1 < result.elbo.mean < 4 * result.elbo.se
     assert result.sample(10)["z"].shape == (10,)
 
@@ -273,7 +274,7 @@ def mixed():
 
 
 def test_the_hosts_guide_methods_work():
-    guide = AutoFlow(mixed, pf.iaf)
+    guide = AutoFlow(mixed, pf.iaf, start="init")
     shapes = {"scale": (), "share": (3,), "row": (4, 2)}
     result = fit(mixed, guide, **SMALL)
     assert guide.latent_dim == 1 + 2 + 8
@@ -297,7 +298,7 @@ def test_the_hosts_guide_methods_work():
 
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
-        guide = AutoFlow(mixed, pf.iaf)
+        guide = AutoFlow(mixed, pf.iaf, start="init")
         svi = SVI(mixed, guide, optax.adam(1e-2), Trace_ELBO(num_particles=4, vectorize_particles=vectorize))
         before = svi.get_params(svi.init(random.key(0)))
         result = svi.run(random.key(0), 80, progress_bar=False)
@@ -314,7 +315,7 @@ def test_the_hosts_svi_starts_under_jit_and_vmap():
 
 
 def test_a_fit_goes_on_from_earlier_parameters():
-    guide = AutoFlow(correlated, pf.iaf)
+    guide = AutoFlow(correlated, pf.iaf, start="init")
     first = fit(correlated, guide, **{**SMALL, "steps": 400, "lr": 2e-2})
     again = fit(correlated, guide, init_params=first.params, **{**SMALL, "lr": 1e-3})
     assert again.losses[:10].mean() < first.losses[:10].mean() - 1
@@ -331,14 +332,14 @@ def two_guides(make):
 def test_guides_share_a_list_where_the_hosts_clash():
     with pytest.raises(AssertionError, match="unique names"):
         handlers.trace(handlers.seed(two_guides(AutoIAFNormal), 0)).get_trace()
-    guide = two_guides(lambda model: AutoFlow(model, pf.iaf))
+    guide = two_guides(lambda model: AutoFlow(model, pf.iaf, start="init"))
     before = start_of(guide)
     assert set(before) == {"auto_scale_flow", "auto_row_flow"}
     result = fit(mixed, guide, **SMALL)
     assert_moved(result.params, before)
     assert result.losses[-20:].mean() < result.losses[:20].mean()
     other = AutoGuideList(mixed)
-    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"]), pf.iaf))
+    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"]), pf.iaf, start="init"))
     other.append(AutoDelta(handlers.block(mixed, hide=["row"])))
     fit(mixed, other, **SMALL)
 
@@ -348,7 +349,7 @@ def test_latents_local_to_a_subsampled_plate_are_a_clear_error():
         with numpyro.plate("rows", 10, subsample_size=5):
             numpyro.sample("z", dist.Normal(0.0, 1.0))
 
-    guide = AutoFlow(model)
+    guide = AutoFlow(model, start="init")
     for _ in range(2):
         with pytest.raises(ValueError, match="local to a sub-sampled plate"):
             handlers.seed(guide, 0)()
@@ -362,13 +363,13 @@ def test_what_does_not_train_is_refused():
     ]
     for recipe, error, match in cases:
         with pytest.raises(error, match=match):
-            handlers.seed(AutoFlow(correlated, recipe), 0)()
+            handlers.seed(AutoFlow(correlated, recipe, start="init"), 0)()
     with pytest.raises(ValueError, match="init_scale must be positive"):
-        AutoFlow(correlated, init_scale=0.0)
+        AutoFlow(correlated, init_scale=0.0, start="init")
     with pytest.raises(ValueError, match="nothing to train"):
         fit(lambda: None, lambda: None, **SMALL)
     with pytest.raises(ValueError, match="at least 1"):
-        fit(correlated, AutoFlow(correlated), steps=0)
+        fit(correlated, AutoFlow(correlated, start="init"), steps=0)
 
 
 def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
@@ -376,7 +377,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.factor("y", jnp.where(z > 0.5, jnp.nan, 5 * z) + y)
 
-    guide = AutoFlow(model)
+    guide = AutoFlow(model, start="init")
     with pytest.raises(FitError, match="not finite since step") as caught:
         fit(model, guide, 1.0, **{**SMALL, "lr": 0.1})
     assert 0 <= caught.value.step < 150
@@ -392,10 +393,10 @@ def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
         with numpyro.plate("rows", 200, subsample_size=5) as rows:
             numpyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
 
-    result = fit(model, AutoFlow(model, pf.iaf), **SMALL)
+    result = fit(model, AutoFlow(model, pf.iaf, start="init"), **SMALL)
     assert np.isnan(result.khat)
     spread = 200 * float(jnp.std(0.5 * data**2)) / 5**0.5  # of one minibatch's log-likelihood
-    assert result.elbo.se == pytest.approx(spread / 4_000**0.5, rel=0.3)
+    assert result.elbo.se == pytest.approx(spread / 10_000**0.5, rel=0.3)
 
 
 def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
@@ -408,9 +409,9 @@ def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     runs = []
     for steps in (100, 200):
         traces.clear()
-        fit(model, AutoFlow(model, pf.iaf), steps=steps, num_particles=2, progress=False)
+        fit(model, AutoFlow(model, pf.iaf, start="init"), steps=steps, num_particles=2, progress=False)
         runs.append(len(traces))
     assert runs[0] == runs[1], "the model must not be traced again and again while it trains"
-    twice = [fit(correlated, AutoFlow(correlated, pf.iaf), **SMALL) for _ in range(2)]
+    twice = [fit(correlated, AutoFlow(correlated, pf.iaf, start="init"), **SMALL) for _ in range(2)]
     np.testing.assert_array_equal(twice[0].losses, twice[1].losses)
     np.testing.assert_array_equal(twice[0].sample(5)["z"], twice[1].sample(5)["z"])

@@ -285,7 +285,7 @@ def test_the_guide_starts_at_the_initialisation():
     def init(site):
         return torch.tensor([5.0, -7.0])
 
-    guide = AutoFlow(correlated, init_loc_fn=init, init_scale=0.2)
+    guide = AutoFlow(correlated, start="init", init_loc_fn=init, init_scale=0.2)
     guide()
     draws = guide.get_posterior().sample((2_000,))
     torch.testing.assert_close(draws.mean(0), torch.tensor([5.0, -7.0]), atol=0.05, rtol=0)
@@ -294,7 +294,7 @@ def test_the_guide_starts_at_the_initialisation():
 
 @pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.maf], ids=["default", "iaf", "nsf", "maf"])
 def test_the_guide_finds_a_correlated_posterior(recipe):
-    guide = AutoFlow(correlated, recipe)
+    guide = AutoFlow(correlated, recipe, start="init")
     guide()
     before = snapshot(guide)
     result = fit(correlated, guide, steps=600, num_particles=16, lr=2e-2, progress=False)
@@ -314,7 +314,7 @@ def test_one_latent_dimension_works(recipe):
     def model():
         pyro.sample("z", dist.Gamma(3.0, 1.0))
 
-    guide = AutoFlow(model, recipe)
+    guide = AutoFlow(model, recipe, start="init")
     result = fit(model, guide, **{**SMALL, "lr": 3e-2})
     assert -1 < result.elbo.mean < 4 * result.elbo.se
     assert result.sample(10)["z"].shape == (10,)
@@ -329,7 +329,7 @@ def mixed():
 
 
 def test_the_hosts_guide_methods_work():
-    guide = AutoFlow(mixed, pf.iaf)
+    guide = AutoFlow(mixed, pf.iaf, start="init")
     shapes = {"scale": (), "share": (3,), "row": (4, 2)}
     result = fit(mixed, guide, **SMALL)
     assert guide.latent_dim == 1 + 2 + 8
@@ -350,7 +350,7 @@ def test_the_hosts_guide_methods_work():
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
         pyro.clear_param_store()
-        guide = AutoFlow(mixed, pf.iaf)
+        guide = AutoFlow(mixed, pf.iaf, start="init")
         guide()
         before = snapshot(guide)
         elbo = Trace_ELBO(num_particles=4, vectorize_particles=vectorize, max_plate_nesting=1)
@@ -361,7 +361,7 @@ def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
 
 
 def test_a_second_guide_of_the_same_name_is_an_error_where_the_hosts_does_not_train():
-    for make in (lambda: AutoIAFNormal(correlated), lambda: AutoFlow(correlated, pf.iaf)):
+    for make in (lambda: AutoIAFNormal(correlated), lambda: AutoFlow(correlated, pf.iaf, start="init")):
         pyro.clear_param_store()
         fit(correlated, make(), **SMALL)
         second = make()
@@ -377,15 +377,15 @@ def test_a_second_guide_of_the_same_name_is_an_error_where_the_hosts_does_not_tr
 
 def test_guides_share_a_list():
     guide = AutoGuideList(mixed)
-    guide.append(AutoFlow(poutine.block(mixed, expose=["scale", "share"]), pf.iaf))
-    guide.append(AutoFlow(poutine.block(mixed, expose=["row"]), pf.nsf))
+    guide.append(AutoFlow(poutine.block(mixed, expose=["scale", "share"]), pf.iaf, start="init"))
+    guide.append(AutoFlow(poutine.block(mixed, expose=["row"]), pf.nsf, start="init"))
     guide()
     before = snapshot(guide)
     losses = fit(mixed, guide, **SMALL).losses
     assert_moved(guide, before)
     assert losses[-20:].mean() < losses[:20].mean()
     other = AutoGuideList(mixed)
-    other.append(AutoFlow(poutine.block(mixed, expose=["row"])))
+    other.append(AutoFlow(poutine.block(mixed, expose=["row"]), start="init"))
     other.append(AutoDelta(poutine.block(mixed, hide=["row"])))
     pyro.clear_param_store()
     fit(mixed, other, **SMALL)
@@ -399,7 +399,7 @@ def test_latents_local_to_a_subsampled_plate_are_an_error_where_the_hosts_fits_t
     theirs = AutoIAFNormal(model)
     theirs()
     assert theirs.latent_dim == 5, "the trap: ten latents, five of them fitted"
-    guide = AutoFlow(model)
+    guide = AutoFlow(model, start="init")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"'z' is local to plate 'rows', which is sub-sampled \(5 of 10\)"):
             guide()
@@ -414,13 +414,13 @@ def test_what_does_not_train_is_refused():
     ]
     for recipe, error, match in cases:
         with pytest.raises(error, match=match):
-            AutoFlow(correlated, recipe)()
+            AutoFlow(correlated, recipe, start="init")()
     with pytest.raises(ValueError, match="init_scale must be positive"):
-        AutoFlow(correlated, init_scale=0.0)
+        AutoFlow(correlated, init_scale=0.0, start="init")
     with pytest.raises(ValueError, match="nothing to train"):
         fit(lambda: None, lambda: None, **SMALL)
     with pytest.raises(ValueError, match="at least 1"):
-        fit(correlated, AutoFlow(correlated), steps=0)
+        fit(correlated, AutoFlow(correlated, start="init"), steps=0)
 
 
 def test_our_transform_trains_in_the_hosts_guide():
@@ -440,7 +440,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("y", -((z - (y if len(calls) < 60 else torch.nan)) ** 2))
 
-    guide = AutoFlow(model)
+    guide = AutoFlow(model, start="init")
     with (
         pyro.validation_enabled(False),  # with it, Pyro's own error comes first
         pytest.warns(UserWarning, match="NaN"),
@@ -453,7 +453,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
 
 
 def test_a_result_stays_as_it_was_when_training_goes_on():
-    guide = AutoFlow(correlated, pf.iaf)
+    guide = AutoFlow(correlated, pf.iaf, start="init")
     first = fit(correlated, guide, **SMALL)
     before = first.sample(50)["z"]
     second = fit(correlated, guide, **{**SMALL, "lr": 5e-2})
@@ -473,7 +473,7 @@ def test_single_steps_that_are_not_finite_are_skipped():
         pyro.sample("y", dist.Normal(z, torch.tensor(torch.nan if len(calls) == 30 else 1.0)), obs=torch.tensor(1.0))
 
     with pytest.warns(UserWarning, match="NaN"):
-        result = fit(model, AutoFlow(model), **{**SMALL, "num_particles": 1})
+        result = fit(model, AutoFlow(model, start="init"), **{**SMALL, "num_particles": 1})
     assert result.skipped == 1
     assert np.isnan(result.losses).sum() == 1
 
@@ -486,7 +486,7 @@ def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
         with pyro.plate("rows", 200, subsample_size=5) as rows:
             pyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
 
-    result = fit(model, AutoFlow(model), **SMALL)
+    result = fit(model, AutoFlow(model, start="init"), **SMALL)
     assert np.isnan(result.khat)
     spread = 200 * data.square().mul(0.5).std().item() / 5**0.5  # of one minibatch's log-likelihood
     assert result.elbo.se == pytest.approx(spread / 1_000**0.5, rel=0.3)
@@ -499,14 +499,14 @@ def test_fit_leaves_the_global_generator_and_repeats_itself():
     runs = []
     for _ in range(2):
         pyro.clear_param_store()
-        runs.append(fit(correlated, AutoFlow(correlated, init_loc_fn=lambda _: torch.zeros(2)), **SMALL))
+        runs.append(fit(correlated, AutoFlow(correlated, init_loc_fn=lambda _: torch.zeros(2), start="init"), **SMALL))
     assert torch.equal(torch.rand(1), expected)
     np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
     assert torch.equal(runs[0].sample(5)["z"], runs[1].sample(5)["z"])
 
 
 def test_everything_runs_in_float64(float64):
-    guide = AutoFlow(mixed, pf.nsf)
+    guide = AutoFlow(mixed, pf.nsf, start="init")
     result = fit(mixed, guide, **{**SMALL, "steps": 20})
     assert all(p.dtype == torch.float64 for p in result.params.values())
     assert result.sample(3)["scale"].dtype == torch.float64

@@ -438,7 +438,7 @@ def test_pyros_nuts_and_autoflow_run_over_frozen_flows(float64):
     mcmc = MCMC(NUTS(model), num_samples=6, warmup_steps=6, disable_progbar=True)
     mcmc.run()
     draws = mcmc.get_samples()
-    guided = shell_of_pyro.AutoFlow(model, pf.Elementwise)()
+    guided = shell_of_pyro.AutoFlow(model, pf.Elementwise, start="init")()
     for drawn in (draws, guided):
         assert bool(simplex.support.check(drawn["w"]).all() & bounded.support.check(drawn["z"]).all())
     assert float(draws["w"][:, 0].std()) > 0
@@ -455,7 +455,7 @@ def test_numpyros_nuts_and_autoflow_run_over_frozen_flows():
     mcmc = NMCMC(NNUTS(model), num_warmup=6, num_samples=6, progress_bar=False)
     mcmc.run(jax.random.key(0))
     draws = mcmc.get_samples()
-    guided = numpyro.handlers.seed(shell_of_numpyro.AutoFlow(model, pf.Elementwise), 0)()
+    guided = numpyro.handlers.seed(shell_of_numpyro.AutoFlow(model, pf.Elementwise, start="init"), 0)()
     for drawn in (draws, guided):
         assert bool(simplex.support.check(drawn["w"]).all() & bounded.support.check(drawn["z"]).all())
     assert float(draws["w"][:, 0].std()) > 0

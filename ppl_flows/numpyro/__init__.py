@@ -6,10 +6,12 @@ from ppl_flows.numpyro.base import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.fit import fit, fit_density
 from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform
 
 __all__ = [
     "AutoFlow",
+    "AutoLocalFlow",
     "BaseDistribution",
     "DensityFit",
     "FitError",

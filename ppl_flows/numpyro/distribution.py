@@ -46,7 +46,8 @@ class Flow(dist.TransformedDistribution):
     """
 
     _holder: dict[str, Any] | None = None  # where a training pass leaves the new state; not part of the pytree
-    _on_path: bool = False  # whether draws are scored with parameters that pass no gradient; nor is this
+    _on_path: bool = False  # whether draws are scored with parameters that pass no gradient; no part of it either
+    _path_context: Any = None  # the context there, if some of it is draws, whose gradients count; nor this
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Flow(dist.TransformedDistribution):
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         if self._on_path and self._holder is None:
-            return jax.tree.map(lax.stop_gradient, self).log_prob(value)  # the copy is not on the path
+            return self._off_path().log_prob(value)
         if intermediates is not None:
             return super().log_prob(value, intermediates)
         *before, transform = self.transforms
@@ -98,6 +99,13 @@ class Flow(dist.TransformedDistribution):
         rest = dist.TransformedDistribution(self.base_dist, before) if before else self.base_dist
         log_det = sum_rightmost(log_det, event_dim - transform.domain.event_dim) - outer
         return sum_rightmost(rest.log_prob(x), event_dim - rest.event_dim) + log_det
+
+    def _off_path(self) -> Flow:
+        """A copy that passes no gradient but that of the value, and of the path's context."""
+        copy = jax.tree.map(lax.stop_gradient, self)
+        if self._path_context is not None:
+            copy.transforms[0].context = self._path_context
+        return copy
 
 
 def flow(

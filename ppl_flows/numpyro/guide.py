@@ -19,7 +19,7 @@ from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.hosting import check_guide, guide_bijection, guide_params
+from ppl_flows.hosting import check_guide, guide_bijection, guide_params, on_the_path
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
@@ -141,7 +141,9 @@ class AutoFlow(AutoContinuous):
         params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
-        return Flow(self._bijection, params, base=self.get_base_dist())
+        posterior = Flow(self._bijection, params, base=self.get_base_dist())
+        posterior._on_path = on_the_path(near=self.start != "init")
+        return posterior
 
     def get_transform(self, params: dict[str, Any]) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""

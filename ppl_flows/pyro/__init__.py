@@ -6,10 +6,12 @@ from ppl_flows.pyro.base import BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.fit import fit, fit_density
 from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.local_guide import AutoLocalFlow
 from ppl_flows.pyro.transform import FlowTransform
 
 __all__ = [
     "AutoFlow",
+    "AutoLocalFlow",
     "BaseDistribution",
     "DensityFit",
     "FitError",

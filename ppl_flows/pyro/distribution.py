@@ -67,10 +67,13 @@ class Flow(dist.TransformedDistribution):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
         self._on_path = on_the_path()  # whether draws are scored with parameters that pass no gradient
+        self._path_context: torch.Tensor | None = (
+            None  # the context there, if some of it is draws, whose gradients count
+        )
 
     def expand(self, batch_shape: torch.Size, _instance: Flow | None = None) -> Flow:
         new = super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
-        new._on_path = self._on_path
+        new._on_path, new._path_context = self._on_path, self._path_context
         return new
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -78,7 +81,9 @@ class Flow(dist.TransformedDistribution):
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if not (self._on_path and self.has_rsample) or transform.training:
             return super().log_prob(value)
-        context = None if transform.context is None else transform.context.detach()
+        context = self._path_context
+        if context is None and transform.context is not None:
+            context = transform.context.detach()
         fixed = FlowTransform(transform.bijection, _detached(transform.params), context=context)
         base = self.base_dist
         if isinstance(base, BaseDistribution):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from ppl_flows.fit_result import (
     model_weight,
 )
 from ppl_flows.hosting import (
+    ESTIMATORS,
     SETTLE_ROWS,
     budget,
     check_fit,
@@ -58,7 +59,7 @@ def fit(
     num_particles: int | None = None,
     lr: float = 1e-2,
     clip: float = 10.0,
-    estimator: str = "path",
+    estimator: str | None = None,
     anneal: float = 1.0,
     draws: int | None = None,
     vectorize_particles: bool = True,
@@ -81,7 +82,8 @@ def fit(
         clip: bound on the norm of the whole gradient, in nats per parameter unit.
         estimator: of the gradient. ``"path"``: flows of the guide score their draws with parameters, and a context,
             that pass no gradient, so that the noise dies out near the posterior; costs one inverse pass per step.
-            ``"reparam"``: the ordinary reparameterised gradient.
+            ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first where
+            the guide started near the posterior, the second where it did not.
         anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
             Values such as 0.1 keep a guide from falling into one of several modes early.
         draws: number of fresh draws that the fit is measured by. None: 10,000, or 1,000 where they go one by one.
@@ -95,6 +97,7 @@ def fit(
     """
     steps, num_particles = budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal)
+    all_rows = getattr(guide, "all_rows", nullcontext)
     model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
@@ -103,7 +106,7 @@ def fit(
             return model()
 
     def on_path(weight: float) -> Any:
-        with path_gradients(estimator == "path"):
+        with path_gradients(ESTIMATORS[estimator]):
             return guide()
 
     with torch.random.fork_rng():
@@ -123,7 +126,7 @@ def fit(
             yield
 
     def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-        with trained_at(seed):
+        with trained_at(seed), all_rows():
             latents = _latents(guide)
             predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
             draws = predict()
@@ -313,10 +316,17 @@ def _latents(guide: Callable) -> dict[str, torch.Size]:
 def _weighed(model: Callable, guide: Callable, num_samples: int, batch: int, nesting: int | None) -> Weighed:
     """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had."""
     shapes = _latents(guide)
-    size, nesting = (1, 0) if nesting is None else (batch, nesting)
+    size = 1 if nesting is None else batch
     weights, values = [], []
     for _ in range(-(-num_samples // size)):
-        log_weights, _, trace = vectorized_importance_weights(model, guide, num_samples=size, max_plate_nesting=nesting)
+        if nesting is None:
+            trace = poutine.trace(guide).get_trace()
+            model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
+            log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+        else:
+            log_weights, _, trace = vectorized_importance_weights(
+                model, guide, num_samples=size, max_plate_nesting=nesting
+            )
         weights.append(log_weights.reshape(size))
         values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
     draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}

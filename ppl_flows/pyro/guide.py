@@ -18,7 +18,7 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.hosting import check_guide, guide_bijection, guide_params
+from ppl_flows.hosting import check_guide, guide_bijection, guide_params, on_the_path
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
@@ -143,7 +143,9 @@ class AutoFlow(AutoContinuous):
         transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
         if am_i_wrapped():
             self._check_name_is_free(transform)
-        return Flow(transform, base=self.get_base_dist())
+        posterior = Flow(transform, base=self.get_base_dist())
+        posterior._on_path = on_the_path(near=self.start != "init")
+        return posterior
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
