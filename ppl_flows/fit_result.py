@@ -145,6 +145,25 @@ class DensityFit:
         return f"DensityFit(loss={self.losses[-len(self.losses) // 10 :].mean():.3f} nats per row)"
 
 
+@dataclass(frozen=True)
+class AmortizedFit:
+    """A posterior for every data set of a model.
+
+    Attributes:
+        density: the conditional flow over the unconstrained latents, and its training.
+    """
+
+    density: DensityFit
+    _draw: Callable[[int, int, tuple, dict], dict[str, Array]]
+
+    def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
+        """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
+        return self._draw(num_samples, seed, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"AmortizedFit({self.density!r})"
+
+
 class FitError(RuntimeError):
     """The loss or its gradient was not finite for ``MAX_SKIPPED`` steps running.
 

@@ -316,3 +316,44 @@ def check_fit(steps: int, num_particles: int, estimator: str | None, anneal: flo
         raise ValueError(f"estimator must be 'path', 'reparam' or None, got {estimator!r}.")
     if not 0 < anneal <= 1:
         raise ValueError(f"anneal must be above 0 and at most 1 (no annealing), got {anneal}.")
+
+
+LINEAR = 5.0  # absolute deviations up to which a Scaler is nearly linear
+
+
+class Scaler(NamedTuple):
+    """Data as a context for networks: centred, scaled, and compressed far out, so that heavy tails do no harm."""
+
+    centre: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Scaler:
+        """By the median and the median absolute deviation of rows; 1 where that is 0."""
+        centre = np.median(rows, axis=0)
+        scale = np.median(np.abs(rows - centre), axis=0)
+        return cls(centre, np.where(scale > 0, scale, 1.0))
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale))
+
+
+def check_sites(data: list[str], latents: list[str]) -> None:
+    """Raises ValueError unless a model for ``fit_amortized`` has both data and latents."""
+    if not data or not latents:
+        raise ValueError(
+            f"fit_amortized: the model needs sites with obs, got {data}, and latent ones, got {latents}; give it data "
+            "of the right shapes, whose values are not used."
+        )
+
+
+def check_simulations(z: np.ndarray, x: np.ndarray) -> None:
+    """Raises ValueError unless there are enough simulations and all are finite."""
+    if len(z) < 100:
+        raise ValueError(f"fit_amortized: simulations must be at least 100, got {len(z)}.")
+    bad = ~(np.isfinite(z).all(-1) & np.isfinite(x).all(-1))
+    if bad.any():
+        raise ValueError(
+            f"fit_amortized: {bad.sum()} of {len(z)} simulations are not finite, on the unconstrained scale for the "
+            "latents; narrow the priors, or let the model observe a transform of the data."
+        )

@@ -239,7 +239,7 @@ def _inverse_root(hessian: Array) -> Array:
     scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(h)), np.finfo(float).tiny ** 0.5))
     values, vectors = eigh(h * scale[:, None] * scale)
     wide = scale[:, None] * vectors / np.sqrt(np.maximum(np.abs(values), FLAT))
-    lower = np.linalg.qr(wide.T, mode="r").T
+    lower = np.asarray(np.linalg.qr(wide.T, mode="r")).T
     return lower * np.sign(np.diag(lower))
 
 

@@ -344,7 +344,7 @@ def test_a_flow_in_the_model_trains_beside_a_guide_on_the_path(lang):
         z = lang.ppl.sample("z", lang.flow("prior", prior))
         lang.ppl.sample("y", lang.dist.Normal(z, 0.5).to_event(1), obs=lang.array([2.0, -2.0]))
 
-    result = lang.fit(model, lang.AutoFlow(model, small, start="init"), estimator="path", **SHORT)
+    result = lang.fit(model, lang.AutoFlow(model, identity, start="init"), estimator="path", **SHORT)
     trained = dict(flatten(result.params["prior"])) if lang.ppl is numpyro else result.params
     for path, start in flatten(initial_params(prior, 0)):
         after = trained[path] if lang.ppl is numpyro else trained[f"prior.{path}"]
@@ -358,7 +358,7 @@ def test_a_flow_in_the_model_trains_beside_a_guide_on_the_path(lang):
 def test_a_badly_scaled_and_collinear_posterior_is_found_in_few_steps(lang):
     target = Regression(lang)
     assert np.linalg.cond(target.covariance) > 1e8
-    guide = lang.AutoFlow(target.model, small)
+    guide = lang.AutoFlow(target.model, identity)
     result = lang.fit(target.model, guide, steps=20, num_particles=16, draws=2_000, progress=False)
     assert guide.start == "full_rank"
     assert target.log_evidence - result.elbo.mean < 0.01
@@ -373,6 +373,17 @@ def test_a_sub_sampled_likelihood_has_no_gaussian_to_start_at(lang):
     for start in ("full_rank", "mean_field", "laplace"):
         with pytest.raises(ValueError, match=f"start='{start}' is not possible: the likelihood is sub-sampled"):
             lang.set_up(lang.AutoFlow(sub_sampled(lang), small, start=start))
+
+
+def test_sites_hidden_from_the_guide_leave_no_gaussian_to_start_at(lang):
+    def model():
+        a = lang.ppl.sample("a", lang.dist.Normal(0.0, 10.0))
+        b = lang.ppl.sample("b", lang.dist.Normal(0.0, 10.0))
+        lang.ppl.sample("y", lang.dist.Normal(a + b, 0.1), obs=lang.array(0.0))
+
+    guide = lang.AutoFlow(lang.hide(model, ["b"]), small)
+    lang.set_up(guide)
+    assert guide.start == "init", "given one draw of b, a is sharp, and far from where it belongs"
 
 
 @pytest.mark.parametrize("start", ["auto", "full_rank", "mean_field", "laplace", "draws", "init"])
@@ -428,8 +439,9 @@ def test_the_quality_says_the_flow_and_the_budget(lang, monkeypatch):
         assert lang.transform(guide, None).bijection.parts[0] == pf.guide_flow(2, flow_layers=2 * i)
         assert budget(guide, None, None) == (5 + i, 1 + i)
         assert budget(guide, 3, 4) == (3, 4)
-    result = lang.fit(correlated(lang), guide, draws=10, progress=False)
-    assert len(result.losses) == 8
+    guide = lang.AutoFlow(correlated(lang), identity, quality="thorough", start="init")
+    pyro.clear_param_store()
+    assert len(lang.fit(correlated(lang), guide, draws=10, progress=False).losses) == 8
     assert budget(lambda: None, None, None) == (7, 3), "of a guide without a quality: the standard"
 
 
@@ -454,7 +466,7 @@ def test_the_verdict_is_that_of_the_weights(lang, scale, verdict):
 
 
 def test_a_sub_sampled_likelihood_is_not_judged(lang):
-    guide = lang.AutoFlow(sub_sampled(lang), small)
+    guide = lang.AutoFlow(sub_sampled(lang), identity)
     result = lang.fit(sub_sampled(lang), guide, **(SHORT | {"steps": 5, "draws": 50}))
     assert result.verdict.startswith("not judged")
     assert np.isnan(result.khat)
@@ -465,7 +477,7 @@ def test_a_sub_sampled_likelihood_is_not_judged(lang):
 
 def test_the_elbo_is_not_above_the_evidence(lang):
     target = Regression(lang)
-    guide = lang.AutoFlow(target.model, small, start="init", init_scale=1e-3)
+    guide = lang.AutoFlow(target.model, identity, start="init", init_scale=1e-3)
     result = lang.fit(target.model, guide, **(SHORT | {"steps": 50}))
     assert result.elbo.mean < target.log_evidence + 4 * result.elbo.se
 
@@ -473,19 +485,19 @@ def test_the_elbo_is_not_above_the_evidence(lang):
 def test_reweighted_draws_correct_a_guide_that_is_wrong(lang):
     init = lang.init_to({"z": lang.array(MEAN + 0.5)})
     guide = lang.AutoFlow(correlated(lang), identity, start="init", init_loc_fn=init, init_scale=1.0)
-    result = lang.fit(correlated(lang), guide, **STILL)
-    plain = np.asarray(result.sample(4_000)["z"])
+    result = lang.fit(correlated(lang), guide, **(STILL | {"draws": 500}))
+    plain = np.asarray(result.sample(2_000)["z"])
     np.testing.assert_allclose(plain.mean(0), MEAN + 0.5, atol=0.1)
-    weighed = result.reweighted(4_000)
+    weighed = result.reweighted(2_000)
     assert set(weighed) == {"z"}
     z = np.asarray(weighed["z"])
-    assert z.shape == (4_000, 2)
-    # of 16,000 draws of a mean field some 30 % are effective; the correlation is what it cannot have
+    assert z.shape == (2_000, 2)
+    # of 8,000 draws of a mean field some 30 % are effective; the correlation is what it cannot have
     np.testing.assert_allclose(z.mean(0), MEAN, atol=0.1)
     assert np.corrcoef(plain.T)[0, 1] == pytest.approx(0, abs=0.1)
     assert np.corrcoef(z.T)[0, 1] == pytest.approx(0.9, abs=0.05)
-    np.testing.assert_array_equal(result.reweighted(5)["z"], result.reweighted(5)["z"])
-    assert not np.array_equal(result.reweighted(5)["z"], result.reweighted(5, seed=2)["z"])
+    np.testing.assert_array_equal(weighed["z"], result.reweighted(2_000)["z"])
+    assert not np.array_equal(weighed["z"], result.reweighted(2_000, seed=2)["z"])
 
 
 # --- annealing
@@ -497,7 +509,7 @@ def two_modes(lang):
     def model():
         wide = lang.dist.Normal(lang.array(0.0), 10.0)
         z = lang.ppl.sample("z", wide)
-        modes = (lang.dist.Normal(lang.array(loc), 0.4).log_prob(z) + np.log(0.5) for loc in (-2.0, 2.0))
+        modes = (lang.dist.Normal(lang.array(loc), 0.4).log_prob(z) + np.log(0.5) for loc in (-1.5, 1.5))
         lang.ppl.factor("modes", lang.xp.logaddexp(*modes) - wide.log_prob(z))
 
     return model
@@ -507,17 +519,17 @@ def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
     found = {}
     for anneal in (1.0, 0.02):
         pyro.clear_param_store()
-        init = lang.init_to({"z": lang.array(-2.0)})
+        init = lang.init_to({"z": lang.array(-1.5)})
         spline = partial(pf.nsf, flow_layers=1)
         guide = lang.AutoFlow(two_modes(lang), spline, start="init", init_loc_fn=init, init_scale=0.4)
-        options = SHORT | {"steps": 300, "num_particles": 16, "lr": 5e-2, "draws": 2_000}
+        options = SHORT | {"steps": 300, "num_particles": 16, "lr": 5e-2, "draws": 2_000, "seed": 1}
         result = lang.fit(two_modes(lang), guide, anneal=anneal, **options)
         found[anneal] = float((np.asarray(result.sample(2_000)["z"]) > 0).mean()), result.elbo.mean
     (plain, plain_elbo), (annealed, annealed_elbo) = found[1.0], found[0.02]
     assert plain < 0.01, "the trap: one of two modes"
     assert plain_elbo == pytest.approx(-np.log(2), abs=0.05), "half of the mass is missing"
-    assert 0.1 < annealed < 0.9
-    assert annealed_elbo > plain_elbo + 0.2
+    assert 0.2 < annealed < 0.8
+    assert annealed_elbo > plain_elbo + 0.3
 
 
 @pytest.mark.parametrize(
@@ -525,7 +537,7 @@ def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
     [
         ({"anneal": 0.0}, "anneal must be above 0"),
         ({"anneal": 1.5}, "anneal must be above 0 and at most 1"),
-        ({"estimator": "score"}, "estimator must be 'path' or 'reparam', got 'score'"),
+        ({"estimator": "score"}, "estimator must be .*got 'score'"),
         ({"num_particles": 0}, "at least 1"),
     ],
 )
@@ -686,9 +698,11 @@ def numpyro_mixture():
 
 def test_numpyro_enumerates_discrete_latents_beside_the_guide():
     pytest.importorskip("funsor", reason="NumPyro enumerates by funsor, which is not installed")
+    from numpyro.contrib.funsor import config_enumerate
+
     guide = ppl_flows.numpyro.AutoFlow(handlers.block(numpyro_mixture, hide=["k"]), small, start="init")
     elbo = numpyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
-    model = numpyro.contrib.funsor.config_enumerate(numpyro_mixture)
+    model = config_enumerate(numpyro_mixture)
     svi = numpyro.infer.SVI(model, guide, optax.adam(3e-2), elbo)
     before = numpyro_parameters(guide)
     result = svi.run(random.key(0), 150, progress_bar=False)

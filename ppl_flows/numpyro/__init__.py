@@ -1,7 +1,8 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
-from ppl_flows.fit_result import DensityFit, FitError, FitResult
+from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.numpyro import transforms
+from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.base import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.fit import fit, fit_density
@@ -10,6 +11,7 @@ from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform
 
 __all__ = [
+    "AmortizedFit",
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
@@ -19,6 +21,7 @@ __all__ = [
     "Flow",
     "FlowTransform",
     "fit",
+    "fit_amortized",
     "fit_density",
     "flow",
     "transforms",

@@ -16,6 +16,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_median
+from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
@@ -93,7 +94,7 @@ class AutoFlow(AutoContinuous):
             if self.prefix is None:
                 self.prefix = f"auto_{next(iter(self._init_locs))}"
             self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-            gaussian = self._first_gaussian()
+            gaussian = self._first_gaussian(args, kwargs)
         except ValueError as error:
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             if "local latent variables" not in str(error):
@@ -104,13 +105,13 @@ class AutoFlow(AutoContinuous):
             ) from error
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
-    def _first_gaussian(self) -> Gaussian:
+    def _first_gaussian(self, args: tuple, kwargs: dict) -> Gaussian:
         if isinstance(self.start, Mapping):
             draws = {name: jnp.asarray(value) for name, value in self.start.items()}
             rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
             self.start = "draws"
             return of_draws(np.asarray(rows, dtype=np.float64))
-        obstacle = self._obstacle()
+        obstacle = self._obstacle(args, kwargs)
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
         if self.start == "init":
@@ -123,13 +124,25 @@ class AutoFlow(AutoContinuous):
         with handlers.block():  # of the trace that this call is part of
             return found(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
-    def _obstacle(self) -> str | None:
+    def _obstacle(self, args: tuple, kwargs: dict) -> str | None:
         """What makes the log density no function of the latents alone."""
         if isinstance(self._init_latent, jax.core.Tracer):
             return "the guide is set up inside a traced function"
         if is_subsampled(self.prototype_trace):
             return "the likelihood is sub-sampled"
-        return None
+        return "the model draws numbers that the guide does not" if self._hides_draws(args, kwargs) else None
+
+    def _hides_draws(self, args: tuple, kwargs: dict) -> bool:
+        """Whether a ``block`` around the model keeps latent sites from the guide, as in an ``AutoGuideList``."""
+        inner = self.model
+        while isinstance(inner, Messenger) and not isinstance(inner, handlers.block):
+            inner = inner.fn
+        if not isinstance(inner, handlers.block):
+            return False
+        with handlers.block():
+            trace = handlers.trace(handlers.seed(inner.fn, 0)).get_trace(*args, **kwargs)
+        latents = {n for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        return not latents <= self.prototype_trace.keys()
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""

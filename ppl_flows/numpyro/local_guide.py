@@ -138,7 +138,7 @@ class AutoLocalFlow(AutoGuide):
             one = jax.vmap(one)
         return one(jax.random.split(rng_key, sample_shape) if sample_shape else rng_key)
 
-    def _draw(self, size: int, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+    def _draw(self, size: int, /, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         """The guide's sites, the local ones for so many rows."""
         with handlers.trace() as seen:
             result = {} if self._globals is None else self._globals(*args, **kwargs)

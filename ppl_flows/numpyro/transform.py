@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ class FlowTransform(Transform):
     """A bijection with its parameters, usable wherever NumPyro takes a ``Transform``.
 
     A pytree whose children are the parameters and the context, so that ``jit``, ``vmap`` and ``grad`` work on it and
-    a jitted function that takes it is traced once. The log_det travels as the transform's intermediates: a sample
-    that is scored costs one pass.
+    a jitted function that takes it is traced once. The log_det travels as the transform's intermediates, and is
+    remembered for the very pair (x, y) of the last call while y lives: a sample that is scored costs one pass.
 
     Args:
         bijection: the map.
@@ -34,6 +35,8 @@ class FlowTransform(Transform):
         ValueError: params do not fit the bijection, or the context has the wrong size; at the first use: the context
             is missing.
     """
+
+    _last: tuple | None = None  # of the last call: references to x and y, and the log_det; not part of the pytree
 
     def __init__(
         self, bijection: Bijection, params: Params | None = None, *, context: Any = None, seed: int = 0
@@ -68,7 +71,13 @@ class FlowTransform(Transform):
         return FlowTransform(self.bijection, self.params, context=context)
 
     def __call__(self, x: Any) -> jax.Array:
-        return self.call_with_intermediates(x)[0]
+        y, log_det = self.call_with_intermediates(x)
+        if isinstance(x, jax.Array):  # NeuTra asks for the log_det of this very pass next, without its intermediates
+            self._last = (weakref.ref(x), weakref.ref(y, self._forget), log_det)
+        return y
+
+    def _forget(self, _: Any) -> None:
+        self._last = None
 
     def _inverse(self, y: Any) -> jax.Array:
         return self.inverse_and_log_det(y)[0]
@@ -83,7 +92,11 @@ class FlowTransform(Transform):
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> jax.Array:
         """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
-        return self.call_with_intermediates(x)[1] if intermediates is None else intermediates
+        if intermediates is not None:
+            return intermediates
+        if self._last is not None and self._last[0]() is x and self._last[1]() is y:
+            return self._last[2]
+        return self.call_with_intermediates(x)[1]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self._shape(shape, self.bijection.event_shape, self.bijection.output_shape)

@@ -1,7 +1,8 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
-from ppl_flows.fit_result import DensityFit, FitError, FitResult
+from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
+from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.base import BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.fit import fit, fit_density
@@ -10,6 +11,7 @@ from ppl_flows.pyro.local_guide import AutoLocalFlow
 from ppl_flows.pyro.transform import FlowTransform
 
 __all__ = [
+    "AmortizedFit",
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
@@ -19,6 +21,7 @@ __all__ = [
     "Flow",
     "FlowTransform",
     "fit",
+    "fit_amortized",
     "fit_density",
     "flow",
     "transforms",

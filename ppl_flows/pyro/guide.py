@@ -64,6 +64,8 @@ class AutoFlow(AutoContinuous):
         torch.Size([])
     """
 
+    prototype_trace: Any
+
     def __init__(
         self,
         model: Callable,
@@ -116,7 +118,7 @@ class AutoFlow(AutoContinuous):
     def _first_gaussian(self, init: np.ndarray, density: _Density) -> Gaussian:
         if isinstance(self.start, Mapping):
             sites = [
-                biject_to(site["fn"].support).inv(torch.as_tensor(self.start[name])).flatten(1)
+                biject_to(site["fn"].support).inv(value := torch.as_tensor(self.start[name])).reshape(len(value), -1)
                 for name, site in self.prototype_trace.iter_stochastic_nodes()
             ]
             self.start = "draws"

@@ -59,6 +59,8 @@ class AutoLocalFlow(AutoGuide):
         torch.Size([4])
     """
 
+    prototype_trace: Any
+
     def __init__(
         self,
         model: Callable,
@@ -104,6 +106,7 @@ class AutoLocalFlow(AutoGuide):
                     init_scale=self._init_scale,
                     seed=self._seed,
                 )
+                self.globals.master = None  # it makes its own plates, and has no part in this guide's rows
                 with poutine.block():
                     self.globals(*args, **kwargs)
                 self._global_dim = self.globals.latent_dim

@@ -1,0 +1,277 @@
+"""Posteriors that share a flow: between the rows of a plate, and between data sets. Both languages, exact oracles."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as ndist
+import pyro
+import pyro.distributions as tdist
+import pytest
+import torch
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.infer import Trace_ELBO as NumPyroELBO
+from pyro import poutine
+from pyro.infer import Trace_ELBO as PyroELBO
+from scipy import stats
+
+import ppl_flows as pf
+import ppl_flows.numpyro as pfn
+import ppl_flows.pyro as pfp
+
+ROWS = 12
+Y = np.random.default_rng(0).normal(1.5, 1.1, ROWS)
+COVARIANCE = 4.0 * np.ones((ROWS, ROWS)) + 1.25 * np.eye(ROWS)
+LOG_EVIDENCE = stats.multivariate_normal(np.zeros(ROWS), COVARIANCE).logpdf(Y)
+MU_VARIANCE = 1 / (1 / 4 + ROWS / 1.25)
+MU = MU_VARIANCE * Y.sum() / 1.25
+Z = (MU + 4 * Y) / 5  # means of the local latents; their variances are 0.2 and that of mu / 25
+
+
+def small(dim: int, *, context_dim: int) -> pf.Bijection:
+    return pf.Elementwise(dim, pf.Affine(), hidden=(4,), context_dim=context_dim)
+
+
+def numpyro_model(size=None):
+    mu = numpyro.sample("mu", ndist.Normal(0.0, 2.0))
+    with numpyro.plate("rows", ROWS, subsample_size=size) as rows:
+        z = numpyro.sample("z", ndist.Normal(mu, 1.0))
+        numpyro.sample("y", ndist.Normal(z, 0.5), obs=jnp.asarray(Y)[rows])
+
+
+def pyro_model(size=None):
+    mu = pyro.sample("mu", tdist.Normal(0.0, 2.0))
+    with pyro.plate("rows", ROWS, subsample_size=size) as rows:
+        z = pyro.sample("z", tdist.Normal(mu, 1.0))
+        pyro.sample("y", tdist.Normal(z, 0.5), obs=torch.as_tensor(Y).to(mu)[rows])
+
+
+LANGUAGES = {"pyro": (pfp, pyro_model), "numpyro": (pfn, numpyro_model)}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+
+
+# --- local latents
+
+
+def numpyro_gradients(size, features, n):
+    """Gradients of the ELBO, ``(n, parameters)``, away from the start."""
+    guide = pfn.AutoLocalFlow(numpyro_model, "rows", features=features, flow=pf.iaf, local_flow=small)
+    trace = handlers.trace(handlers.seed(guide, 0)).get_trace(size)
+    params = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    flat, unflatten = ravel_pytree(params)
+    flat = 0.3 * jax.random.normal(jax.random.key(1), flat.shape)  # the same for all minibatches, unlike the start
+
+    def loss(vector, key):
+        return NumPyroELBO().loss(key, unflatten(vector), numpyro_model, guide, size)
+
+    return np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(flat, jax.random.split(jax.random.key(2), n)))
+
+
+def pyro_gradients(size, features, n):
+    pyro.clear_param_store()
+    features = None if features is None else torch.as_tensor(features).to(torch.get_default_dtype())
+    guide = pfp.AutoLocalFlow(pyro_model, "rows", features=features, flow=pf.iaf, local_flow=small)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        guide(size)
+        parameters = list(guide.parameters())
+        with torch.no_grad():
+            torch.manual_seed(1)
+            for p in parameters:  # the same for all minibatches, unlike the start
+                p.copy_(0.3 * torch.randn_like(p))
+        torch.manual_seed(2)
+        rows = []
+        for _ in range(n):
+            loss = PyroELBO(max_plate_nesting=1).differentiable_loss(pyro_model, guide, size)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            rows.append(
+                torch.cat(
+                    [
+                        torch.zeros(p.numel()) if g is None else g.reshape(-1)
+                        for p, g in zip(parameters, found, strict=True)
+                    ]
+                )
+            )
+    return torch.stack(rows).double().numpy()
+
+
+@pytest.mark.parametrize("features", [None, Y[:, None]], ids=["free", "features"])
+@pytest.mark.parametrize(("gradients", "n"), [(pyro_gradients, 1_000), (numpyro_gradients, 20_000)], ids=LANGUAGES)
+def test_a_minibatch_gives_an_unbiased_gradient_of_the_whole_elbo(gradients, n, features):
+    full, part = gradients(None, features, n), gradients(3, features, n)
+    error = np.sqrt((full.var(0) + part.var(0)) / n)
+    assert np.all(np.abs(full.mean(0) - part.mean(0)) <= 5 * error + 1e-6)
+    assert part.var(0).sum() > full.var(0).sum(), "a minibatch adds noise"
+    assert np.abs(full.mean(0)).max() > 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_global_and_local_posteriors_are_found(language):
+    shell, model = LANGUAGES[language]
+    guide = shell.AutoLocalFlow(model, "rows", flow=pf.iaf, local_flow=small)
+    result = shell.fit(model, guide, steps=500, num_particles=16, draws=2_000, lr=2e-2, progress=False)
+    assert result.losses[-50:].mean() < result.losses[:20].mean() - 1
+    assert -4 * result.elbo.se < LOG_EVIDENCE - result.elbo.mean < 0.2
+    draws = {name: np.asarray(value) for name, value in result.sample(2_000).items()}
+    assert draws["mu"].mean() == pytest.approx(MU, abs=0.15 * MU_VARIANCE**0.5)
+    np.testing.assert_allclose(draws["z"].mean(0), Z, atol=0.15 * 0.2**0.5)
+    np.testing.assert_allclose(draws["z"].std(0), (0.2 + MU_VARIANCE / 25) ** 0.5, rtol=0.15)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_sub_sampled_fit_moves_every_row_and_draws_all_of_them(language):
+    shell, model = LANGUAGES[language]
+    guide = shell.AutoLocalFlow(model, "rows", flow=pf.iaf, local_flow=small)
+    result = shell.fit(model, guide, size=4, steps=400, num_particles=4, draws=200, lr=3e-2, progress=False)
+    assert result.losses[-50:].mean() < result.losses[:20].mean() - 1
+    assert np.isnan(result.khat)
+    z = np.asarray(result.sample(500)["z"])
+    assert z.shape == (500, ROWS)
+    assert np.corrcoef(z.mean(0), Z)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_rows_that_it_cannot_serve_are_errors(language):
+    shell, model = LANGUAGES[language]
+
+    def call(guide):
+        return guide() if language == "pyro" else handlers.seed(guide, 0)()
+
+    with pytest.raises(ValueError, match="no latent site is in a plate named 'people'"):
+        call(shell.AutoLocalFlow(model, "people"))
+    with pytest.raises(ValueError, match="has 12 rows, but features 3"):
+        call(shell.AutoLocalFlow(model, "rows", features=np.zeros((3, 1))))
+    with pytest.raises(ValueError, match=r"features must have shape \(rows, size\)"):
+        shell.AutoLocalFlow(model, "rows", features=np.zeros(ROWS))
+
+
+# --- one posterior for all data
+
+DESIGN = np.array([[1.0, 0.5], [0.0, 1.0], [1.0, -1.0]])
+POSTERIOR = np.linalg.inv(np.eye(2) + DESIGN.T @ DESIGN / 0.25)
+
+
+def numpyro_linear(y):
+    theta = numpyro.sample("theta", ndist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    numpyro.sample("y", ndist.Normal(jnp.asarray(DESIGN) @ theta, 0.5).to_event(1), obs=y)
+
+
+def pyro_linear(y):
+    theta = pyro.sample("theta", tdist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.sample("y", tdist.Normal(theta @ torch.as_tensor(DESIGN).to(theta).T, 0.5).to_event(1), obs=y)
+
+
+def numpyro_mixture(y):
+    """The sign of the latent is seen only through its square and one vague number."""
+    theta = numpyro.sample("theta", ndist.Uniform(-2.0, 2.0))
+    numpyro.sample("y", ndist.Normal(jnp.stack([theta**2, theta]), jnp.array([0.3, 2.0])).to_event(1), obs=y)
+
+
+def pyro_mixture(y):
+    theta = pyro.sample("theta", tdist.Uniform(-2.0, 2.0))
+    mean = torch.stack([theta**2, theta], dim=-1)
+    pyro.sample("y", tdist.Normal(mean, torch.tensor([0.3, 2.0])).to_event(1), obs=y)
+
+
+def small_maf(dim, *, context_dim):
+    return pf.maf(dim, flow_layers=2, hidden=(32,), context_dim=context_dim)
+
+
+def small_nsf(dim, *, context_dim):
+    return pf.nsf(dim, flow_layers=2, hidden=(32, 32), context_dim=context_dim)
+
+
+AMORTIZED = {
+    "pyro": (pfp.fit_amortized, pyro_linear, pyro_mixture, lambda y: torch.tensor(y, dtype=torch.float32)),
+    "numpyro": (pfn.fit_amortized, numpyro_linear, numpyro_mixture, jnp.asarray),
+}
+
+
+@pytest.mark.parametrize("language", AMORTIZED)
+def test_the_amortized_posterior_of_a_linear_model_is_the_exact_one(language):
+    fit_amortized, model, _, array = AMORTIZED[language]
+    result = fit_amortized(model, array(np.zeros(3)), flow=small_maf, steps=1_500, progress=False)
+    assert result.density.losses[-100:].mean() < result.density.losses[:50].mean() - 0.5
+    rng, errors, ranks = np.random.default_rng(1), [], []
+    for seed in range(60):
+        theta = rng.normal(size=2)
+        y = DESIGN @ theta + 0.5 * rng.normal(size=3)
+        draws = np.asarray(result.sample(1_000, array(y), seed=seed)["theta"])
+        errors.append((draws.mean(0) - POSTERIOR @ DESIGN.T @ y / 0.25) / np.sqrt(np.diag(POSTERIOR)))
+        ranks.append((draws < theta).mean(0))
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    assert stats.kstest(np.concatenate(ranks), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("language", AMORTIZED)
+def test_the_amortized_posterior_of_a_bimodal_model_is_calibrated(language):
+    fit_amortized, _, model, array = AMORTIZED[language]
+    result = fit_amortized(model, array(np.zeros(2)), flow=small_nsf, steps=1_500, progress=False)
+    rng, ranks, split = np.random.default_rng(2), [], []
+    for seed in range(100):
+        theta = rng.uniform(-2, 2)
+        y = np.array([theta**2, theta]) + np.array([0.3, 2.0]) * rng.normal(size=2)
+        draws = np.asarray(result.sample(500, array(y), seed=seed)["theta"])
+        assert np.all(np.abs(draws) < 2)
+        ranks.append((draws < theta).mean())
+        split.append((draws < 0).mean())
+    assert stats.kstest(ranks, "uniform").pvalue > 1e-3
+    assert np.median(np.minimum(split, 1 - np.array(split))) > 0.1, "both modes are there"
+
+
+@pytest.mark.parametrize("language", AMORTIZED)
+def test_models_that_cannot_be_amortized_are_errors(language):
+    fit_amortized, model, _, array = AMORTIZED[language]
+    with pytest.raises(ValueError, match=r"needs sites with obs, got \[\]"):
+        fit_amortized(model, None)
+    with pytest.raises(ValueError, match="simulations must be at least 100, got 5"):
+        fit_amortized(model, array(np.zeros(3)), simulations=5)
+
+
+# --- an encoder in a guide of the user's own
+
+
+def test_the_gradient_reaches_an_encoder_in_pyro():
+    x = torch.tensor(Y, dtype=torch.float32)[:, None]
+    encoder = torch.nn.Linear(1, 3)
+
+    def guide(size=None):
+        pyro.module("encoder", encoder)
+        with pyro.plate("rows", ROWS):
+            pyro.sample("z", pfp.flow("q", pf.iaf(1, context_dim=3), context=encoder(x)).to_event(0))
+
+    def model(size=None):
+        with pyro.plate("rows", ROWS):
+            z = pyro.sample("z", tdist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("y", tdist.Normal(z, 0.5).to_event(1), obs=x)
+
+    before = [p.detach().clone() for p in encoder.parameters()]
+    result = pfp.fit(model, guide, steps=200, num_particles=4, draws=500, estimator="path", progress=False)
+    assert all(not torch.equal(p, b) for p, b in zip(encoder.parameters(), before, strict=True))
+    assert result.losses[-20:].mean() < result.losses[:20].mean() - 1
+    assert poutine.trace(guide).get_trace().nodes["z"]["fn"].batch_shape == (ROWS,)
+
+
+def test_the_gradient_reaches_an_encoder_in_numpyro():
+    x = jnp.asarray(Y)[:, None]
+
+    def guide():
+        weights = numpyro.param("encoder", jnp.full((1, 3), 0.1))
+        with numpyro.plate("rows", ROWS):
+            numpyro.sample("z", pfn.flow("q", pf.iaf(1, context_dim=3), context=x @ weights))
+
+    def model():
+        with numpyro.plate("rows", ROWS):
+            z = numpyro.sample("z", ndist.Normal(jnp.zeros(1), 1.0).to_event(1))
+            numpyro.sample("y", ndist.Normal(z, 0.5).to_event(1), obs=x)
+
+    result = pfn.fit(model, guide, steps=200, num_particles=4, draws=500, estimator="path", progress=False)
+    assert not np.allclose(result.params["encoder"], 0.1, atol=1e-3)
+    assert result.losses[-20:].mean() < result.losses[:20].mean() - 1
