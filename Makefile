@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench bench-posteriors docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/inversion.py
 	$(BIN)/python tests/benchmarks/svi_step.py
+
+bench-posteriors: .venv/installed
+	$(BIN)/python tests/benchmarks/posteriors/run.py --language numpyro
+	$(BIN)/python tests/benchmarks/posteriors/run.py --language pyro
 
 docs: .venv/installed
 	$(BIN)/python docs/make_layers.py

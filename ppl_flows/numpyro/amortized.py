@@ -15,7 +15,7 @@ from numpyro.distributions.transforms import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
-from ppl_flows.hosting import Scaler, check_simulations, check_sites
+from ppl_flows.guides import Scaler, check_simulations, check_sites
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.fit import fit_density
 

@@ -10,33 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import optax
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer import Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoGuide
-from numpyro.infer.svi import SVIState
 from numpyro.infer.util import log_density
-from tqdm.auto import tqdm
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import is_stateful, merge
 from ppl_flows.fit_result import (
-    MAX_SKIPPED,
     DensityFit,
-    FitError,
     FitResult,
-    Training,
     Weighed,
     judged,
-    learning_rate,
-    model_weight,
 )
+from ppl_flows.guides import budget
 from ppl_flows.hosting import (
     ESTIMATORS,
     SETTLE_ROWS,
-    budget,
     check_fit,
     check_rows,
     check_steps,
@@ -48,8 +40,7 @@ from ppl_flows.hosting import (
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.guide import is_subsampled
-
-BLOCKS = 20  # at most so many dispatches of many steps each; the progress bar moves between them
+from ppl_flows.numpyro.training import train
 
 
 def fit(
@@ -109,7 +100,7 @@ def fit(
         with path_gradients(ESTIMATORS[estimator]):
             return bound_guide()
 
-    trained = _train(
+    trained = train(
         train_key,
         Trace_ELBO(num_particles=num_particles),
         tempered,
@@ -207,7 +198,7 @@ def fit_density(
         """Nothing is latent."""
 
     check_steps(steps, 1)
-    trained = _train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+    trained = train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
     params = trained.params["density"]
     if is_stateful(bijection):
         params = merge(params, trained.params["density$state"]["params"])
@@ -222,62 +213,6 @@ def fit_density(
     base_params = trained.params["density_base"]
     made = Flow(bijection, params, base=BaseDistribution(base, base_params))
     return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
-
-
-def _train(
-    key: jax.Array,
-    elbo: Trace_ELBO,
-    model: Callable,
-    guide: Callable,
-    *,
-    steps: int,
-    lr: float,
-    clip: float,
-    progress: bool,
-    anneal: float = 1.0,
-    init_params: dict[str, Any] | None = None,
-) -> Training:
-    """Model and guide take the weight of the model's log density."""
-    schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
-    svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
-    state = svi.init(key, 1.0, init_params=init_params)
-    if not svi.get_params(state):
-        raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
-    if state.mutable_state is not None and elbo.num_particles > 1:
-        raise ValueError(
-            f"num_particles={elbo.num_particles}, but {sorted(state.mutable_state)} are mutable, for which NumPyro "
-            "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
-        )
-
-    def update(carry: tuple, weight: jax.Array) -> tuple[tuple, tuple]:
-        state, bad = carry
-        new, loss = svi.update(state, weight)
-        leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
-        fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
-        kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
-        bad = jnp.where(fine, 0, bad + 1)
-        return (SVIState(*kept, new.rng_key), bad), (loss, bad)
-
-    blocks = max(b for b in range(1, BLOCKS + 1) if steps % b == 0)  # of equal length: one program to compile
-    weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float).reshape(blocks, -1)
-    block = jax.jit(lambda carry, weights: lax.scan(update, carry, weights))
-    losses, bads = np.empty(0), np.empty(0, dtype=int)
-    carry = (state, jnp.array(0))
-    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
-        for i in range(blocks):
-            carry, (loss, bad) = block(carry, weights[i])
-            losses, bads = np.append(losses, loss), np.append(bads, bad)
-            if bads.max() >= MAX_SKIPPED:
-                step = int(np.argmax(bads == MAX_SKIPPED))
-                raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry[0]))
-            bar.update(steps // blocks)
-            bar.set_postfix(loss=f"{np.median(loss):.3f}")
-    return Training(losses, int(np.sum(bads > 0)), _values(svi, carry[0]))
-
-
-def _values(svi: SVI, state: SVIState) -> dict[str, Any]:
-    """The parameters and the mutable state."""
-    return svi.get_params(state) | (state.mutable_state or {})
 
 
 def _subsamples(params: dict[str, Any], model: Callable, guide: Callable) -> bool:

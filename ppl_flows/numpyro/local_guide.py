@@ -19,7 +19,7 @@ from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.hosting import check_local, local_bijection, local_params, local_sites
+from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.transform import to_array

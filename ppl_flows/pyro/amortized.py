@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
-from ppl_flows.hosting import Scaler, check_simulations, check_sites
+from ppl_flows.guides import Scaler, check_simulations, check_sites
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.fit import fit_density
 from ppl_flows.pyro.params import to_tensor

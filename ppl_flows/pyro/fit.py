@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.importance import vectorized_importance_weights
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
-from tqdm.auto import trange
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import initial_params, is_stateful, map_params
 from ppl_flows.fit_result import (
-    MAX_SKIPPED,
     DensityFit,
-    FitError,
     FitResult,
-    Training,
     Weighed,
     judged,
-    learning_rate,
-    model_weight,
 )
+from ppl_flows.guides import budget
 from ppl_flows.hosting import (
     ESTIMATORS,
     SETTLE_ROWS,
-    budget,
     check_fit,
     check_rows,
-    check_steps,
     density_start,
     evaluation,
     path_gradients,
@@ -46,7 +37,8 @@ from ppl_flows.hosting import (
 )
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
 from ppl_flows.pyro.distribution import Flow, flow
-from ppl_flows.pyro.params import stored_params, stored_state, to_tensor
+from ppl_flows.pyro.params import stored_params, to_tensor
+from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
 
@@ -112,7 +104,7 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
-        trained = _train(elbo, tempered, on_path, steps=steps, lr=lr, clip=clip, anneal=anneal, progress=progress)
+        trained = train(elbo, tempered, on_path, steps=steps, lr=lr, clip=clip, anneal=anneal, progress=progress)
         subsampled = _subsamples(model, guide)
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
     nesting = elbo.max_plate_nesting - 1 if vectorize_particles and not subsampled else None
@@ -208,7 +200,7 @@ def fit_density(
 
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        trained = _train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+        trained = train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
         if base_params is not None:
             base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
@@ -220,62 +212,6 @@ def fit_density(
         return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
     made = Flow(bijection, params, base=BaseDistribution(base, base_params))
     return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
-
-
-def _train(
-    elbo: Trace_ELBO,
-    model: Callable,
-    guide: Callable,
-    *,
-    steps: int,
-    lr: float,
-    clip: float,
-    progress: bool,
-    anneal: float = 1.0,
-) -> Training:
-    """Model and guide take the weight of the model's log density."""
-    check_steps(steps, elbo.num_particles)
-    losses, skipped, bad = np.full(steps, np.nan), 0, 0
-    optimiser: torch.optim.Optimizer | None = None
-    validate = is_validation_enabled()
-    with trange(steps, disable=None if progress else True, desc="fit") as bar:
-        for step in bar:
-            before = {name: value.clone() for name, value in stored_state().items()}
-            # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
-            with pyro.validation_enabled(validate and step == 0), poutine.trace(param_only=True) as seen:
-                losses[step] = elbo.loss_and_grads(model, guide, model_weight(step, steps, anneal))
-            found = {site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()}
-            if optimiser is None:
-                if not found:
-                    raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
-                # one optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower
-                optimiser = torch.optim.Adam(found, lr=lr, betas=(0.9, 0.99))
-                names = found
-            elif new := found.keys() - names.keys():
-                optimiser.add_param_group({"params": list(new)})
-                names |= found
-            norm = torch.nn.utils.clip_grad_norm_(names, clip)
-            bad = 0 if np.isfinite(losses[step]) and torch.isfinite(norm) else bad + 1
-            if bad >= MAX_SKIPPED:
-                raise FitError(step + 1 - bad, losses[: step + 1], _values(names.values()))
-            for group in optimiser.param_groups:
-                group["lr"] = lr * learning_rate(step, steps, np)
-            if bad:
-                skipped += 1
-                for name, value in before.items():
-                    stored_state()[name].copy_(value)
-            else:
-                optimiser.step()
-            optimiser.zero_grad()
-            if step % 100 == 99:
-                bar.set_postfix(loss=f"{np.median(losses[step - 99 : step + 1]):.3f}")
-    return Training(losses, skipped, _values(names.values()))
-
-
-def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
-    store = pyro.get_param_store()
-    weights = {name: store[name].detach().clone() for name in names}
-    return weights | {name: value.clone() for name, value in stored_state().items()}
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.hosting import check_guide, guide_bijection, guide_params, on_the_path
+from ppl_flows.guides import check_guide, guide_bijection, guide_params
+from ppl_flows.hosting import on_the_path
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws

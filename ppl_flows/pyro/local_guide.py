@@ -18,7 +18,7 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.hosting import check_local, local_bijection, local_params, local_sites
+from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.params import to_tensor

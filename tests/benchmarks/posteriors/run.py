@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.fit_result import FitResult
-from ppl_flows.hosting import QUALITIES
+from ppl_flows.guides import QUALITIES
 
 DRAWS = 20_000  # that measure a guide
 IMPOSSIBLE = 4  # standard errors by which an ELBO may be above log Z
