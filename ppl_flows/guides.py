@@ -11,6 +11,7 @@ import numpy as np
 from ppl_flows.bijections import Elementwise, TriangularAffine
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.compose import Chain, Frozen
+from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import initial_params
 from ppl_flows.flows import guide_flow
 from ppl_flows.transformers import Affine
@@ -82,9 +83,9 @@ def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: boo
 
     The Gaussian is in the last map, which stays as it is, or, not fixed, in the trainable one.
     """
-    params = dict(initial_params(bijection, seed))
+    params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
     if "theta" in params["1"]:
-        affine = {"theta": np.stack([start.mean, np.log(start.diagonal)], axis=-1)}
+        affine = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
     else:
         factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
         affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}

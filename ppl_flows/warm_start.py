@@ -56,8 +56,8 @@ class Gaussian:
         return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
 
 
-def found(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
-    """The Gaussian of one of ``KINDS``."""
+def gaussian_near(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
+    """What the function called ``kind`` finds: ``full_rank``, ``mean_field`` or ``laplace``."""
     return {"full_rank": full_rank, "mean_field": mean_field, "laplace": laplace}[kind](density, init, seed)
 
 
@@ -84,8 +84,7 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
     noise = rng.standard_normal((DRAWS, len(init)))
     found = []
     for start in starts(density, init, rng):
-        path = optimise(density, start)
-        points = path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+        points = thinned(optimise(density, start))
         factors = [_inverse_root(h) if np.all(np.isfinite(h)) else None for h in density.hessian(points)]
         candidates = [
             Gaussian(z, scale * factor)
@@ -114,8 +113,7 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     rng = np.random.default_rng(seed)
     found = []
     for start in starts(density, init, rng):
-        path = optimise(density, start)
-        points = path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+        points = thinned(optimise(density, start))
         candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.1, 0.01)]
         best = max(with_elbo(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
         found += [best, _match_diagonal(density, best, rng)]
@@ -174,6 +172,11 @@ def optimise(density: Density, start: Array) -> Array:
         options={"maxfun": GRADIENTS, "maxcor": 20},
     )
     return np.stack(path)
+
+
+def thinned(path: Array) -> Array:
+    """At most ``PATH_POINTS`` of the points, evenly spaced, both ends among them."""
+    return path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
 
 
 def with_elbo(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:

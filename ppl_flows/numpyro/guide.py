@@ -24,7 +24,7 @@ from ppl_flows.guides import check_guide, guide_bijection, guide_params
 from ppl_flows.hosting import on_the_path
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
-from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
+from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
 
 QUANTILE_DRAWS = 10_000
 BLOCK = 32  # points per call of the log density while a start is looked for
@@ -102,7 +102,7 @@ class AutoFlow(AutoContinuous):
                 raise
             raise ValueError(
                 "AutoFlow: a latent is local to a sub-sampled plate, and one flow over all latents cannot follow the "
-                "rows drawn. Run the plate at full size, or give local latents a guide of their own."
+                "rows drawn. Run the plate at full size, or use AutoLocalFlow."
             ) from error
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
@@ -116,14 +116,12 @@ class AutoFlow(AutoContinuous):
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
         if self.start == "init":
-            dim = self.latent_dim
-            loc = np.zeros(dim) if isinstance(self._init_latent, jax.core.Tracer) else np.asarray(self._init_latent)
-            return Gaussian(loc, np.full(dim, self._init_scale))
+            return Gaussian(self._init_latent, np.full(self.latent_dim, self._init_scale))
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
         with handlers.block():  # of the trace that this call is part of
-            return found(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
+            return gaussian_near(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
     def _obstacle(self, args: tuple, kwargs: dict) -> str | None:
         """What makes the log density no function of the latents alone."""

@@ -22,7 +22,7 @@ from ppl_flows.guides import check_guide, guide_bijection, guide_params
 from ppl_flows.hosting import on_the_path
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
-from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, found, of_draws
+from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
 
 QUANTILE_DRAWS = 10_000
 BLOCK = 256  # points per run of the model while a start is looked for
@@ -113,7 +113,7 @@ class AutoFlow(AutoContinuous):
                     raise ValueError(
                         f"AutoFlow: latent {name!r} is local to plate {frame.name!r}, which is sub-sampled "
                         f"({frame.size} of {frame.full_size}): one flow over all latents would silently fit the "
-                        "wrong rows. Run the plate at full size, or give local latents a guide of their own."
+                        "wrong rows. Run the plate at full size, or use AutoLocalFlow."
                     )
 
     def _first_gaussian(self, init: np.ndarray, density: _Density) -> Gaussian:
@@ -131,7 +131,7 @@ class AutoFlow(AutoContinuous):
             return Gaussian(init, np.full(len(init), self._init_scale))
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        return found(self.start, density, init, self._seed)
+        return gaussian_near(self.start, density, init, self._seed)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
