@@ -6,7 +6,7 @@ from ppl_flows.bijections import Elementwise, Shuffle
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Inverse, Repeat
 from ppl_flows.flows.spline import nsf
-from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
+from ppl_flows.flows.stacks import Hidden, autoregressive, check_layers, couplings
 from ppl_flows.transformers import Additive, Affine, Multiplicative
 
 
@@ -98,14 +98,15 @@ def maf(
 
 
 def guide_flow(dim: int, *, flow_layers: int = 10, context_dim: int = 0) -> Bijection:
-    """What ``AutoFlow`` uses by default: affine couplings with random masks; splines in one dimension.
+    """What ``AutoFlow`` uses by default: shuffled affine couplings; two splines in one dimension.
 
     Args:
         dim: event size.
-        flow_layers: number of couplings.
+        flow_layers: number of couplings, an odd one rounded up.
     """
+    check_layers(flow_layers)
     if dim == 1:
-        return nsf(1, context_dim=context_dim)
+        return nsf(1, flow_layers=2, context_dim=context_dim)
     hidden = (min(max(2 * dim, 16), 32),) * 2
     pair = couplings(dim, Affine(), 2, "halves", hidden, "silu", context_dim)
-    return Repeat(Chain((Shuffle(dim), *pair)), max(flow_layers // 2, 1))
+    return Repeat(Chain((Shuffle(dim), *pair)), (flow_layers + 1) // 2)

@@ -79,6 +79,9 @@ class FlowTransform(Transform):
     def _forget(self, _: Any) -> None:
         self._last = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
     def _inverse(self, y: Any) -> jax.Array:
         return self.inverse_and_log_det(y)[0]
 
