@@ -336,7 +336,7 @@ def test_numpyro_weights_without_their_state_are_an_error():
 
 
 def test_numpyro_fit_refuses_particles_with_state():
-    with pytest.raises(ValueError, match=r"num_particles=32, but \['f\$state'\] are mutable"):
+    with pytest.raises(ValueError, match=r"num_particles=64, but \['f\$state'\] are mutable"):
         in_numpyro.fit(numpyro_model, nothing, jnp.asarray(skewed(20)), steps=2, progress=False)
 
 

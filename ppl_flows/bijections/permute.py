@@ -113,4 +113,4 @@ def _take(x: Array, order: Array) -> tuple[Array, Array]:
 
 def _whole(numbers: Array) -> Array:
     xp = namespace(numbers)
-    return xp.astype(numbers, xp.int32)
+    return xp.astype(xp.round(numbers), xp.int32)
