@@ -14,6 +14,8 @@ from ppl_flows.diagnostics import smoothed_weights
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KHAT, USABLE_KHAT = 0.5, 0.7  # Vehtari et al. (2024), arXiv:1507.02646, sec. 3.2.4
+BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
+JUDGED_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 SAME_WEIGHTS = 0.1  # nats of spread below which weights are so nearly constant that their tail says nothing
 
 
@@ -44,7 +46,7 @@ class FitResult:
     """A trained guide.
 
     Attributes:
-        losses: negative ELBO estimate of every step, ``(steps,)``, in nats.
+        losses: negative ELBO estimate of every step taken, in nats; fewer than ``steps`` where the fit had converged.
         skipped: number of steps whose loss or gradient was not finite; they moved nothing.
         params: the trained parameters, as the language names them.
         elbo: of the trained guide, from fresh draws.
@@ -190,3 +192,22 @@ def learning_rate(step: Any, steps: int, xp: Any) -> Any:
 def model_weight(step: Any, steps: int, anneal: float) -> Any:
     """Weight of the model's log density at a step: from ``anneal`` to 1 over the first half."""
     return np.minimum(1.0, anneal + (1 - anneal) * np.asarray(step) / max(steps / 2, 1))
+
+
+def averaging_share(step: Any, steps: int) -> Any:
+    """Share of a step's parameters in their mean, which starts anew in every block."""
+    return 1 / (step % max(1, steps // BLOCKS) + 1)
+
+
+def converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
+    """Whether a fit with these losses so far has converged, by its last two blocks.
+
+    The ELBO moved by less than the tolerance from one to the other, and half the variance of the log weights, which
+    near the posterior is KL(guide || posterior), is below it in the last.
+    """
+    block = steps // BLOCKS
+    first = len(losses) - 2 * block
+    if tolerance is None or block < JUDGED_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
+        return False
+    before, last = losses[first:].reshape(2, block)
+    return num_particles * last.var(ddof=1) / 2 < tolerance and abs(last.mean() - before.mean()) < tolerance

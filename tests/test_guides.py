@@ -28,6 +28,7 @@ import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
 from ppl_flows.core.params import flatten, initial_params, map_params
+from ppl_flows.fit_result import converged, learning_rate
 from ppl_flows.guides import QUALITIES, Quality, budget
 from ppl_flows.hosting import path_gradients
 
@@ -538,6 +539,7 @@ def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
     [
         ({"anneal": 0.0}, "anneal must be above 0"),
         ({"anneal": 1.5}, "anneal must be above 0 and at most 1"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
         ({"estimator": "score"}, "estimator must be .*got 'score'"),
         ({"num_particles": 0}, "at least 1"),
     ],
@@ -545,6 +547,55 @@ def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
 def test_options_that_fit_does_not_have_are_errors(lang, option, match):
     with pytest.raises(ValueError, match=match):
         lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), small, start="init"), **(SHORT | option))
+
+
+# --- when a fit ends
+
+
+def test_a_fit_ends_when_it_has_converged(lang):
+    options = SHORT | {"steps": 400, "num_particles": 32, "lr": 3e-3, "draws": 2_000}
+    fits = []
+    for tolerance in (1e-3, None):
+        pyro.clear_param_store()
+        guide = lang.AutoFlow(correlated(lang), identity, start="laplace")
+        fits.append(lang.fit(correlated(lang), guide, tolerance=tolerance, **options))
+    early, full = fits
+    assert len(full.losses) == 400
+    assert 40 <= len(early.losses) < 400
+    assert len(early.losses) % 20 == 0
+    assert early.elbo.mean == pytest.approx(full.elbo.mean, abs=5e-3)
+
+
+def test_convergence_wants_both_a_narrow_spread_and_an_elbo_that_stands_still():
+    rng = np.random.default_rng(0)
+    narrow, wide = 1 + 1e-3 * rng.standard_normal(100), 1 + rng.standard_normal(100)
+    still = partial(converged, steps=1_000, num_particles=10, anneal=1.0, tolerance=1e-3)
+    assert still(narrow)
+    assert not still(wide), "log weights spread"
+    assert not still(np.append(narrow[:50] + 0.01, narrow[50:])), "the ELBO still rises"
+    assert not still(narrow[:50]), "one block has nothing to be compared with"
+    assert not still(narrow, num_particles=100_000)
+    assert not still(narrow, tolerance=None)
+    assert not still(narrow, anneal=0.5), "the tempered ELBO is another one"
+    assert still(np.tile(narrow, 6), anneal=0.5)
+    assert not still(narrow, steps=100), "five steps are too few to know a spread"
+
+
+def test_a_fit_returns_the_mean_of_the_last_twentieth_of_its_steps(lang):
+    def model():
+        lang.ppl.factor("parabola", -0.5 * (lang.ppl.param("p", lang.array(0.0)) - 3.0) ** 2)
+
+    steps, lr = 120, 0.5
+    result = lang.fit(model, lambda: None, steps=steps, lr=lr, num_particles=1, tolerance=None, progress=False)
+    p, m, v, iterates = 0.0, 0.0, 0.0, []
+    for step in range(steps):  # Adam, by hand
+        gradient = p - 3.0
+        m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
+        rate = lr * learning_rate(step, steps, np)
+        p -= rate * m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.99 ** (step + 1))) ** 0.5 + 1e-8)
+        iterates.append(p)
+    assert float(result.params["p"]) == pytest.approx(np.mean(iterates[-6:]), abs=1e-9)
+    assert abs(np.mean(iterates[-6:]) - p) > 1e-6, "or the last iterate would pass too"
 
 
 # --- models of many kinds of sites

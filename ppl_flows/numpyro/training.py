@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,16 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
-from ppl_flows.fit_result import MAX_SKIPPED, FitError, Training, learning_rate, model_weight
-
-BLOCKS = 20  # at most so many dispatches of many steps each; the progress bar moves between them
+from ppl_flows.fit_result import (
+    BLOCKS,
+    MAX_SKIPPED,
+    FitError,
+    Training,
+    averaging_share,
+    converged,
+    learning_rate,
+    model_weight,
+)
 
 
 def train(
@@ -30,9 +37,10 @@ def train(
     clip: float,
     progress: bool,
     anneal: float = 1.0,
+    tolerance: float | None = None,
     init_params: dict[str, Any] | None = None,
 ) -> Training:
-    """Model and guide take the weight of the model's log density."""
+    """Model and guide take the weight of the model's log density; every block of steps is one dispatch."""
     schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
     state = svi.init(key, 1.0, init_params=init_params)
@@ -44,30 +52,52 @@ def train(
             "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
         )
 
-    def update(carry: tuple, weight: jax.Array) -> tuple[tuple, tuple]:
-        state, bad = carry
-        new, loss = svi.update(state, weight)
+    weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float)
+    size = max(1, steps // BLOCKS)
+
+    def update(step: jax.Array, carry: _Carry) -> _Carry:
+        state, mean, bad, losses, bads = carry
+        new, loss = svi.update(state, weights[step])
         leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
         fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
-        bad = jnp.where(fine, 0, bad + 1)
-        return (SVIState(*kept, new.rng_key), bad), (loss, bad)
+        state, bad = SVIState(*kept, new.rng_key), jnp.where(fine, 0, bad + 1)
+        share = averaging_share(step, steps)
+        mean = jax.tree.map(lambda m, a: m + share * (a - m), mean, svi.optim.get_params(state.optim_state))
+        return _Carry(state, mean, bad, losses.at[step % size].set(loss), bads.at[step % size].set(bad))
 
-    blocks = max(b for b in range(1, BLOCKS + 1) if steps % b == 0)  # of equal length: one program to compile
-    weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float).reshape(blocks, -1)
-    block = jax.jit(lambda carry, weights: lax.scan(update, carry, weights))
+    @jax.jit
+    def block(carry: _Carry, first: int, last: int) -> _Carry:
+        """Steps ``first, ..., last - 1``, at most ``size``: one program, however many they are."""
+        return lax.fori_loop(first, last, update, carry)
+
     losses, bads = np.empty(0), np.empty(0, dtype=int)
-    carry = (state, jnp.array(0))
+    nothing = jnp.empty(size)
+    carry = _Carry(state, svi.optim.get_params(state.optim_state), jnp.array(0), nothing, nothing.astype(int))
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
-        for i in range(blocks):
-            carry, (loss, bad) = block(carry, weights[i])
-            losses, bads = np.append(losses, loss), np.append(bads, bad)
+        for first in range(0, steps, size):
+            taken = min(size, steps - first)
+            carry = block(carry, first, first + taken)
+            losses, bads = np.append(losses, carry.losses[:taken]), np.append(bads, carry.bads[:taken])
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
-                raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry[0]))
-            bar.update(steps // blocks)
-            bar.set_postfix(loss=f"{np.median(loss):.3f}")
-    return Training(losses, int(np.sum(bads > 0)), _values(svi, carry[0]))
+                raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry.state))
+            bar.update(taken)
+            bar.set_postfix(loss=f"{np.median(losses[first:]):.3f}")
+            if converged(losses, steps, elbo.num_particles, anneal, tolerance):
+                break
+    params = svi.constrain_fn(carry.mean) | (carry.state.mutable_state or {})
+    return Training(losses, int(np.sum(bads > 0)), params)
+
+
+class _Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    state: SVIState
+    mean: Any  # of the unconstrained parameters in this block
+    bad: jax.Array  # steps running that moved nothing
+    losses: jax.Array  # of this block, (size,)
+    bads: jax.Array  # likewise
 
 
 def _values(svi: SVI, state: SVIState) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pyro
@@ -12,7 +13,16 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.util import is_validation_enabled
 from tqdm.auto import trange
 
-from ppl_flows.fit_result import MAX_SKIPPED, FitError, Training, learning_rate, model_weight
+from ppl_flows.fit_result import (
+    BLOCKS,
+    MAX_SKIPPED,
+    FitError,
+    Training,
+    averaging_share,
+    converged,
+    learning_rate,
+    model_weight,
+)
 from ppl_flows.hosting import check_steps
 from ppl_flows.pyro.params import stored_state
 
@@ -27,11 +37,13 @@ def train(
     clip: float,
     progress: bool,
     anneal: float = 1.0,
+    tolerance: float | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density."""
     check_steps(steps, elbo.num_particles)
     losses, skipped, bad = np.full(steps, np.nan), 0, 0
-    optimiser: torch.optim.Optimizer | None = None
+    size = max(1, steps // BLOCKS)
+    optimiser = _Adam()
     validate = is_validation_enabled()
     with trange(steps, disable=None if progress else True, desc="fit") as bar:
         for step in bar:
@@ -39,32 +51,64 @@ def train(
             # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
             with pyro.validation_enabled(validate and step == 0), poutine.trace(param_only=True) as seen:
                 losses[step] = elbo.loss_and_grads(model, guide, model_weight(step, steps, anneal))
-            found = {site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()}
-            if optimiser is None:
-                if not found:
-                    raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
-                # one optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower
-                optimiser = torch.optim.Adam(found, lr=lr, betas=(0.9, 0.99))
-                names = found
-            elif new := found.keys() - names.keys():
-                optimiser.add_param_group({"params": list(new)})
-                names |= found
-            norm = torch.nn.utils.clip_grad_norm_(names, clip)
+            optimiser.add({site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()})
+            norm = torch.nn.utils.clip_grad_norm_(optimiser.names, clip)
             bad = 0 if np.isfinite(losses[step]) and torch.isfinite(norm) else bad + 1
             if bad >= MAX_SKIPPED:
-                raise FitError(step + 1 - bad, losses[: step + 1], _values(names.values()))
-            for group in optimiser.param_groups:
-                group["lr"] = lr * learning_rate(step, steps, np)
+                raise FitError(step + 1 - bad, losses[: step + 1], _values(optimiser.names.values()))
             if bad:
                 skipped += 1
                 for name, value in before.items():
                     stored_state()[name].copy_(value)
-            else:
-                optimiser.step()
-            optimiser.zero_grad()
-            if step % 100 == 99:
-                bar.set_postfix(loss=f"{np.median(losses[step - 99 : step + 1]):.3f}")
-    return Training(losses, skipped, _values(names.values()))
+            optimiser.step(0.0 if bad else lr * learning_rate(step, steps, np), averaging_share(step, steps))
+            if (step + 1) % size == 0:
+                bar.set_postfix(loss=f"{np.median(losses[step + 1 - size : step + 1]):.3f}")
+                if converged(losses[: step + 1], steps, elbo.num_particles, anneal, tolerance):
+                    break
+    optimiser.settle()
+    return Training(losses[: step + 1], skipped, _values(optimiser.names.values()))
+
+
+class _Adam:
+    """One optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower.
+
+    Attributes:
+        names: of all unconstrained parameters so far.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[torch.Tensor, str] = {}
+        self._mean: dict[torch.Tensor, torch.Tensor] = {}
+        self._adam: Any = None  # made for the first parameters
+
+    def add(self, found: dict[torch.Tensor, str]) -> None:
+        """These parameters were seen; new ones train from now on."""
+        new = [parameter for parameter in found if parameter not in self.names]
+        if self._adam is None:
+            if not new:
+                raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
+            self._adam = torch.optim.Adam(new, betas=(0.9, 0.99))
+        elif new:
+            self._adam.add_param_group({"params": new})
+        self.names |= found
+        self._mean |= {parameter: parameter.detach().clone() for parameter in new}
+
+    def step(self, lr: float, share: float) -> None:
+        """A step at this learning rate, which at 0 moves nothing, and its share in the mean."""
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        if lr:
+            self._adam.step()
+        self._adam.zero_grad()
+        with torch.no_grad():
+            for parameter, mean in self._mean.items():
+                mean.lerp_(parameter, share)
+
+    def settle(self) -> None:
+        """The parameters are their means."""
+        with torch.no_grad():
+            for parameter, mean in self._mean.items():
+                parameter.copy_(mean)
 
 
 def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
