@@ -8,6 +8,7 @@ from ppl_flows import bases, bijections, flows, transformers
 from ppl_flows.bases import *  # noqa: F403
 from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in its folder
 from ppl_flows.core.base import Base
+from ppl_flows.core.batched import Batched
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Frozen, Inverse, Repeat
 from ppl_flows.core.multi_scale import MultiScale
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Base",
+    "Batched",
     "Bijection",
     "Chain",
     "Frozen",

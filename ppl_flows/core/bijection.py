@@ -31,6 +31,7 @@ class Bijection(abc.ABC):
 
     dim: int
     context_dim: int = 0
+    batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -112,22 +113,29 @@ class Bijection(abc.ABC):
                 f"{name} expects arrays of shape (*batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}; "
                 "the event axes come last."
             )
-        if context is None:
-            if self.context_dim:
-                raise ValueError(
-                    f"{name} has context_dim={self.context_dim} and got no context; "
-                    f"pass context of shape (*batch, {self.context_dim})."
-                )
-            return x, None
+        if context is None and self.context_dim:
+            raise ValueError(
+                f"{name} has context_dim={self.context_dim} and got no context; "
+                f"pass context of shape (*batch, {self.context_dim})."
+            )
         self.check_context(context)
+        both = self.joint_batch(batch, context)
+        return (x if both == batch else xp.broadcast_to(x, both + shape)), context
+
+    def joint_batch(self, batch: tuple[int, ...], context: Array | None) -> tuple[int, ...]:
+        """The batch shape of a value with this one, the context and ``batch_shape`` together.
+
+        Raises:
+            ValueError: they do not broadcast.
+        """
+        given = () if context is None else tuple(context.shape[:-1])
         try:
-            both = np.broadcast_shapes(batch, tuple(context.shape[:-1]))
+            return np.broadcast_shapes(batch, given, self.batch_shape)
         except ValueError:
             raise ValueError(
-                f"{name}: the batch shapes of x {batch} and of the context {tuple(context.shape[:-1])} do not "
-                "broadcast; give one context, or one for each row."
+                f"{type(self).__name__}: the batch shapes of x {batch}, of the context {given} and of the bijection "
+                f"{self.batch_shape} do not broadcast; give one context, or one for each row."
             ) from None
-        return (x if both == batch else xp.broadcast_to(x, both + shape)), context
 
     def check_context(self, context: Array | None) -> None:
         """Raises ValueError for a context of the wrong size, or one that this bijection does not take."""
@@ -140,3 +148,46 @@ class Bijection(abc.ABC):
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
             )
+
+
+class Wrapper(Bijection):
+    """A bijection made of another, ``part``: whatever it does not write itself is the part's.
+
+    Raises:
+        TypeError: the part is not a Bijection.
+    """
+
+    part: Bijection
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.part, Bijection):
+            raise TypeError(
+                f"{type(self).__name__} takes a bijection such as pf.nsf(2), got {type(self.part).__name__}."
+            )
+
+    @property
+    def context_dim(self) -> int:  # type: ignore[override]
+        return self.part.context_dim
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.part.batch_shape
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.part.event_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.part.output_shape
+
+    @property
+    def domain(self) -> Support:
+        return self.part.domain
+
+    @property
+    def codomain(self) -> Support:
+        return self.part.codomain
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.part.init(rng)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.params import promoted, stack
 from ppl_flows.core.support import Support, chained
@@ -61,6 +61,10 @@ class Chain(Bijection):
         return max(part.context_dim for part in self.parts)
 
     @property
+    def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return np.broadcast_shapes(*(part.batch_shape for part in self.parts))
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
         return self.parts[0].event_shape
 
@@ -95,7 +99,7 @@ class Chain(Bijection):
 
 
 @dataclass(frozen=True)
-class Repeat(Bijection):
+class Repeat(Wrapper):
     """The same bijection several times, each time with parameters of its own.
 
     Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
@@ -114,8 +118,7 @@ class Repeat(Bijection):
     times: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(f"Repeat takes a bijection such as pf.Coupling(dim), got {type(self.part).__name__}.")
+        super().__post_init__()
         if self.times < 1:
             raise ValueError(f"Repeat: times must be at least 1, got {self.times}.")
         if self.part.event_shape != self.part.output_shape:
@@ -128,22 +131,6 @@ class Repeat(Bijection):
                 f"Repeat: the part must map a support onto itself, got {self.part.domain} to {self.part.codomain}; "
                 "put a change of support after it, in a Chain."
             )
-
-    @property
-    def domain(self) -> Support:
-        return self.part.domain
-
-    @property
-    def codomain(self) -> Support:
-        return self.part.codomain
-
-    @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.part.event_shape
 
     def init(self, rng: np.random.Generator) -> Params:
         return stack([self.part.init(rng) for _ in range(self.times)])
@@ -175,18 +162,17 @@ class Repeat(Bijection):
 
 
 @dataclass(frozen=True)
-class Inverse(Bijection):
+class Inverse(Wrapper):
     """A bijection with its directions exchanged: the way from an IAF to a MAF and back.
 
     Args:
         part: the bijection to turn round; it keeps its parameters, which are those of this one.
+
+    Raises:
+        TypeError: the part is not a Bijection.
     """
 
     part: Bijection
-
-    @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -204,9 +190,6 @@ class Inverse(Bijection):
     def codomain(self) -> Support:
         return self.part.domain
 
-    def init(self, rng: np.random.Generator) -> Params:
-        return self.part.init(rng)
-
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         return self.part.inverse(params, x, context)
 
@@ -218,7 +201,7 @@ class Inverse(Bijection):
 
 
 @dataclass(frozen=True)
-class Frozen(Bijection):
+class Frozen(Wrapper):
     """A bijection whose parameters never train: they are state, as BatchNorm's running averages are.
 
     ``params`` is ``{"state": params of the part}``; give those of a trained flow to keep it as it is inside a larger
@@ -232,30 +215,6 @@ class Frozen(Bijection):
     """
 
     part: Bijection
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(f"Frozen takes a bijection such as pf.TriangularAffine(3), got {type(self.part).__name__}.")
-
-    @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.part.event_shape
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.part.output_shape
-
-    @property
-    def domain(self) -> Support:
-        return self.part.domain
-
-    @property
-    def codomain(self) -> Support:
-        return self.part.codomain
 
     def init(self, rng: np.random.Generator) -> Params:
         return {"state": self.part.init(rng)}

@@ -24,6 +24,7 @@ HOOKS = (
     "softmax",
     "solve_triangular",
     "stop_gradient",
+    "vmap",
     "while_loop",
     "scan",
     "odeint",

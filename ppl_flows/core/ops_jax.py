@@ -44,6 +44,10 @@ def odeint(f, y, args, times, *, rtol, atol):
     return ode_jax.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
+def vmap(f):
+    return jax.vmap(f)
+
+
 def stop_gradient(x):
     return lax.stop_gradient(x)
 

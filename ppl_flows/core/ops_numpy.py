@@ -72,6 +72,16 @@ def odeint(f, y, args, times, *, rtol, atol):
     return ode_numpy.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
+def vmap(f):
+    def mapped(params, *args):
+        from ppl_flows.core.params import stack, unstack  # params imports ops
+
+        rows = [f(p, *a) for p, *a in zip(unstack(params, len(args[0])), *args, strict=True)]
+        return stack([row[0] for row in rows]), *(np.stack(parts) for parts in list(zip(*rows, strict=True))[1:])
+
+    return mapped
+
+
 def stop_gradient(x):
     return x
 

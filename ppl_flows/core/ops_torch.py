@@ -77,6 +77,11 @@ def odeint(f, y, args, times, *, rtol, atol):
     return ode_torch.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
+def vmap(f):
+    """f on every element along the first axis of all its arguments, which may be dicts."""
+    return torch.func.vmap(f)
+
+
 def stop_gradient(x):
     return x.detach()
 

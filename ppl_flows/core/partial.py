@@ -8,13 +8,13 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.support import REAL, Support
 
 
 @dataclass(frozen=True)
-class Partial(Bijection):
+class Partial(Wrapper):
     """A bijection of some of the coordinates; the others pass as they are.
 
     Args:
@@ -32,8 +32,7 @@ class Partial(Bijection):
     index: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(f"Partial takes a bijection such as pf.nsf(2), got {type(self.part).__name__}.")
+        super().__post_init__()
         object.__setattr__(self, "index", tuple(int(i) for i in self.index))
         if len(set(self.index)) < len(self.index) or not set(self.index) <= set(range(self.dim)):
             raise ValueError(
@@ -48,8 +47,12 @@ class Partial(Bijection):
             )
 
     @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
+    def event_shape(self) -> tuple[int, ...]:
+        return (self.dim,)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.dim,)
 
     @property
     def domain(self) -> Support:
@@ -62,9 +65,6 @@ class Partial(Bijection):
     def _around(self, support: Support) -> Support:
         intervals = dict(zip(self.index, support or (REAL,) * len(self.index), strict=True))
         return tuple(intervals.get(i) for i in range(self.dim))
-
-    def init(self, rng: np.random.Generator) -> Params:
-        return self.part.init(rng)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         return self._apply(lambda v: ({}, *self.part.forward(params, v, context)), x)[1:]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.support import Support
 
 
 @dataclass(frozen=True)
-class PerPixel(Bijection):
+class PerPixel(Wrapper):
     """The same bijection of the channels at every pixel: log_det is the sum over the pixels.
 
     ``PerPixel(ActNorm(c), h, w)`` is the actnorm of an image, ``PerPixel(BatchNorm(c), h, w)`` its batch norm and
@@ -24,7 +22,7 @@ class PerPixel(Bijection):
         height, width: of the image, at least 1.
 
     Raises:
-        ValueError: height or width below 1, or a part whose events are no vectors.
+        ValueError: height or width below 1, or a part whose events are no vectors or that is batched.
         TypeError: the part is not a Bijection.
     """
 
@@ -33,8 +31,7 @@ class PerPixel(Bijection):
     width: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(f"PerPixel takes a bijection such as pf.ActNorm(3), got {type(self.part).__name__}.")
+        super().__post_init__()
         if self.height < 1 or self.width < 1:
             raise ValueError(f"PerPixel: height and width must be at least 1, got {self.height} and {self.width}.")
         if len(self.part.event_shape) != 1 or self.part.output_shape != self.part.event_shape:
@@ -42,14 +39,16 @@ class PerPixel(Bijection):
                 f"PerPixel: the part must map the vector of channels to one of its size, got {self.part.event_shape} "
                 f"to {self.part.output_shape}."
             )
-
-    @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
+        if self.part.batch_shape:
+            raise ValueError("PerPixel: the part is Batched, whose batch the pixels would be; make the whole Batched.")
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         return (self.height, self.width, *self.part.event_shape)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.event_shape
 
     @property
     def domain(self) -> Support:
@@ -61,9 +60,6 @@ class PerPixel(Bijection):
 
     def _everywhere(self, support: Support) -> Support:
         return None if support is None else support * (self.height * self.width)
-
-    def init(self, rng: np.random.Generator) -> Params:
-        return self.part.init(rng)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         y, log_det = self.part.forward(params, x, _per_pixel(context))

@@ -70,7 +70,7 @@ def glow(
                 PerPixel(ActNorm(inside[-1]), *inside[:2]),
             ]
         )
-        parts = [Repeat(step, steps), Inverse(squeeze)]
+        parts: list[Bijection] = [Repeat(step, steps), Inverse(squeeze)]
         if level < levels - 1:
             parts.insert(0, _prior(inside, hidden, activation, context_dim))
         scales.append(Chain(parts))

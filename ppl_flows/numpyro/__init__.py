@@ -4,7 +4,7 @@ from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.base import BaseDistribution
-from ppl_flows.numpyro.distribution import Flow, flow
+from ppl_flows.numpyro.distribution import Flow, flow, random_flow
 from ppl_flows.numpyro.fit import fit, fit_density
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.local_guide import AutoLocalFlow
@@ -24,5 +24,6 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "random_flow",
     "transforms",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
 from ppl_flows.core.base import Base
+from ppl_flows.core.batched import Batched, batched
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
 from ppl_flows.core.support import is_real
@@ -119,6 +121,7 @@ def flow(
     base_params: Params | None = None,
     support: Constraint | Pieces | None = None,
     context: Any = None,
+    batch_shape: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
@@ -136,6 +139,8 @@ def flow(
         base_params: what the parameters of a base start at, which are one site ``{name}_base``.
         training: ``log_prob`` is a training pass: layers such as ``BatchNorm`` use the statistics of the batch that is
             scored, and move their running averages. By default they use the averages.
+        batch_shape: for a batch of independent flows, each with parameters of its own, such as ``(8,)`` in a plate of
+            8: the flow is that of ``pf.Batched(bijection, batch_shape)``.
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
@@ -150,6 +155,7 @@ def flow(
     """
     if params is not None and start is not None:
         raise ValueError("flow: give params or start, not both: params have their values already.")
+    bijection = Batched(bijection, batch_shape) if batch_shape else bijection
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 
@@ -176,6 +182,56 @@ def flow(
     made_flow = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
     made_flow._holder = holder if in_training(training) else None
     return made_flow
+
+
+def random_flow(
+    name: str,
+    bijection: Bijection,
+    prior: dist.Distribution | Callable[[str, tuple[int, ...]], dist.Distribution],
+    *,
+    base: dist.Distribution | None = None,
+    support: Constraint | Pieces | None = None,
+    context: Any = None,
+) -> Flow:
+    """Like ``flow``, but the parameters are sampled: a Bayesian flow, whose weights have priors and a posterior.
+
+    They are latent sites ``{name}.…``, one for every array. In a plate, or under vectorised particles, every element
+    has a flow of its own, as in ``pf.Batched``.
+
+    Args:
+        name: of the sites.
+        prior: of the weights: a distribution such as ``dist.Normal(0.0, 1.0)`` for every number; or a function of an
+            array's dotted name and its shape that gives a distribution over the array.
+        bijection, base, support, context: as in ``Flow``; the base is a distribution of the language.
+
+    Raises:
+        ValueError: the bijection keeps state, such as running averages, which is no parameter; or a prior of the wrong
+            event shape.
+
+    Example:
+        >>> import numpy as np, numpyro, ppl_flows as pf
+        >>> import numpyro.distributions as dist
+        >>> from ppl_flows.numpyro import random_flow
+        >>> def model(data):
+        ...     density = random_flow("density", pf.iaf(2, hidden=(4,)), dist.Normal(0.0, 1.0))
+        ...     with numpyro.plate("rows", len(data)):
+        ...         numpyro.sample("data", density, obs=data)
+    """
+    if is_stateful(bijection):
+        raise ValueError(f"random_flow: {bijection!r} keeps state, such as running averages, which no prior is for.")
+
+    def sampled(leaf: str, initial: Any) -> Any:
+        shape = tuple(initial.shape)
+        over = prior.expand(shape).to_event(len(shape)) if isinstance(prior, dist.Distribution) else prior(leaf, shape)
+        if tuple(over.event_shape) != shape:
+            raise ValueError(
+                f"random_flow: the prior of {leaf!r} must have event shape {shape}, got {tuple(over.event_shape)}; "
+                "use expand(...).to_event(...)."
+            )
+        return numpyro.sample(f"{name}.{leaf}", over)
+
+    bijection, params = batched(bijection, map_params(sampled, initial_params(bijection, 0)))
+    return Flow(bijection, params, base=base, support=support, context=context)
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:

@@ -130,8 +130,7 @@ class FlowTransform(Transform):
                 f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
                 f"shape {tuple(shape)}; the event axes come last."
             )
-        if self.context is not None:
-            batch = np.broadcast_shapes(batch, tuple(self.context.shape[:-1]))
+        batch = self.bijection.joint_batch(batch, self.context)
         return (*batch, *other)
 
 

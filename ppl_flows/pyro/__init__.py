@@ -4,7 +4,7 @@ from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.base import BaseDistribution
-from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.distribution import Flow, flow, random_flow
 from ppl_flows.pyro.fit import fit, fit_density
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.local_guide import AutoLocalFlow
@@ -24,5 +24,6 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "random_flow",
     "transforms",
 ]

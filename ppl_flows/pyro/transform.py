@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_transform import TransformModule
@@ -134,8 +133,7 @@ class FlowTransform(TransformModule):
                 f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
                 f"shape {tuple(shape)}; the event axes come last."
             )
-        if self.context is not None:
-            batch = np.broadcast_shapes(batch, tuple(self.context.shape[:-1]))
+        batch = self.bijection.joint_batch(batch, self.context)
         return torch.Size((*batch, *other))
 
     def _remember(
