@@ -80,20 +80,74 @@ def test_the_demos_reference_region_is_that_of_the_reference_draws():
     np.testing.assert_allclose(((density.sum(0)) * theta**2).sum(), (draws[0] ** 2).mean(), rtol=0.1)
 
 
+@pytest.fixture
+def example(monkeypatch):
+    """``example(language, name)``: the ``main`` of an example, which are all called alike in both languages."""
+    loaded = []
+
+    def load(language, name):
+        monkeypatch.syspath_prepend(str(ROOT / "examples" / language))
+        sys.modules.pop(name, None)
+        loaded.append(name)
+        return __import__(name).main
+
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    yield load
+    for name in loaded:
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
-def test_the_image_example_runs_and_learns(language, flow, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "examples" / language))
-    image_glow = __import__("image_glow")
-    try:
-        few, more = (image_glow.main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
-    finally:
-        sys.modules.pop("image_glow")
+def test_the_image_example_runs_and_learns(language, flow, example, tmp_path, capsys):
+    main = example(language, "image_glow")
+    few, more = (main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
     assert more < few - 0.05
     assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
 
 
-def test_the_image_examples_are_twins():
+@pytest.mark.parametrize("language", ["pyro", "numpyro"])
+def test_the_flow_of_angles_is_ahead_of_von_mises(language, example, tmp_path, capsys):
+    main = example(language, "angles")
+    few, more = (main(steps=steps, folds=2, out=str(tmp_path)) for steps in (2, 80))
+    assert more["flow"] > few["flow"] + 0.1
+    assert more["flow"] > more["von Mises"]
+    assert f"flow: {more['flow']:.3f} nats" in capsys.readouterr().out
+    assert (tmp_path / f"angles_{language}.png").exists()
+
+
+@pytest.mark.parametrize("language", ["pyro", "numpyro"])
+def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, capsys):
+    numbers = example(language, "bayesian_flow")(steps=250, out=str(tmp_path))
+    assert numbers["width, 100"] < 0.8 * numbers["width, 20"]
+    assert numbers["log-likelihood, 100"] > numbers["log-likelihood, 20"] + 0.1
+    assert f"width, 20 irises: {numbers['width, 20']:.3f}" in capsys.readouterr().out
+    assert (tmp_path / f"bayesian_flow_{language}.png").exists()
+
+
+@pytest.mark.parametrize("language", ["pyro", "numpyro"])
+def test_the_amortised_example_comes_near_the_exact_posteriors(language, example, tmp_path, capsys):
+    main = example(language, "amortised")
+    few, more = (main(simulations=2_000, steps=steps, tests=4, out=str(tmp_path)) for steps in (2, 300))
+    assert more["mean error / sd"] < 0.5 * few["mean error / sd"]
+    assert f"mean error / sd: {more['mean error / sd']:.3f}" in capsys.readouterr().out
+    assert (tmp_path / f"calibration_{language}.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
+@pytest.mark.parametrize("language", ["pyro", "numpyro"])
+def test_the_learned_population_comes_near_the_true_one_and_nuts_runs_on_it(language, example, capsys):
+    numbers = example(language, "prior")(steps=300, draws=8, groups=100, chains=2)
+    assert numbers["flow"] < numbers["normal"] - 0.03
+    assert np.isfinite(numbers["r_hat"])
+    assert f"flow: energy distance of the learned population to the true one {numbers['flow']:.3f}" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("name", ["image_glow", "angles", "bayesian_flow", "amortised", "prior"])
+def test_the_examples_are_twins(name):
     """Only the imports, the arrays of the language and its random numbers differ."""
-    lines = [(ROOT / "examples" / host / "image_glow.py").read_text().splitlines() for host in ("pyro", "numpyro")]
+    texts = [(ROOT / "examples" / host / f"{name}.py").read_text() for host in ("pyro", "numpyro")]
+    lines = [text.replace("numpyro", "pyro").replace("NumPyro", "Pyro").splitlines() for text in texts]
     assert len(set(lines[0]) & set(lines[1])) > 0.55 * len(lines[0])

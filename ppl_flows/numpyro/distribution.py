@@ -102,9 +102,13 @@ class Flow(dist.TransformedDistribution):
         log_det = sum_rightmost(log_det, event_dim - transform.domain.event_dim) - outer
         return sum_rightmost(rest.log_prob(x), event_dim - rest.event_dim) + log_det
 
+    def detach(self) -> Flow:
+        """The same distribution with parameters, and a context, that pass no gradient: a trained flow as it is."""
+        return jax.tree.map(lax.stop_gradient, self)
+
     def _off_path(self) -> Flow:
         """A copy that passes no gradient but that of the value, and of the path's context."""
-        copy = jax.tree.map(lax.stop_gradient, self)
+        copy = self.detach()
         if self._path_context is not None:
             copy.transforms[0].context = self._path_context
         return copy

@@ -81,19 +81,30 @@ class Flow(dist.TransformedDistribution):
         new._on_path, new._path_context = self._on_path, self._path_context
         return new
 
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+    def detach(self) -> dist.TransformedDistribution:
+        """The same distribution with parameters, and a context, that pass no gradient.
+
+        For a trained flow that stays as it is, such as the prior of a model for NUTS (whose ``jit_compile`` takes no
+        tensors that want gradients).
+        """
+        context = self.transforms[0].context
+        return self._detach(None if context is None else context.detach())
+
+    def _detach(self, context: torch.Tensor | None) -> dist.TransformedDistribution:
         transform, *outer = self.transforms
-        # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
-        if not (self._on_path and self.has_rsample) or transform.training:
-            return super().log_prob(value)
-        context = self._path_context
-        if context is None and transform.context is not None:
-            context = transform.context.detach()
         fixed = FlowTransform(transform.bijection, _detached(transform.params), context=context)
         base = self.base_dist
         if isinstance(base, BaseDistribution):
             base = BaseDistribution(base.base, _detached(base.params)).expand(base.batch_shape)
-        return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False).log_prob(value)
+        return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        transform = self.transforms[0]
+        # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
+        if not (self._on_path and self.has_rsample) or transform.training:
+            return super().log_prob(value)
+        fixed = self.detach() if self._path_context is None else self._detach(self._path_context)
+        return fixed.log_prob(value)
 
 
 def flow(
