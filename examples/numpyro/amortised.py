@@ -48,7 +48,7 @@ def exact_mean_and_sd(cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, ((p * (values - mean) ** 2).sum((0, 1)) / p.sum()) ** 0.5
 
 
-def main(simulations: int = 50_000, steps: int = 5_000, tests: int = 200, out: str = "out") -> dict[str, float]:
+def main(simulations: int = 20_000, steps: int = 5_000, tests: int = 200, out: str = "out") -> dict[str, float]:
     flow = fit_amortized(outbreak, jnp.zeros(DAYS), flow=pf.nsf, simulations=simulations, steps=steps)
     truth, cases = true_numbers_and_outbreaks(tests, np.random.default_rng(0))
     ranks, errors = [], []

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
+from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
@@ -236,6 +237,23 @@ def random_flow(
 
     bijection, params = batched(bijection, map_params(sampled, initial_params(bijection, 0)))
     return Flow(bijection, params, base=base, support=support, context=context)
+
+
+@promote_batch_shape.register
+def _promoted(d: Flow) -> Flow:
+    """What the host's scan left, with parameters stacked over the steps: a batch of flows, one for every step."""
+    transform, *outer = d.transforms
+    bijection, params = batched(transform.bijection, transform.params)
+    if bijection is transform.bijection:
+        return d
+    if isinstance(d.base_dist, BaseDistribution):
+        raise NotImplementedError(
+            "Flow: a ppl_flows base such as pf.StudentT cannot be in a scan; use one of the host."
+        )
+    promoted = Flow(FlowTransform(bijection, params, context=transform.context), base=promote_batch_shape(d.base_dist))
+    promoted.transforms += outer
+    promoted._on_path, promoted._path_context = d._on_path, d._path_context
+    return promoted
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
