@@ -174,12 +174,21 @@ def check_steps(steps: int, num_particles: int) -> None:
         raise ValueError(f"steps and num_particles must be at least 1, got {steps} and {num_particles}.")
 
 
-def check_fit(steps: int, num_particles: int, estimator: str | None, anneal: float, tolerance: float | None) -> None:
+def check_fit(
+    steps: int,
+    num_particles: int,
+    estimator: str | None,
+    anneal: float,
+    tolerance: float | None,
+    draws: int | None,
+) -> None:
     """Raises ValueError for options that ``fit`` does not have."""
     check_steps(steps, num_particles)
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be 'path', 'reparam' or None, got {estimator!r}.")
     if not 0 < anneal <= 1:
         raise ValueError(f"anneal must be above 0 and at most 1 (no annealing), got {anneal}.")
+    if draws is not None and draws < 2:
+        raise ValueError(f"draws must be at least 2, or there is no standard error, got {draws}.")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive, or None for no early end, got {tolerance}.")

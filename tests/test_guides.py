@@ -539,6 +539,7 @@ def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
     [
         ({"anneal": 0.0}, "anneal must be above 0"),
         ({"anneal": 1.5}, "anneal must be above 0 and at most 1"),
+        ({"draws": 1}, "draws must be at least 2"),
         ({"tolerance": 0.0}, "tolerance must be positive"),
         ({"estimator": "score"}, "estimator must be .*got 'score'"),
         ({"num_particles": 0}, "at least 1"),

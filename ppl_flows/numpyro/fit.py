@@ -72,7 +72,8 @@ def fit(
         steps, num_particles: optimiser steps, and draws per step. None: what the guide's ``quality`` says, as in
             ``AutoFlow``; 2,000 steps of 64 for other guides.
         lr: largest learning rate.
-        clip: bound on the norm of the whole gradient, in nats per parameter unit.
+        clip: bound on the norm of the whole gradient, in nats of the whole data per parameter unit; where
+            that is large, scale model and guide by one over the number of rows.
         estimator: of the gradient. ``"path"``: flows of the guide score their draws with parameters, and a context,
             that pass no gradient, so that the noise dies out near the posterior; costs one inverse pass per step.
             ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first where
@@ -91,7 +92,7 @@ def fit(
         ValueError: there is nothing to train, or an option is out of its range.
     """
     steps, num_particles = budget(guide, steps, num_particles)
-    check_fit(steps, num_particles, estimator, anneal, tolerance)
+    check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
 
