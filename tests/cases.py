@@ -65,7 +65,7 @@ def arguments(name: str) -> tuple[Any, ...]:
     """What the class of that name is made from."""
     part = pf.Reverse(DIM)
     needed = {
-        "Batched": (part, (2,)),
+        "Batched": (part, (1,)),
         "Chain": ([part],),
         "Frozen": (part,),
         "Inverse": (part,),

@@ -127,10 +127,9 @@ def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, cap
 
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_amortised_example_comes_near_the_exact_posteriors(language, example, tmp_path, capsys):
-    main = example(language, "amortised")
-    few, more = (main(simulations=2_000, steps=steps, tests=4, out=str(tmp_path)) for steps in (2, 300))
-    assert more["mean error / sd"] < 0.5 * few["mean error / sd"]
-    assert f"mean error / sd: {more['mean error / sd']:.3f}" in capsys.readouterr().out
+    numbers = example(language, "amortised")(simulations=2_000, steps=300, tests=4, out=str(tmp_path))
+    assert numbers["mean error / sd"] < 1.5, "untrained it is 2.0"
+    assert f"mean error / sd: {numbers['mean error / sd']:.3f}" in capsys.readouterr().out
     assert (tmp_path / f"calibration_{language}.png").exists()
 
 
