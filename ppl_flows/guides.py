@@ -27,9 +27,9 @@ class Quality(NamedTuple):
 
 
 QUALITIES = {
-    "quick": Quality(flow_layers=6, steps=2_000, num_particles=16),
-    "standard": Quality(flow_layers=10, steps=2_000, num_particles=64),
-    "thorough": Quality(flow_layers=16, steps=8_000, num_particles=64),
+    "quick": Quality(flow_layers=12, steps=2_000, num_particles=16),
+    "standard": Quality(flow_layers=16, steps=2_000, num_particles=64),
+    "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
 
 

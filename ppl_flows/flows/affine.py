@@ -97,7 +97,7 @@ def maf(
     return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual))
 
 
-def guide_flow(dim: int, *, flow_layers: int = 10, context_dim: int = 0) -> Bijection:
+def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bijection:
     """What ``AutoFlow`` uses by default: shuffled affine couplings; two splines in one dimension.
 
     Args:
