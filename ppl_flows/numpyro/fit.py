@@ -38,6 +38,7 @@ from ppl_flows.hosting import (
     some_rows,
 )
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
+from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.guide import is_subsampled
 from ppl_flows.numpyro.training import train
@@ -149,6 +150,7 @@ def fit_density(
     *,
     base: AnyBase = None,
     context: Any = None,
+    encoder: Callable | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
     lr: float = 5e-3,
@@ -166,7 +168,10 @@ def fit_density(
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection.
+        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
+        encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
+            that takes its parameters from ``numpyro.param``, or from ``flax_module`` and its like. They train with the
+            flow; the result's ``encoder`` has them, and takes the same rows.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
@@ -175,12 +180,13 @@ def fit_density(
             ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
-        ValueError: data of the wrong shape, or not finite.
+        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     data = jnp.asarray(data, dtype=float)
-    context = None if context is None else jnp.asarray(context, dtype=float)
-    rows_of_data, rows_of_context = np.asarray(data), None if context is None else np.asarray(context)
+    given = Context(context, encoder, seed)
+    contexts = given.all_rows()
+    rows_of_data, rows_of_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
     check_rows(bijection, rows_of_data, rows_of_context, levels)
     bijection, start = density_start(
         bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
@@ -195,29 +201,37 @@ def fit_density(
 
     def model(_: jax.Array) -> None:
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
-            given = None if context is None else context[rows]
-            density = flow("density", bijection, params=start, base=base, context=given, training=True)
+            density = flow("density", bijection, params=start, base=base, context=given(rows), training=True)
             numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
 
     def guide(_: jax.Array) -> None:
         """Nothing is latent."""
 
     check_steps(steps, 1)
-    trained = train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+    trained = train(
+        jax.random.key(seed),
+        Trace_ELBO(),
+        model,
+        guide,
+        steps=steps,
+        lr=lr,
+        clip=clip,
+        progress=progress,
+        init_params=given.params,
+    )
     params = trained.params["density"]
     if is_stateful(bijection):
         params = merge(params, trained.params["density$state"]["params"])
         rows = some_rows(n, SETTLE_ROWS, seed)
-        given = None if context is None else context[rows]
         settle = jax.jit(
             lambda *batch: bijection.observe(*batch, stage="settle")[0]
         )  # one program, not one per operation
-        params = dict(settle(params, some(rows, jax.random.key(seed)), given))
-    if not isinstance(base, Base):
-        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
-    base_params = trained.params["density_base"]
-    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
+        params = dict(settle(params, some(rows, jax.random.key(seed)), given(rows, trained.params)))
+    ours = base if isinstance(base, Base) else None
+    base_params = None if ours is None else trained.params["density_base"]
+    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
+    encode = given.trained(trained.params)
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 def _subsamples(params: dict[str, Any], model: Callable, guide: Callable) -> bool:

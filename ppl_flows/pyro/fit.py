@@ -36,6 +36,7 @@ from ppl_flows.hosting import (
     some_rows,
 )
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
+from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
@@ -153,7 +154,8 @@ def fit_density(
     data: torch.Tensor,
     *,
     base: AnyBase = None,
-    context: torch.Tensor | None = None,
+    context: Values | None = None,
+    encoder: torch.nn.Module | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
     lr: float = 5e-3,
@@ -172,7 +174,9 @@ def fit_density(
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection.
+        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
+        encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
+            it trains with the flow, and is the result's ``encoder``, in evaluation mode.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
@@ -181,13 +185,15 @@ def fit_density(
             ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
-        ValueError: data of the wrong shape, or not finite.
+        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
+        TypeError: the encoder is no ``torch.nn.Module``.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     data = torch.as_tensor(data).to(torch.get_default_dtype())
-    context = None if context is None else torch.as_tensor(context).to(data)
+    given = Context(context, encoder, data)
+    contexts = given.all_rows()
     rows_of_data = data.detach().cpu().numpy()
-    rows_of_context = None if context is None else context.detach().cpu().numpy()
+    rows_of_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, rows_of_data, rows_of_context, levels)
     bijection, start = density_start(
         bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
@@ -203,10 +209,16 @@ def fit_density(
         return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
 
     def model(_: float) -> None:
+        given.register()
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
-            given = None if context is None else context[rows]
             density = flow(
-                "density", bijection, params=start, base=base, base_params=base_params, context=given, training=True
+                "density",
+                bijection,
+                params=start,
+                base=base,
+                base_params=base_params,
+                context=given(rows),
+                training=True,
             )
             pyro.sample("data", density, obs=some(rows))
 
@@ -216,17 +228,16 @@ def fit_density(
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+        encode = given.trained()
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
         if base_params is not None:
             base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
         if is_stateful(bijection):
             rows = torch.as_tensor(some_rows(n, SETTLE_ROWS, seed))
-            given = None if context is None else context[rows]
-            params = dict(bijection.observe(params, some(rows), given, stage="settle")[0])
-    if not isinstance(base, Base):
-        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
-    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
+            params = dict(bijection.observe(params, some(rows), given(rows), stage="settle")[0])
+    ours = base if isinstance(base, Base) else None
+    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 @contextmanager
