@@ -12,7 +12,7 @@ import numpy as np
 import numpyro
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import Predictive, Trace_ELBO
+from numpyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
@@ -40,7 +40,7 @@ from ppl_flows.hosting import (
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow
-from ppl_flows.numpyro.guide import is_subsampled
+from ppl_flows.numpyro.elbo import estimator_of
 from ppl_flows.numpyro.training import train
 
 
@@ -66,6 +66,9 @@ def fit(
     Adam with a short warm-up and a cosine schedule on the negative ELBO, many steps per dispatch, the parameters
     averaged over the last twentieth of the steps. The measure is of flows in evaluation mode, their running averages
     as the last steps left them. NumPyro's own ``SVI`` works on the same model and guide.
+
+    Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
+    summed over, in training as in the measure; NumPyro needs funsor for it.
 
     Args:
         model, guide: any NumPyro model, and ``AutoFlow`` or any other guide.
@@ -105,10 +108,14 @@ def fit(
         with path_gradients(ESTIMATORS[estimator]):
             return bound_guide()
 
+    elbo, subsampled = estimator_of(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
+    if marginal and anneal < 1:
+        raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     trained = train(
         train_key,
-        Trace_ELBO(num_particles=num_particles),
-        tempered,
+        elbo,
+        (lambda _: bound_model()) if marginal else tempered,
         on_path,
         steps=steps,
         lr=lr,
@@ -128,7 +135,7 @@ def fit(
 
     @jax.jit
     def weigh_keys(keys: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide)
+        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide, marginal=marginal)
         return lax.map(jax.vmap(one), keys)
 
     def weigh(num_samples: int, seed: int) -> Weighed:
@@ -139,9 +146,7 @@ def fit(
         latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], weighed)
         return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
 
-    return judged(
-        trained, draw, weigh, num_draws=draws, seed=seed, subsampled=_subsamples(params, bound_model, bound_guide)
-    )
+    return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
 def fit_density(
@@ -234,23 +239,23 @@ def fit_density(
     return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
-def _subsamples(params: dict[str, Any], model: Callable, guide: Callable) -> bool:
-    """Whether a plate of the model draws a minibatch; with the guide's draws, as some priors cannot be drawn from."""
-    drawn = handlers.trace(handlers.seed(handlers.substitute(guide, params), 0)).get_trace()
-    replayed = handlers.replay(handlers.substitute(model, params), drawn)
-    return is_subsampled(handlers.trace(handlers.seed(replayed, 0)).get_trace())
-
-
 def _weighed(
-    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable
+    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable, marginal: TraceEnum_ELBO | None
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats."""
+    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats.
+
+    ``marginal`` sums over enumerated sites.
+    """
     guide_key, model_key = jax.random.split(key)
     log_q, trace = log_density(handlers.seed(guide, guide_key), (), {}, params)
-    log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
+    if marginal:
+        log_weight = -marginal.loss(model_key, params, model, handlers.replay(guide, trace))
+    else:
+        log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
+        log_weight = log_p - log_q
     latents = {
         name: site["value"]
         for name, site in trace.items()
         if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
-    return latents, log_p - log_q
+    return latents, log_weight

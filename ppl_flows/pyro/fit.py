@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
@@ -38,6 +38,7 @@ from ppl_flows.hosting import (
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.elbo import estimator_of
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
@@ -67,6 +68,9 @@ def fit(
     twentieth of the steps. The measure is of flows in evaluation mode, their running averages as the last steps left
     them. Training goes on from the parameters in Pyro's store, where there are any. Pyro's own ``SVI`` works on the
     same model and guide.
+
+    Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
+    summed over, in training as in the measure.
 
     Args:
         model, guide: any Pyro model, and ``AutoFlow`` or any other guide.
@@ -109,7 +113,7 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        elbo, subsampled = estimator_of(tempered, on_path, num_particles, vectorize=vectorize_particles)
         trained = train(
             elbo,
             tempered,
@@ -121,9 +125,10 @@ def fit(
             tolerance=tolerance,
             progress=progress,
         )
-        subsampled = _subsamples(model, guide)
+    nesting = elbo.max_plate_nesting - vectorize_particles
+    marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
-    nesting = elbo.max_plate_nesting - 1 if vectorize_particles and not subsampled else None
+    together = vectorize_particles and not subsampled and marginal is None
     store = pyro.get_param_store()
     state = store.get_state()
 
@@ -142,10 +147,10 @@ def fit(
 
     def weigh(num_samples: int, seed: int) -> Weighed:
         with trained_at(seed), evaluation():
-            return _weighed(model, guide, num_samples, num_particles, nesting)
+            return _weighed(model, guide, num_samples, num_particles, nesting if together else None, marginal)
 
     if draws is None:
-        draws = SINGLE_DRAWS if nesting is None else EVALUATION_DRAWS
+        draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
@@ -256,15 +261,6 @@ def _at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
                 tensors[name].copy_(value)
 
 
-def _subsamples(model: Callable, guide: Callable) -> bool:
-    """Whether a plate of the model draws a minibatch."""
-    with poutine.block():
-        guide_trace = poutine.trace(guide).get_trace()
-        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace()
-    frames = (frame for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ()))
-    return any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
-
-
 def _latents(guide: Callable) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
     nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
@@ -275,16 +271,29 @@ def _latents(guide: Callable) -> dict[str, torch.Size]:
     }
 
 
-def _weighed(model: Callable, guide: Callable, num_samples: int, batch: int, nesting: int | None) -> Weighed:
-    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had."""
+def _weighed(
+    model: Callable,
+    guide: Callable,
+    num_samples: int,
+    batch: int,
+    nesting: int | None,
+    marginal: TraceEnum_ELBO | None,
+) -> Weighed:
+    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
+
+    Without nesting they go one by one; ``marginal`` sums over enumerated sites.
+    """
     shapes = _latents(guide)
     size = 1 if nesting is None else batch
     weights, values = [], []
     for _ in range(-(-num_samples // size)):
         if nesting is None:
             trace = poutine.trace(guide).get_trace()
-            model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
-            log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+            if marginal is None:
+                model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
+                log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+            else:
+                log_weights = torch.as_tensor(-marginal.loss(model, poutine.replay(guide, trace=trace)))
         else:
             log_weights, _, trace = vectorized_importance_weights(
                 model, guide, num_samples=size, max_plate_nesting=nesting
