@@ -42,6 +42,9 @@ def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[in
     )
 
 
+ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
+
+
 def check_guide(quality: str, start: str | Mapping[str, Any], init_scale: float) -> None:
     """Raises ValueError for options that ``AutoFlow`` does not have."""
     if quality not in QUALITIES:
