@@ -133,6 +133,7 @@ class DensityFit:
         flow: the distribution they make, of the language, with parameters that no longer train.
         base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
             ppl_flows Base. ``pf.save`` keeps them in a file of their own.
+        encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
     """
 
     losses: np.ndarray
@@ -142,6 +143,7 @@ class DensityFit:
     flow: Any
     base: Base | None = None
     base_params: Params | None = None
+    encoder: Callable[[Any], Array] | None = None
 
     def __repr__(self) -> str:
         return f"DensityFit(loss={self.losses[-len(self.losses) // 10 :].mean():.3f} nats per row)"

@@ -42,6 +42,9 @@ def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[in
     )
 
 
+ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
+
+
 def check_guide(quality: str, start: str | Mapping[str, Any], init_scale: float) -> None:
     """Raises ValueError for options that ``AutoFlow`` does not have."""
     if quality not in QUALITIES:
@@ -170,6 +173,37 @@ class Scaler(NamedTuple):
         return LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale))
 
 
+class Observations:
+    """Data sets, ``{site: (n, *site shape)}``, as what networks take: vectors, or, for an encoder, the sites, scaled.
+
+    Numbers of a vector are scaled each by itself, sites as a whole, which keeps what their elements have in common.
+    """
+
+    def __init__(self, data: dict[str, np.ndarray], *, encoder: bool) -> None:
+        self._scalers = {n: Scaler.of(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
+        self._encoder = encoder
+
+    def __call__(self, data: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
+        if self._encoder:
+            return {name: scaler(data[name]) for name, scaler in self._scalers.items()}
+        return np.concatenate([scaler(_flat(data[name])) for name, scaler in self._scalers.items()], axis=-1)
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(len(rows), -1)
+
+
+ENCODED_ROWS = 1_024  # per call of an encoder, outside training
+
+
+def check_encoded(shape: tuple[int, ...], trains: bool) -> None:
+    """Raises ValueError unless an encoder that trains gave contexts of this shape for 2 rows."""
+    if len(shape) != 2 or shape[0] != 2:
+        raise ValueError(f"encoder: for 2 rows it must give shape (2, context_dim), but gave {tuple(shape)}.")
+    if not trains:
+        raise ValueError("encoder: it has no parameters to train; what a fixed function gives can be the data itself.")
+
+
 def check_sites(data: list[str], latents: list[str]) -> None:
     """Raises ValueError unless a model for ``fit_amortized`` has both data and latents."""
     if not data or not latents:
@@ -179,11 +213,11 @@ def check_sites(data: list[str], latents: list[str]) -> None:
         )
 
 
-def check_simulations(z: np.ndarray, x: np.ndarray) -> None:
+def check_simulations(z: np.ndarray, data: dict[str, np.ndarray]) -> None:
     """Raises ValueError unless there are enough simulations and all are finite."""
     if len(z) < 100:
         raise ValueError(f"fit_amortized: simulations must be at least 100, got {len(z)}.")
-    bad = ~(np.isfinite(z).all(-1) & np.isfinite(x).all(-1))
+    bad = ~np.all([np.isfinite(_flat(v)).all(-1) for v in (z, *data.values())], axis=0)
     if bad.any():
         raise ValueError(
             f"fit_amortized: {bad.sum()} of {len(z)} simulations are not finite, on the unconstrained scale for the "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
+from numpyro.contrib.module import eqx_module
 from numpyro.infer import Trace_ELBO as NumPyroELBO
 from pyro import poutine
 from pyro.infer import Trace_ELBO as PyroELBO
@@ -188,6 +192,11 @@ def small_nsf(dim, *, context_dim):
     return pf.nsf(dim, flow_layers=2, hidden=(32, 32), context_dim=context_dim)
 
 
+def normal_given(dim, *, context_dim):
+    """A normal, its location and log scale linear in the context."""
+    return pf.Elementwise(dim, pf.Affine(), hidden=(), context_dim=context_dim)
+
+
 AMORTIZED = {
     "pyro": (pfp.fit_amortized, pyro_linear, pyro_mixture, lambda y: torch.tensor(y, dtype=torch.float32)),
     "numpyro": (pfn.fit_amortized, numpyro_linear, numpyro_mixture, jnp.asarray),
@@ -233,6 +242,106 @@ def test_models_that_cannot_be_amortized_are_errors(language):
         fit_amortized(model, None)
     with pytest.raises(ValueError, match="simulations must be at least 100, got 5"):
         fit_amortized(model, array(np.zeros(3)), simulations=5)
+
+
+# --- an encoder that trains with the flow
+
+MEMBERS = 8  # each two numbers, given the latents: a set, whose order says nothing
+
+
+def pyro_sets(y):
+    theta = pyro.sample("theta", tdist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.sample("y", tdist.Normal(theta.unsqueeze(-2).expand(*theta.shape[:-1], MEMBERS, 2), 1.0).to_event(2), obs=y)
+
+
+def numpyro_sets(y):
+    theta = numpyro.sample("theta", ndist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    numpyro.sample("y", ndist.Normal(jnp.broadcast_to(theta, (MEMBERS, 2)), 1.0).to_event(2), obs=y)
+
+
+class DeepSet(torch.nn.Module):
+    """A network per member, then their mean."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.member = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.SiLU(), torch.nn.Linear(32, 4))
+
+    def forward(self, data):
+        return self.member(data["y"]).mean(-2)
+
+
+MEMBER = eqx.nn.MLP(2, 4, 32, 1, jax.nn.silu, key=jax.random.key(0))
+
+
+def deep_set(data):
+    """Of NumPyro, as ``DeepSet``."""
+    return jax.vmap(jax.vmap(eqx_module("member", MEMBER)))(data["y"]).mean(-2)
+
+
+ENCODED = {
+    "pyro": (pfp.fit_amortized, pyro_sets, DeepSet(), lambda y: torch.tensor(y, dtype=torch.float32)),
+    "numpyro": (pfn.fit_amortized, numpyro_sets, deep_set, jnp.asarray),
+}
+
+
+@pytest.mark.parametrize("language", ENCODED)
+def test_an_encoder_of_sets_trains_with_the_flow_and_finds_the_exact_posterior(language):
+    fit_amortized, model, encoder, array = ENCODED[language]
+    options = {"flow": normal_given, "encoder": encoder, "steps": 700, "lr": 2e-2, "progress": False}
+    result = fit_amortized(model, array(np.zeros((MEMBERS, 2))), **options)
+    assert result.density.losses[-100:].mean() < result.density.losses[:50].mean() - 1
+    probe = {"y": array(np.random.default_rng(0).normal(size=(3, MEMBERS, 2)))}
+    start = encoder(probe).detach() if language == "pyro" else jax.vmap(jax.vmap(MEMBER))(probe["y"]).mean(-2)
+    assert np.abs(np.asarray(result.density.encoder(probe)) - np.asarray(start)).max() > 0.1, "it did not train"
+    rng, errors, ranks = np.random.default_rng(1), [], []
+    for seed in range(40):
+        theta = rng.normal(size=2)
+        y = theta + rng.normal(size=(MEMBERS, 2))
+        draws = np.asarray(result.sample(1_000, array(y), seed=seed)["theta"])
+        errors.append((draws.mean(0) - y.sum(0) / (MEMBERS + 1)) * (MEMBERS + 1) ** 0.5)
+        ranks.append((draws < theta).mean(0))
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    assert stats.kstest(np.concatenate(ranks), "uniform").pvalue > 1e-3
+    shuffled = np.asarray(result.sample(1_000, array(y[::-1].copy()), seed=seed)["theta"])
+    np.testing.assert_allclose(shuffled, draws, atol=1e-5)
+
+
+PAIRS = np.random.default_rng(3).normal(size=(300, 2, 2))  # two members of two numbers each, in no site
+SUMS = PAIRS.sum((1, 2))[:, None] + 0.1 * np.random.default_rng(4).normal(size=(300, 1))
+
+
+def test_a_density_given_an_encoder_trains_a_copy_of_it_in_pyro():
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.01), torch.nn.Linear(4, 3))
+    before = [p.detach().clone() for p in encoder.parameters()]
+    fit = pfp.fit_density(
+        normal_given(1, context_dim=3), SUMS, context=PAIRS, encoder=encoder, steps=100, lr=2e-2, progress=False
+    )
+    assert fit.losses[-20:].mean() < fit.losses[:20].mean() - 1
+    assert all(torch.equal(p, b) for p, b in zip(encoder.parameters(), before, strict=True))
+    assert all(not torch.equal(p, b) for p, b in zip(fit.encoder.parameters(), before, strict=True))
+    assert not fit.encoder.training
+    context = fit.encoder(torch.tensor(PAIRS, dtype=torch.float32))
+    scored = pfp.Flow(fit.bijection, fit.params, context=context).log_prob(torch.tensor(SUMS, dtype=torch.float32))
+    assert -scored.mean() < fit.losses[-20:].mean(), "which has the dropout's noise"
+
+
+class AsItIs(torch.nn.Module):
+    def forward(self, data):
+        return data["y"]
+
+
+def test_encoders_that_cannot_train_are_errors():
+    fit_torch = partial(pfp.fit_amortized, pyro_sets, torch.zeros(MEMBERS, 2), simulations=100)
+    fit_jax = partial(pfn.fit_amortized, numpyro_sets, jnp.zeros((MEMBERS, 2)), simulations=100)
+    for fit, encoder in ((fit_torch, AsItIs()), (fit_jax, lambda data: data["y"])):
+        with pytest.raises(ValueError, match=r"must give shape \(2, context_dim\), but gave \(2, 8, 2\)"):
+            fit(encoder=encoder)
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, or it would not train; got function"):
+        fit_torch(encoder=lambda data: data["y"].mean(-2))
+    with pytest.raises(ValueError, match="no parameters to train"):
+        fit_jax(encoder=lambda data: data["y"].mean(-2))
 
 
 # --- an encoder in a guide of the user's own

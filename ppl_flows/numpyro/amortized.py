@@ -15,7 +15,8 @@ from numpyro.distributions.transforms import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
-from ppl_flows.guides import Scaler, check_simulations, check_sites
+from ppl_flows.guides import Observations, check_simulations, check_sites
+from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.fit import fit_density
 
@@ -24,6 +25,7 @@ def fit_amortized(
     model: Callable,
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
+    encoder: Callable | None = None,
     simulations: int = 20_000,
     steps: int = 5_000,
     batch_size: int = 256,
@@ -42,12 +44,16 @@ def fit_amortized(
         model: a NumPyro model with continuous latents; its sites with ``obs`` are the data.
         *args, **kwargs: of the model: any data of the right shapes, whose values are not used.
         flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``.
+        encoder: network from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
+            whole, to ``(n, context_dim)``: a function that takes its parameters from ``numpyro.param``, or from
+            ``flax_module`` and its like. They train with the flow; ``.density.encoder`` of the result has them. None:
+            all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
         steps, batch_size, lr, seed, progress: as in ``fit_density``.
 
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations.
+            100 simulations; an encoder whose result has another shape, or that has nothing to train.
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
@@ -59,21 +65,23 @@ def fit_amortized(
     check_sites(data, latents)
     free = handlers.uncondition(model)
 
-    def simulate(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def simulate(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         drawn = handlers.trace(handlers.seed(free, key)).get_trace(*args, **kwargs)
         unconstrained = {n: biject_to(drawn[n]["fn"].support).inv(drawn[n]["value"]) for n in latents}
-        return ravel_pytree(unconstrained)[0], ravel_pytree({n: drawn[n]["value"] for n in data})[0].astype(float)
+        return ravel_pytree(unconstrained)[0], {n: drawn[n]["value"] for n in data}
 
     start = {n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]) for n in latents}
     unravel = ravel_pytree(start)[1]
     keys = jax.random.split(jax.random.key(seed), simulations)
-    z, x = (np.asarray(a) for a in jax.jit(jax.vmap(simulate))(keys))
+    z, x = jax.tree.map(np.asarray, jax.jit(jax.vmap(simulate))(keys))
     check_simulations(z, x)
-    scaler = Scaler.of(x)
+    observations = Observations(x, encoder=encoder is not None)
+    first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, seed)
     fitted = fit_density(
-        flow(z.shape[-1], context_dim=x.shape[-1]),
+        flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
         z,
-        context=scaler(x),
+        context=observations(x),
+        encoder=encoder,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
@@ -83,8 +91,9 @@ def fit_amortized(
 
     def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-        observed = ravel_pytree({n: trace[n]["value"] for n in data})[0]
-        posterior = Flow(fitted.bijection, fitted.params, context=scaler(np.asarray(observed)))
+        observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
+        (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
+        posterior = Flow(fitted.bijection, fitted.params, context=context)
         rows = posterior.sample(jax.random.key(seed), (num_samples,))
         values = jax.vmap(unravel)(rows)
         return {n: biject_to(sites[n]["fn"].support)(jnp.asarray(values[n])) for n in latents}

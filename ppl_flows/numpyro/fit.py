@@ -12,7 +12,7 @@ import numpy as np
 import numpyro
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import Predictive, Trace_ELBO
+from numpyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
@@ -38,8 +38,9 @@ from ppl_flows.hosting import (
     some_rows,
 )
 from ppl_flows.numpyro.base import AnyBase, BaseDistribution
+from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow
-from ppl_flows.numpyro.guide import is_subsampled
+from ppl_flows.numpyro.elbo import estimator_of
 from ppl_flows.numpyro.training import train
 
 
@@ -65,6 +66,9 @@ def fit(
     Adam with a short warm-up and a cosine schedule on the negative ELBO, many steps per dispatch, the parameters
     averaged over the last twentieth of the steps. The measure is of flows in evaluation mode, their running averages
     as the last steps left them. NumPyro's own ``SVI`` works on the same model and guide.
+
+    Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
+    summed over, in training as in the measure; NumPyro needs funsor for it.
 
     Args:
         model, guide: any NumPyro model, and ``AutoFlow`` or any other guide.
@@ -104,10 +108,14 @@ def fit(
         with path_gradients(ESTIMATORS[estimator]):
             return bound_guide()
 
+    elbo, subsampled = estimator_of(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
+    if marginal and anneal < 1:
+        raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     trained = train(
         train_key,
-        Trace_ELBO(num_particles=num_particles),
-        tempered,
+        elbo,
+        (lambda _: bound_model()) if marginal else tempered,
         on_path,
         steps=steps,
         lr=lr,
@@ -127,7 +135,7 @@ def fit(
 
     @jax.jit
     def weigh_keys(keys: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide)
+        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide, marginal=marginal)
         return lax.map(jax.vmap(one), keys)
 
     def weigh(num_samples: int, seed: int) -> Weighed:
@@ -138,9 +146,7 @@ def fit(
         latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], weighed)
         return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
 
-    return judged(
-        trained, draw, weigh, num_draws=draws, seed=seed, subsampled=_subsamples(params, bound_model, bound_guide)
-    )
+    return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
 def fit_density(
@@ -149,6 +155,7 @@ def fit_density(
     *,
     base: AnyBase = None,
     context: Any = None,
+    encoder: Callable | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
     lr: float = 5e-3,
@@ -166,7 +173,10 @@ def fit_density(
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection.
+        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
+        encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
+            that takes its parameters from ``numpyro.param``, or from ``flax_module`` and its like. They train with the
+            flow; the result's ``encoder`` has them, and takes the same rows.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
@@ -175,12 +185,13 @@ def fit_density(
             ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
-        ValueError: data of the wrong shape, or not finite.
+        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     data = jnp.asarray(data, dtype=float)
-    context = None if context is None else jnp.asarray(context, dtype=float)
-    rows_of_data, rows_of_context = np.asarray(data), None if context is None else np.asarray(context)
+    given = Context(context, encoder, seed)
+    contexts = given.all_rows()
+    rows_of_data, rows_of_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
     check_rows(bijection, rows_of_data, rows_of_context, levels)
     bijection, start = density_start(
         bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
@@ -195,48 +206,56 @@ def fit_density(
 
     def model(_: jax.Array) -> None:
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
-            given = None if context is None else context[rows]
-            density = flow("density", bijection, params=start, base=base, context=given, training=True)
+            density = flow("density", bijection, params=start, base=base, context=given(rows), training=True)
             numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
 
     def guide(_: jax.Array) -> None:
         """Nothing is latent."""
 
     check_steps(steps, 1)
-    trained = train(jax.random.key(seed), Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+    trained = train(
+        jax.random.key(seed),
+        Trace_ELBO(),
+        model,
+        guide,
+        steps=steps,
+        lr=lr,
+        clip=clip,
+        progress=progress,
+        init_params=given.params,
+    )
     params = trained.params["density"]
     if is_stateful(bijection):
         params = merge(params, trained.params["density$state"]["params"])
         rows = some_rows(n, SETTLE_ROWS, seed)
-        given = None if context is None else context[rows]
         settle = jax.jit(
             lambda *batch: bijection.observe(*batch, stage="settle")[0]
         )  # one program, not one per operation
-        params = dict(settle(params, some(rows, jax.random.key(seed)), given))
-    if not isinstance(base, Base):
-        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
-    base_params = trained.params["density_base"]
-    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
-
-
-def _subsamples(params: dict[str, Any], model: Callable, guide: Callable) -> bool:
-    """Whether a plate of the model draws a minibatch; with the guide's draws, as some priors cannot be drawn from."""
-    drawn = handlers.trace(handlers.seed(handlers.substitute(guide, params), 0)).get_trace()
-    replayed = handlers.replay(handlers.substitute(model, params), drawn)
-    return is_subsampled(handlers.trace(handlers.seed(replayed, 0)).get_trace())
+        params = dict(settle(params, some(rows, jax.random.key(seed)), given(rows, trained.params)))
+    ours = base if isinstance(base, Base) else None
+    base_params = None if ours is None else trained.params["density_base"]
+    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
+    encode = given.trained(trained.params)
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 def _weighed(
-    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable
+    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable, marginal: TraceEnum_ELBO | None
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats."""
+    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats.
+
+    ``marginal`` sums over enumerated sites.
+    """
     guide_key, model_key = jax.random.split(key)
     log_q, trace = log_density(handlers.seed(guide, guide_key), (), {}, params)
-    log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
+    if marginal:
+        log_weight = -marginal.loss(model_key, params, model, handlers.replay(guide, trace))
+    else:
+        log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
+        log_weight = log_p - log_q
     latents = {
         name: site["value"]
         for name, site in trace.items()
         if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
-    return latents, log_p - log_q
+    return latents, log_weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,13 +15,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer.autoguide import AutoContinuous
-from numpyro.infer.initialization import init_to_median
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide
+from numpyro.infer.initialization import init_to_median, init_to_uniform
 from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.guides import check_guide, guide_bijection, guide_params
+from ppl_flows.guides import ATTEMPTS, check_guide, guide_bijection, guide_params
 from ppl_flows.hosting import on_the_path
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
@@ -50,7 +51,8 @@ class AutoFlow(AutoContinuous):
             not a function of the latents alone (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
-        init_loc_fn: the host's per-site initialisation: one of the initial points.
+        init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
+            no finite density there, uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
         seed: of the flow's initial weights and of the start.
 
@@ -91,7 +93,7 @@ class AutoFlow(AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         try:
-            super()._setup_prototype(*args, **kwargs)
+            set_up(self, partial(super()._setup_prototype, *args, **kwargs))
             if self.prefix is None:
                 self.prefix = f"auto_{next(iter(self._init_locs))}"
             self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
@@ -204,6 +206,19 @@ class _Density:
     def hessian(self, z: np.ndarray) -> np.ndarray:
         blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
         return np.concatenate(blocks)[: len(z)].astype(np.float64)
+
+
+def set_up(guide: AutoGuide, host: Callable[[], None]) -> None:
+    """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
+    own, errors = guide.init_loc_fn, []
+    for init_loc_fn in (own, *ATTEMPTS * (init_to_uniform,)):
+        try:
+            guide.init_loc_fn = init_loc_fn
+            return host()
+        except (ValueError, RuntimeError) as error:  # of parameters that distributions reject; no finite density
+            errors.append(error)
+    guide.init_loc_fn = own
+    raise errors[0]
 
 
 def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:

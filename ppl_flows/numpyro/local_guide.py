@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
 from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.guide import AutoFlow, set_up
 from ppl_flows.numpyro.transform import to_array
 
 
@@ -85,7 +86,7 @@ class AutoLocalFlow(AutoGuide):
         self._globals: AutoFlow | None = None
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        set_up(self, partial(super()._setup_prototype, *args, **kwargs))
         try:
             trace = self.prototype_trace
             latents = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}

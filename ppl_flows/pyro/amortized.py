@@ -14,16 +14,17 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
-from ppl_flows.guides import Scaler, check_simulations, check_sites
+from ppl_flows.guides import Observations, check_simulations, check_sites
+from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.fit import fit_density
-from ppl_flows.pyro.params import to_tensor
 
 
 def fit_amortized(
     model: Callable,
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
+    encoder: torch.nn.Module | None = None,
     simulations: int = 20_000,
     vectorize: bool = True,
     steps: int = 5_000,
@@ -43,13 +44,17 @@ def fit_amortized(
         model: a Pyro model with continuous latents; its sites with ``obs`` are the data.
         *args, **kwargs: of the model: any data of the right shapes, whose values are not used.
         flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``.
+        encoder: network from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
+            whole, to ``(n, context_dim)``. A copy trains with the flow, and is ``.density.encoder`` of the result.
+            None: all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
         steps, batch_size, lr, seed, progress: as in ``fit_density``.
 
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations.
+            100 simulations; an encoder whose result has another shape, or that has nothing to train.
+        TypeError: the encoder is no ``torch.nn.Module``.
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
@@ -60,30 +65,32 @@ def fit_amortized(
     nesting = max((-f.dim for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized), default=0)
     free = poutine.uncondition(model)
 
-    def rows(drawn: dict[str, Any], n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def rows(drawn: dict[str, Any], n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values = [biject_to(drawn[name]["fn"].support).inv(drawn[name]["value"]) for name in latents]
         z = torch.cat([v.reshape(n, -1) for v in values], dim=-1)
-        return z, torch.cat([drawn[name]["value"].reshape(n, -1).to(z) for name in data], dim=-1)
+        return z, {name: drawn[name]["value"].reshape(n, *sites[name]["value"].shape) for name in data}
 
-    def simulate() -> tuple[torch.Tensor, torch.Tensor]:
+    def simulate() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if vectorize:
             with pyro.plate("simulations", simulations, dim=-1 - nesting):
                 return rows(_sites(free, args, kwargs), simulations)
         runs = [rows(_sites(free, args, kwargs), 1) for _ in range(simulations)]
-        z, x = (torch.cat(r) for r in zip(*runs, strict=True))
-        return z, x
+        return torch.cat([z for z, _ in runs]), {name: torch.cat([x[name] for _, x in runs]) for name in data}
 
     check_sites(data, latents)
     shapes = {n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]).shape for n in latents}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        z, x = simulate()
-    check_simulations(z.cpu().numpy(), x.cpu().numpy())
-    scaler = Scaler.of(x.cpu().numpy())
+        z, drawn = simulate()
+    x = {name: value.cpu().numpy() for name, value in drawn.items()}
+    check_simulations(z.cpu().numpy(), x)
+    observations = Observations(x, encoder=encoder is not None)
+    first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, z)
     fitted = fit_density(
-        flow(z.shape[-1], context_dim=x.shape[-1]),
+        flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
         z,
-        context=to_tensor(scaler(x.cpu().numpy())),
+        context=observations(x),
+        encoder=encoder,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
@@ -95,8 +102,8 @@ def fit_amortized(
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
-            observed = torch.cat([given[name]["value"].reshape(-1).to(z) for name in data])
-            context = to_tensor(scaler(observed.cpu().numpy())).to(z)
+            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), z)
+            (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
             drawn = Flow(fitted.bijection, fitted.params, context=context).sample((num_samples,))
             pieces = drawn.split([shape.numel() for shape in shapes.values()], dim=-1)
             return {

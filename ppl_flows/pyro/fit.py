@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO
+from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
@@ -36,7 +36,9 @@ from ppl_flows.hosting import (
     some_rows,
 )
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
+from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.elbo import estimator_of
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
@@ -66,6 +68,9 @@ def fit(
     twentieth of the steps. The measure is of flows in evaluation mode, their running averages as the last steps left
     them. Training goes on from the parameters in Pyro's store, where there are any. Pyro's own ``SVI`` works on the
     same model and guide.
+
+    Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
+    summed over, in training as in the measure.
 
     Args:
         model, guide: any Pyro model, and ``AutoFlow`` or any other guide.
@@ -108,7 +113,7 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        elbo, subsampled = estimator_of(tempered, on_path, num_particles, vectorize=vectorize_particles)
         trained = train(
             elbo,
             tempered,
@@ -120,9 +125,10 @@ def fit(
             tolerance=tolerance,
             progress=progress,
         )
-        subsampled = _subsamples(model, guide)
+    nesting = elbo.max_plate_nesting - vectorize_particles
+    marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
-    nesting = elbo.max_plate_nesting - 1 if vectorize_particles and not subsampled else None
+    together = vectorize_particles and not subsampled and marginal is None
     store = pyro.get_param_store()
     state = store.get_state()
 
@@ -141,10 +147,10 @@ def fit(
 
     def weigh(num_samples: int, seed: int) -> Weighed:
         with trained_at(seed), evaluation():
-            return _weighed(model, guide, num_samples, num_particles, nesting)
+            return _weighed(model, guide, num_samples, num_particles, nesting if together else None, marginal)
 
     if draws is None:
-        draws = SINGLE_DRAWS if nesting is None else EVALUATION_DRAWS
+        draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
@@ -153,7 +159,8 @@ def fit_density(
     data: torch.Tensor,
     *,
     base: AnyBase = None,
-    context: torch.Tensor | None = None,
+    context: Values | None = None,
+    encoder: torch.nn.Module | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
     lr: float = 5e-3,
@@ -172,7 +179,9 @@ def fit_density(
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection.
+        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
+        encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
+            it trains with the flow, and is the result's ``encoder``, in evaluation mode.
         steps, lr, clip, seed, progress: as in ``fit``.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
@@ -181,13 +190,15 @@ def fit_density(
             ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
 
     Raises:
-        ValueError: data of the wrong shape, or not finite.
+        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
+        TypeError: the encoder is no ``torch.nn.Module``.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     data = torch.as_tensor(data).to(torch.get_default_dtype())
-    context = None if context is None else torch.as_tensor(context).to(data)
+    given = Context(context, encoder, data)
+    contexts = given.all_rows()
     rows_of_data = data.detach().cpu().numpy()
-    rows_of_context = None if context is None else context.detach().cpu().numpy()
+    rows_of_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, rows_of_data, rows_of_context, levels)
     bijection, start = density_start(
         bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
@@ -203,10 +214,16 @@ def fit_density(
         return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
 
     def model(_: float) -> None:
+        given.register()
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
-            given = None if context is None else context[rows]
             density = flow(
-                "density", bijection, params=start, base=base, base_params=base_params, context=given, training=True
+                "density",
+                bijection,
+                params=start,
+                base=base,
+                base_params=base_params,
+                context=given(rows),
+                training=True,
             )
             pyro.sample("data", density, obs=some(rows))
 
@@ -216,17 +233,16 @@ def fit_density(
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
+        encode = given.trained()
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
         if base_params is not None:
             base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
         if is_stateful(bijection):
             rows = torch.as_tensor(some_rows(n, SETTLE_ROWS, seed))
-            given = None if context is None else context[rows]
-            params = dict(bijection.observe(params, some(rows), given, stage="settle")[0])
-    if not isinstance(base, Base):
-        return DensityFit(trained.losses, trained.skipped, bijection, params, Flow(bijection, params, base=base))
-    made = Flow(bijection, params, base=BaseDistribution(base, base_params))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, base, base_params)
+            params = dict(bijection.observe(params, some(rows), given(rows), stage="settle")[0])
+    ours = base if isinstance(base, Base) else None
+    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
+    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 @contextmanager
@@ -245,15 +261,6 @@ def _at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
                 tensors[name].copy_(value)
 
 
-def _subsamples(model: Callable, guide: Callable) -> bool:
-    """Whether a plate of the model draws a minibatch."""
-    with poutine.block():
-        guide_trace = poutine.trace(guide).get_trace()
-        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace()
-    frames = (frame for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ()))
-    return any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
-
-
 def _latents(guide: Callable) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
     nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
@@ -264,16 +271,29 @@ def _latents(guide: Callable) -> dict[str, torch.Size]:
     }
 
 
-def _weighed(model: Callable, guide: Callable, num_samples: int, batch: int, nesting: int | None) -> Weighed:
-    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had."""
+def _weighed(
+    model: Callable,
+    guide: Callable,
+    num_samples: int,
+    batch: int,
+    nesting: int | None,
+    marginal: TraceEnum_ELBO | None,
+) -> Weighed:
+    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
+
+    Without nesting they go one by one; ``marginal`` sums over enumerated sites.
+    """
     shapes = _latents(guide)
     size = 1 if nesting is None else batch
     weights, values = [], []
     for _ in range(-(-num_samples // size)):
         if nesting is None:
             trace = poutine.trace(guide).get_trace()
-            model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
-            log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+            if marginal is None:
+                model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
+                log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+            else:
+                log_weights = torch.as_tensor(-marginal.loss(model, poutine.replay(guide, trace=trace)))
         else:
             log_weights, _, trace = vectorized_importance_weights(
                 model, guide, num_samples=size, max_plate_nesting=nesting

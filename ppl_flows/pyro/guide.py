@@ -11,14 +11,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoContinuous
-from pyro.infer.autoguide.initialization import init_to_median
+from pyro.infer.autoguide import AutoContinuous, AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_median, init_to_uniform
 from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.guides import check_guide, guide_bijection, guide_params
+from ppl_flows.guides import ATTEMPTS, check_guide, guide_bijection, guide_params
 from ppl_flows.hosting import on_the_path
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
@@ -47,7 +47,8 @@ class AutoFlow(AutoContinuous):
             takes. ``"auto"``: full-rank up to 200 dimensions and mean-field above; ``"init"`` where the log density is
             not a function of the latents alone (sub-sampled plates, draws hidden from the guide). ``guide.start`` says
             which.
-        init_loc_fn: the host's per-site initialisation: one of the initial points.
+        init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
+            uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
         seed: of the flow's initial weights and of the start.
 
@@ -89,7 +90,7 @@ class AutoFlow(AutoContinuous):
         self._seed = seed
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        set_up(self, partial(super()._setup_prototype, *args, **kwargs), self._bare[0])
         try:
             self._check_plates()
             bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
@@ -181,6 +182,19 @@ class AutoFlow(AutoContinuous):
                 "call pyro.clear_param_store() first, or put both guides into one AutoGuideList. To go on from saved "
                 "parameters, clear the store and use guide.load_state_dict."
             )
+
+
+def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable) -> None:
+    """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
+    own, errors = guide.model, []
+    for model in (own, *ATTEMPTS * (InitMessenger(init_to_uniform)(bare),)):
+        try:
+            guide._model = (model,)
+            return host()
+        except (ValueError, RuntimeError) as error:  # of parameters that distributions or decompositions reject
+            errors.append(error)
+    guide._model = (own,)
+    raise errors[0]
 
 
 class _Density:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
 from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.guide import AutoFlow, set_up
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
 
@@ -76,6 +77,7 @@ class AutoLocalFlow(AutoGuide):
     ) -> None:
         check_local(features, init_scale)
         super().__init__(InitMessenger(init_loc_fn)(model))
+        self._bare = (model,)  # a tuple, as a module would be registered
         self.quality, self.start = quality, "init"
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow
         self._init_loc_fn, self._init_scale, self._seed = init_loc_fn, init_scale, seed
@@ -83,7 +85,7 @@ class AutoLocalFlow(AutoGuide):
         self._all = False
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        set_up(self, partial(super()._setup_prototype, *args, **kwargs), self._bare[0])
         try:
             latents = dict(self.prototype_trace.iter_stochastic_nodes())
             stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}

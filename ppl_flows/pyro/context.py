@@ -1,0 +1,70 @@
+"""The context of the rows that ``fit_density`` trains on: as given, or made by an encoder that trains too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import pyro
+import torch
+
+from ppl_flows.guides import ENCODED_ROWS, check_encoded
+
+Values: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor]
+
+
+class Context:
+    """What a conditional density is given; None, where it is given nothing.
+
+    Args:
+        values: ``(n, context_dim)``; or what the encoder takes, a tensor or a dict of tensors, rows first.
+        encoder: from rows of values to ``(rows, context_dim)``. A copy of it trains.
+        like: tensor of the dtype and device of the data.
+
+    Raises:
+        TypeError: the encoder is no ``torch.nn.Module``.
+    """
+
+    def __init__(self, values: Values | None, encoder: torch.nn.Module | None, like: torch.Tensor) -> None:
+        if encoder is not None and not isinstance(encoder, torch.nn.Module):
+            raise TypeError(f"encoder must be a torch.nn.Module, or it would not train; got {type(encoder).__name__}.")
+        self._values = None if values is None else to_tensors(values, like)
+        self._encoder = None if encoder is None else copy.deepcopy(encoder).eval()
+
+    def __call__(self, rows: Any) -> Any:
+        """Of some rows, ``(rows, context_dim)``."""
+        given = None if self._values is None else _each(lambda v: v[rows], self._values)
+        return given if self._encoder is None else self._encoder(given)
+
+    def register(self) -> None:
+        """Inside a model: the encoder's weights are parameters, and it is in training mode."""
+        if self._encoder is not None:
+            pyro.module("encoder", self._encoder.train())
+
+    @torch.no_grad()
+    def all_rows(self) -> Any:
+        """``(n, context_dim)``, before training.
+
+        Raises:
+            ValueError: the encoder gives another shape, or has nothing to train.
+        """
+        if self._encoder is None or self._values is None:
+            return self._values
+        check_encoded(self(slice(2)).shape, any(p.requires_grad for p in self._encoder.parameters()))
+        n = len(next(iter(self._values.values())) if isinstance(self._values, Mapping) else self._values)
+        return torch.cat([self(rows) for rows in torch.arange(n).split(ENCODED_ROWS)])
+
+    def trained(self) -> torch.nn.Module | None:
+        """The encoder, from now on in evaluation mode, and without gradients of its weights."""
+        return None if self._encoder is None else self._encoder.eval().requires_grad_(False)
+
+
+def to_tensors(values: Any, like: torch.Tensor) -> Any:
+    """An array, or every array in a dict, as a tensor of this dtype and device."""
+    return _each(lambda v: torch.as_tensor(v).to(like), values)
+
+
+def _each(f: Callable, values: Any) -> Any:
+    """f of a tensor, or of every tensor in a dict."""
+    return {name: f(value) for name, value in values.items()} if isinstance(values, Mapping) else f(values)
