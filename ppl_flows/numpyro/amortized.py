@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
@@ -89,13 +89,16 @@ def fit_amortized(
         progress=progress,
     )
 
+    @partial(jax.jit, static_argnums=0)
+    def posterior(num_samples: int, key: jax.Array, observed: Any) -> dict[str, jax.Array]:
+        (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
+        rows = Flow(fitted.bijection, fitted.params, context=context).sample(key, (num_samples,))
+        values = jax.vmap(unravel)(rows)
+        return {n: biject_to(sites[n]["fn"].support)(values[n]) for n in latents}
+
     def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
-        (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
-        posterior = Flow(fitted.bijection, fitted.params, context=context)
-        rows = posterior.sample(jax.random.key(seed), (num_samples,))
-        values = jax.vmap(unravel)(rows)
-        return {n: biject_to(sites[n]["fn"].support)(jnp.asarray(values[n])) for n in latents}
+        return posterior(num_samples, jax.random.key(seed), observed)
 
     return AmortizedFit(fitted, draw)
