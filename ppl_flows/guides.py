@@ -45,12 +45,12 @@ def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[in
 ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
 
 
-def check_guide(quality: str, start: str | Mapping[str, Any], init_scale: float) -> None:
+def check_guide(quality: str, start: str | Mapping[str, Any] | Gaussian, init_scale: float) -> None:
     """Raises ValueError for options that ``AutoFlow`` does not have."""
     if quality not in QUALITIES:
         raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
     kinds = ("auto", "full_rank", "mean_field", "laplace", "init")
-    if not isinstance(start, Mapping) and start not in kinds:
+    if not isinstance(start, Mapping | Gaussian) and start not in kinds:
         raise ValueError(f"start must be one of {', '.join(kinds)}, or draws as a dict of sites; got {start!r}.")
     if not init_scale > 0:
         raise ValueError(f"init_scale must be positive, got {init_scale}.")
@@ -95,8 +95,10 @@ def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: boo
     return {**params, **({"2": {"state": affine}} if fixed else {"1": affine})}
 
 
-def check_local(features: Any, init_scale: float) -> None:
+def check_local(features: Any, start: str, init_scale: float) -> None:
     """Raises ValueError for options that ``AutoLocalFlow`` does not have."""
+    if start not in ("auto", "init"):
+        raise ValueError(f"AutoLocalFlow: start must be auto or init, got {start!r}.")
     if features is not None and np.ndim(features) != 2:
         raise ValueError(f"AutoLocalFlow: features must have shape (rows, size), got {np.shape(features)}.")
     if not init_scale > 0:
@@ -139,18 +141,62 @@ def local_bijection(recipe: Callable[..., Bijection] | None, quality: str, dim: 
     return Chain((flow, Elementwise(dim, Affine(max_log_scale=None), hidden=(), context_dim=context_dim)))
 
 
-def local_params(bijection: Bijection, loc: np.ndarray, scale: float, free_rows: int, seed: int) -> Params:
-    """``{"flow": of local_bijection, "rows": (free_rows, 2 * dim)}``, started at this location and scale.
+def identity(dim: int) -> Bijection:
+    """A flow for a guide of which only the start is wanted."""
+    return Elementwise(dim, Affine())
 
-    The numbers of a free row, which start at 0, are added to location and log scale, and known to the flow. Without
-    free rows there is no ``"rows"``.
+
+class LocalStart(NamedTuple):
+    """Where an ``AutoLocalFlow`` starts: local latents given the globals z are normal around ``loc + z @ weight``."""
+
+    loc: np.ndarray  # (rows, dim)
+    log_scale: np.ndarray  # (rows, dim)
+    weight: np.ndarray  # (global_dim, dim), the same for all rows
+    globals_: str | Gaussian = "init"  # the ``start`` of their guide
+
+    @classmethod
+    def around(cls, loc: np.ndarray, scale: float, rows: int) -> LocalStart:
+        """All rows alike, whatever the globals."""
+        loc = np.tile(loc, (rows, 1))
+        return cls(loc, np.full(loc.shape, np.log(scale)), np.zeros((0, loc.shape[1])))
+
+    @classmethod
+    def near(cls, gaussian: Gaussian, places: dict[str, np.ndarray], local: list[str]) -> LocalStart:
+        """From a Gaussian of all latents, by the places of every site's elements in its vector, those in rows named."""
+        locals_ = np.concatenate([places[n].reshape(len(places[n]), -1) for n in local], axis=-1)
+        globals_ = np.concatenate(
+            [np.ravel(p) for n, p in places.items() if n not in local] or [np.zeros(0, dtype=int)]
+        )
+        mean, factor = gaussian.mean, gaussian.factor
+        if factor.ndim == 1:
+            weight, scale = np.zeros((len(globals_), locals_.shape[1])), factor[locals_]
+            own = factor[globals_]
+        else:
+            own = np.asarray(
+                np.linalg.qr(factor[globals_].T, mode="r")
+            ).T  # lower triangular, of the globals' covariance
+            own = own * np.sign(np.diag(own))
+            covariances = np.einsum("gn,rln->grl", factor[globals_], factor[locals_]).mean(1)
+            weight = np.linalg.solve(own @ own.T, covariances)
+            scale = np.linalg.norm(factor[locals_] - np.einsum("gl,gn->ln", weight, factor[globals_]), axis=-1)
+        loc = mean[locals_] - mean[globals_] @ weight
+        return cls(loc, np.log(scale), weight, Gaussian(mean[globals_], own))
+
+
+def local_params(bijection: Bijection, start: LocalStart, seed: int, *, free: bool) -> Params:
+    """``{"flow": of local_bijection, "rows": (rows, 2 * dim)}``, started there.
+
+    The numbers of a free row are added to location and log scale, and known to the flow. Without free rows, which
+    start at their mean, there is no ``"rows"``.
     """
-    flow = dict(initial_params(bijection, seed))
+    flow, numbers = dict(initial_params(bijection, seed)), np.stack([start.loc, start.log_scale], axis=-1)
+    numbers = numbers.reshape(len(numbers), -1)
     weight = np.zeros_like(flow["1"]["net"]["w0"])
-    if free_rows:
-        weight[-2 * len(loc) :] = np.eye(2 * len(loc))
-    flow["1"] = {"net": {"w0": weight, "b0": np.stack([loc, np.full(len(loc), np.log(scale))], axis=-1).ravel()}}
-    return {"flow": flow, "rows": np.zeros((free_rows, 2 * len(loc)))} if free_rows else {"flow": flow}
+    weight[: len(start.weight), ::2] = start.weight
+    if free:
+        weight[-numbers.shape[1] :] = np.eye(numbers.shape[1])
+    flow["1"] = {"net": {"w0": weight, "b0": numbers.mean(0)}}
+    return {"flow": flow, "rows": numbers - numbers.mean(0)} if free else {"flow": flow}
 
 
 LINEAR = 5.0  # absolute deviations up to which a Scaler is nearly linear

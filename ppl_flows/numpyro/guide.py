@@ -47,8 +47,9 @@ class AutoFlow(AutoContinuous):
         start: where to begin. ``"full_rank"`` or ``"mean_field"``: a Gaussian found from several initial points by
             optimisation and Batch-and-Match; ``"laplace"``: mode and curvature; ``"init"``: the values of
             ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose mean and covariance it
-            takes. ``"auto"``: full-rank up to 200 dimensions and mean-field above; ``"init"`` where the log density is
-            not a function of the latents alone (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
+            takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
+            above; ``"init"`` where the log density is not a function of the latents alone
+            (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -78,7 +79,7 @@ class AutoFlow(AutoContinuous):
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
-        start: str | Mapping[str, Any] = "auto",
+        start: str | Mapping[str, Any] | Gaussian = "auto",
         prefix: str | None = None,
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
@@ -97,7 +98,7 @@ class AutoFlow(AutoContinuous):
             if self.prefix is None:
                 self.prefix = f"auto_{next(iter(self._init_locs))}"
             self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-            gaussian = self._first_gaussian(args, kwargs)
+            gaussian = self._gaussian = self._first_gaussian(args, kwargs)
         except ValueError as error:
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             if "local latent variables" not in str(error):
@@ -109,6 +110,9 @@ class AutoFlow(AutoContinuous):
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
     def _first_gaussian(self, args: tuple, kwargs: dict) -> Gaussian:
+        if isinstance(self.start, Gaussian):
+            gaussian, self.start = self.start, "given"
+            return gaussian
         if isinstance(self.start, Mapping):
             draws = {name: jnp.asarray(value) for name, value in self.start.items()}
             rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)

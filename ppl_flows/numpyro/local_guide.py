@@ -20,9 +20,10 @@ from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
+from ppl_flows.guides import LocalStart, check_local, identity, local_bijection, local_params, local_sites
+from ppl_flows.hosting import on_the_path
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.guide import AutoFlow, set_up
+from ppl_flows.numpyro.guide import AutoFlow, is_subsampled, set_up
 from ppl_flows.numpyro.transform import to_array
 
 
@@ -43,7 +44,10 @@ class AutoLocalFlow(AutoGuide):
         flow: recipe of the globals' flow, as in ``AutoFlow``.
         local_flow: of the locals': ``(dim, context_dim=...) -> Bijection``. None: ``pf.guide_flow``.
         quality, init_loc_fn, seed: as in ``AutoFlow``.
-        init_scale: standard deviation of the first draws, on the unconstrained scale.
+        start: ``"auto"``: a Gaussian near the posterior of all latents, found as by ``AutoFlow``, where every step sees
+            all rows and there are no features; else, and as ``"init"``, the values of ``init_loc_fn``. ``guide.start``
+            says which.
+        init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
         prefix: of the guide's own sites.
 
     Raises:
@@ -73,13 +77,14 @@ class AutoLocalFlow(AutoGuide):
         local_flow: Callable[..., Bijection] | None = None,
         quality: str = "standard",
         prefix: str = "auto",
+        start: str = "auto",
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_local(features, init_scale)
+        check_local(features, start, init_scale)
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
-        self.quality, self.start = quality, "init"
+        self.quality, self.start = quality, start
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow
         self._features = None if features is None else to_array(features)
         self._init_scale, self._seed = init_scale, seed
@@ -96,6 +101,7 @@ class AutoLocalFlow(AutoGuide):
             values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             loc = np.concatenate([np.asarray(v).mean(0).reshape(-1) for v in values.values()])
+            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 visible = handlers.block(handlers.seed(self.model, 0), hide=[*values])
@@ -103,7 +109,7 @@ class AutoLocalFlow(AutoGuide):
                     visible,
                     self._recipe,
                     quality=self.quality,
-                    start="init",
+                    start=first.globals_,
                     prefix=f"{self.prefix}_global",
                     init_loc_fn=self.init_loc_fn,
                     init_scale=self._init_scale,
@@ -112,13 +118,26 @@ class AutoLocalFlow(AutoGuide):
                 with handlers.block():
                     handlers.seed(self._globals, 0)(*args, **kwargs)
                 self._global_dim = self._globals.latent_dim
-            free = 0 if self._features is not None else self._rows
             known = 2 * len(loc) if self._features is None else self._features.shape[-1]
             self._bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
-            self._local_start = local_params(self._bijection, loc, self._init_scale, free, self._seed)
+            self._local_start = local_params(self._bijection, first, self._seed, free=self._features is None)
         except ValueError:
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
+
+    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+        """A start near the posterior, where the log density is a function of all latents."""
+        if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
+            self.start = "init"
+            return None
+        whole = AutoFlow(self.model, identity, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
+        with handlers.block():
+            handlers.seed(whole, 0)(*args, **kwargs)
+        self.start = str(whole.start)
+        if self.start == "init":
+            return None
+        places = {n: np.asarray(v).astype(int) for n, v in whole._unpack_latent(jnp.arange(whole.latent_dim)).items()}
+        return LocalStart.near(whole._gaussian, places, self._locals)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         if self.prototype_trace is None:
@@ -154,6 +173,7 @@ class AutoLocalFlow(AutoGuide):
                 contexts.append(jnp.concatenate([*wide, own], axis=-1))
             posterior = Flow(self._bijection, params["flow"], context=contexts[0])
             posterior._path_context = contexts[1]
+            posterior._on_path = on_the_path(near=self.start != "init")
             latent = numpyro.sample(f"_{self.prefix}_local", posterior, infer={"is_auxiliary": True})
             return result | self._unpack(latent)
 

@@ -44,9 +44,9 @@ class AutoFlow(AutoContinuous):
         start: where to begin. ``"full_rank"`` or ``"mean_field"``: a Gaussian found from several initial points by
             optimisation and Batch-and-Match; ``"laplace"``: mode and curvature; ``"init"``: the values of
             ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose mean and covariance it
-            takes. ``"auto"``: full-rank up to 200 dimensions and mean-field above; ``"init"`` where the log density is
-            not a function of the latents alone (sub-sampled plates, draws hidden from the guide). ``guide.start`` says
-            which.
+            takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
+            above; ``"init"`` where the log density is not a function of the latents alone
+            (sub-sampled plates, draws hidden from the guide). ``guide.start`` says which.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
             uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
@@ -74,7 +74,7 @@ class AutoFlow(AutoContinuous):
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
-        start: str | Mapping[str, Any] = "auto",
+        start: str | Mapping[str, Any] | Gaussian = "auto",
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
@@ -96,7 +96,7 @@ class AutoFlow(AutoContinuous):
             bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
             loc = self._init_loc()
             density = _Density(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
-            gaussian = self._first_gaussian(loc.double().cpu().numpy(), density)
+            gaussian = self._gaussian = self._first_gaussian(loc.double().cpu().numpy(), density)
         except (TypeError, ValueError):
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
@@ -118,6 +118,9 @@ class AutoFlow(AutoContinuous):
                     )
 
     def _first_gaussian(self, init: np.ndarray, density: _Density) -> Gaussian:
+        if isinstance(self.start, Gaussian):
+            gaussian, self.start = self.start, "given"
+            return gaussian
         if isinstance(self.start, Mapping):
             sites = [
                 biject_to(site["fn"].support).inv(value := torch.as_tensor(self.start[name])).reshape(len(value), -1)

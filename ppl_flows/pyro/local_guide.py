@@ -19,7 +19,8 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.guides import check_local, local_bijection, local_params, local_sites
+from ppl_flows.guides import LocalStart, check_local, identity, local_bijection, local_params, local_sites
+from ppl_flows.hosting import on_the_path
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow, set_up
 from ppl_flows.pyro.params import to_tensor
@@ -43,7 +44,10 @@ class AutoLocalFlow(AutoGuide):
         flow: recipe of the globals' flow, as in ``AutoFlow``.
         local_flow: of the locals': ``(dim, context_dim=...) -> Bijection``. None: ``pf.guide_flow``.
         quality, init_loc_fn, seed: as in ``AutoFlow``.
-        init_scale: standard deviation of the first draws, on the unconstrained scale.
+        start: ``"auto"``: a Gaussian near the posterior of all latents, found as by ``AutoFlow``, where every step sees
+            all rows and there are no features; else, and as ``"init"``, the values of ``init_loc_fn``. ``guide.start``
+            says which.
+        init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
 
     Raises:
         ValueError: at the first call: no such plate, no latents in it, latents in a further plate inside it, another
@@ -71,14 +75,15 @@ class AutoLocalFlow(AutoGuide):
         flow: Callable[[int], Bijection] | None = None,
         local_flow: Callable[..., Bijection] | None = None,
         quality: str = "standard",
+        start: str = "auto",
         init_loc_fn: Callable = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_local(features, init_scale)
+        check_local(features, start, init_scale)
         super().__init__(InitMessenger(init_loc_fn)(model))
         self._bare = (model,)  # a tuple, as a module would be registered
-        self.quality, self.start = quality, "init"
+        self.quality, self.start = quality, start
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow
         self._init_loc_fn, self._init_scale, self._seed = init_loc_fn, init_scale, seed
         self.register_buffer("_features", None if features is None else to_tensor(features), persistent=False)
@@ -97,13 +102,14 @@ class AutoLocalFlow(AutoGuide):
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             like = next(iter(values.values()))
             loc = np.concatenate([v.mean(0).reshape(-1).double().cpu().numpy() for v in values.values()])
+            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 self.globals = AutoFlow(
                     poutine.block(self.model, hide=[*values]),
                     self._recipe,
                     quality=self.quality,
-                    start="init",
+                    start=first.globals_,
                     init_loc_fn=self._init_loc_fn,
                     init_scale=self._init_scale,
                     seed=self._seed,
@@ -112,18 +118,31 @@ class AutoLocalFlow(AutoGuide):
                 with poutine.block():
                     self.globals(*args, **kwargs)
                 self._global_dim = self.globals.latent_dim
-            free = 0 if self._features is not None else self._rows
             known = 2 * len(loc) if self._features is None else self._features.shape[-1]
             bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
-            start = local_params(bijection, loc, self._init_scale, free, self._seed)
+            start = local_params(bijection, first, self._seed, free=self._features is None)
         except ValueError:
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
         start = map_params(lambda _, a: torch.tensor(a).to(like), start)
         weights = map_params(lambda n, a: a if "state" in n.split(".") else torch.nn.Parameter(a), start["flow"])
         self.locals = FlowTransform(bijection, weights)
-        if free:
+        if self._features is None:
             self.rows = torch.nn.Parameter(start["rows"])
+
+    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+        """A start near the posterior, where the log density is a function of all latents."""
+        if self.start == "init" or self._features is not None or self._minibatch != self._rows:
+            self.start = "init"
+            return None
+        whole = AutoFlow(self._bare[0], identity, init_loc_fn=self._init_loc_fn, seed=self._seed)
+        with poutine.block():
+            whole._setup_prototype(*args, **kwargs)  # a call would put its parameters into the store
+        self.start = str(whole.start)
+        if self.start == "init":
+            return None
+        places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
+        return LocalStart.near(whole._gaussian, places, self._locals)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if self.prototype_trace is None:
@@ -144,6 +163,7 @@ class AutoLocalFlow(AutoGuide):
                 contexts.append(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*vectors, own)], dim=-1))
             posterior = Flow(locals_.condition(contexts[0]))
             posterior._path_context = contexts[1]
+            posterior._on_path = on_the_path(near=self.start != "init")
             latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer={"is_auxiliary": True})
             return result | self._unpack(latent)
 
