@@ -25,6 +25,8 @@ from scipy import stats
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
+from ppl_flows.guides import LocalStart
+from ppl_flows.warm_start import Gaussian
 
 ROWS = 12
 Y = np.random.default_rng(0).normal(1.5, 1.1, ROWS)
@@ -130,6 +132,20 @@ def test_global_and_local_posteriors_are_found(language, start):
     assert draws["mu"].mean() == pytest.approx(MU, abs=0.15 * MU_VARIANCE**0.5)
     np.testing.assert_allclose(draws["z"].mean(0), Z, atol=0.15 * 0.2**0.5)
     np.testing.assert_allclose(draws["z"].std(0), (0.2 + MU_VARIANCE / 25) ** 0.5, rtol=0.15)
+
+
+def test_local_latents_start_at_the_conditional_of_a_gaussian_of_all():
+    jacobian = np.concatenate([0.2 * np.ones((ROWS, 1)), np.ones((1, 1))])  # of z, then mu, which come in this order
+    covariance = MU_VARIANCE * jacobian @ jacobian.T + np.diag([*np.full(ROWS, 0.2), 0.0])
+    gaussian = Gaussian(np.append(Z, MU), np.linalg.cholesky(covariance))
+    start = LocalStart.near(gaussian, {"z": np.arange(ROWS), "mu": np.array(ROWS)}, ["z"])
+    np.testing.assert_allclose(start.weight, [[0.2]], rtol=1e-6)
+    np.testing.assert_allclose(start.loc[:, 0], 0.8 * Y, rtol=1e-6)
+    np.testing.assert_allclose(start.log_scale, np.full((ROWS, 1), 0.5 * np.log(0.2)), rtol=1e-6)
+    np.testing.assert_allclose(start.globals_.mean, [MU])
+    np.testing.assert_allclose(start.globals_.factor, [[MU_VARIANCE**0.5]])
+    wide = LocalStart.near(Gaussian(gaussian.mean, np.arange(1.0, ROWS + 2)), {"z": np.arange(ROWS)}, ["z"])
+    np.testing.assert_allclose(np.exp(wide.log_scale[:, 0]), np.arange(1, ROWS + 1))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
