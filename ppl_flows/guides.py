@@ -172,10 +172,8 @@ class LocalStart(NamedTuple):
             weight, scale = np.zeros((len(globals_), locals_.shape[1])), factor[locals_]
             own = factor[globals_]
         else:
-            own = np.asarray(
-                np.linalg.qr(factor[globals_].T, mode="r")
-            ).T  # lower triangular, of the globals' covariance
-            own = own * np.sign(np.diag(own))
+            own = np.asarray(np.linalg.qr(factor[globals_].T, mode="r")).T
+            own = own * np.sign(np.diag(own))  # a Cholesky factor of the globals' covariance
             covariances = np.einsum("gn,rln->grl", factor[globals_], factor[locals_]).mean(1)
             weight = np.linalg.solve(own @ own.T, covariances)
             scale = np.linalg.norm(factor[locals_] - np.einsum("gl,gn->ln", weight, factor[globals_]), axis=-1)
