@@ -134,6 +134,8 @@ class DensityFit:
         base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
             ppl_flows Base. ``pf.save`` keeps them in a file of their own.
         encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
+        validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
+            per row; the parameters are those of the smallest. None if no rows were held out.
     """
 
     losses: np.ndarray
@@ -144,9 +146,32 @@ class DensityFit:
     base: Base | None = None
     base_params: Params | None = None
     encoder: Callable[[Any], Array] | None = None
+    validation_losses: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        return f"DensityFit(loss={self.losses[-len(self.losses) // 10 :].mean():.3f} nats per row)"
+        loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
+        if self.validation_losses is not None:
+            loss += f", validation loss={self.validation_losses.min():.3f}"
+        return f"DensityFit({loss} nats per row)"
+
+
+class Best:
+    """The parameters with the smallest validation loss of those that it was called with.
+
+    Attributes:
+        params: these; None before the first call.
+        losses: of all.
+    """
+
+    def __init__(self, loss: Callable[[Any], Any]) -> None:
+        self.params: Any = None
+        self.losses: list[float] = []
+        self._loss, self._smallest = loss, np.inf
+
+    def __call__(self, params: Any) -> None:
+        self.losses.append(float(self._loss(params)))
+        if self.params is None or self.losses[-1] < self._smallest:
+            self.params, self._smallest = params, self.losses[-1]
 
 
 @dataclass(frozen=True)

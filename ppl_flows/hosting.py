@@ -134,6 +134,22 @@ def some_rows(n: int, at_most: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(n)[:at_most]
 
 
+def held_out(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of n rows, in no order: of those to train on, and of the share to validate by.
+
+    Raises:
+        ValueError: the share is not in [0, 1), or leaves fewer than 2 rows to train on or none to validate by.
+    """
+    held = round(validation * n)
+    if not (0 <= validation < 1 and n - held >= 2 and (held > 0 or validation == 0)):
+        raise ValueError(
+            f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
+            f"of {n} rows."
+        )
+    rows = some_rows(n, n, seed) if held else np.arange(n)
+    return rows[held:], rows[:held]
+
+
 def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
     """Raises ValueError unless data are finite rows in the bijection's range and context goes with them."""
     if data.shape[1:] != bijection.output_shape or len(data) < 2:

@@ -64,7 +64,7 @@ def main(steps: int = 2_000, draws: int = 500, groups: int = 200, chains: int = 
         print(f"{name}: energy distance of the learned population to the true one {out[name]:.3f}")
 
     kernel = NUTS(partial(model, learned.detach))
-    mcmc = MCMC(kernel, num_warmup=draws, num_samples=draws, num_chains=chains, chain_method="vectorized")
+    mcmc = MCMC(kernel, num_warmup=draws // 2, num_samples=draws, num_chains=chains, chain_method="vectorized")
     mcmc.run(jax.random.key(0), y[:5], extra_fields=("diverging",))
     out["r_hat"] = float(
         az.rhat(az.from_dict({"line": np.asarray(mcmc.get_samples(group_by_chain=True)["line"])}))["line"].max()

@@ -62,7 +62,7 @@ def main(steps: int = 2_000, draws: int = 500, groups: int = 200, chains: int = 
         print(f"{name}: energy distance of the learned population to the true one {out[name]:.3f}")
 
     kernel = NUTS(partial(model, learned.detach), jit_compile=True, ignore_jit_warnings=True)
-    mcmc = MCMC(kernel, num_samples=draws, warmup_steps=draws, num_chains=chains)
+    mcmc = MCMC(kernel, num_samples=draws, warmup_steps=draws // 2, num_chains=chains)
     mcmc.run(y[:5])
     out["r_hat"] = float(
         az.rhat(az.from_dict({"line": mcmc.get_samples(group_by_chain=True)["line"].numpy()}))["line"].max()

@@ -4,8 +4,9 @@ from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.base import BaseDistribution
+from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow, flow, random_flow
-from ppl_flows.numpyro.fit import fit, fit_density
+from ppl_flows.numpyro.fit import fit
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform

@@ -17,8 +17,8 @@ from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
 from ppl_flows.guides import Observations, check_simulations, check_sites
 from ppl_flows.numpyro.context import Context
+from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.fit import fit_density
 
 
 def fit_amortized(

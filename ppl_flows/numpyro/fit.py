@@ -1,4 +1,4 @@
-"""``fit`` and ``fit_density``: stochastic variational inference and maximum likelihood with good defaults."""
+"""``fit``: stochastic variational inference with good defaults."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
+from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
-from ppl_flows.core.base import Base
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.params import is_stateful, merge
 from ppl_flows.fit_result import (
-    DensityFit,
     FitResult,
     Weighed,
     judged,
@@ -28,18 +22,10 @@ from ppl_flows.fit_result import (
 from ppl_flows.guides import budget
 from ppl_flows.hosting import (
     ESTIMATORS,
-    SETTLE_ROWS,
     check_fit,
-    check_rows,
-    check_steps,
-    density_start,
     evaluation,
     path_gradients,
-    some_rows,
 )
-from ppl_flows.numpyro.base import AnyBase, BaseDistribution
-from ppl_flows.numpyro.context import Context
-from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.elbo import estimator_of
 from ppl_flows.numpyro.training import train
 
@@ -147,96 +133,6 @@ def fit(
         return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
 
     return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
-
-
-def fit_density(
-    bijection: Bijection,
-    data: Any,
-    *,
-    base: AnyBase = None,
-    context: Any = None,
-    encoder: Callable | None = None,
-    steps: int = 2_000,
-    batch_size: int = 256,
-    lr: float = 5e-3,
-    clip: float = 10.0,
-    standardize: bool | None = None,
-    levels: int | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> DensityFit:
-    """Fits ``p(data)``, or ``p(data | context)``, by maximum likelihood on minibatches.
-
-    A model with one sub-sampled plate and an empty guide, trained as in ``fit``.
-
-    Args:
-        bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
-        data: ``(rows, *event)``, finite.
-        base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
-        encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
-            that takes its parameters from ``numpyro.param``, or from ``flax_module`` and its like. They train with the
-            flow; the result's ``encoder`` has them, and takes the same rows.
-        steps, lr, clip, seed, progress: as in ``fit``.
-        batch_size: rows per step.
-        standardize: add a trainable location and scale per column on the data side, started at those of the data.
-            None: where the bijection gives real vectors.
-        levels: data are whole numbers 0, ..., levels - 1, such as the grey levels of images; the density is that of
-            ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
-
-    Raises:
-        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
-        FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-    """
-    data = jnp.asarray(data, dtype=float)
-    given = Context(context, encoder, seed)
-    contexts = given.all_rows()
-    rows_of_data, rows_of_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
-    check_rows(bijection, rows_of_data, rows_of_context, levels)
-    bijection, start = density_start(
-        bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
-    )
-    n = len(data)
-
-    def some(rows: jax.Array, key: jax.Array | None) -> jax.Array:
-        """These rows of the data, dequantised."""
-        if levels is None:
-            return data[rows]
-        return (data[rows] + jax.random.uniform(key, (len(rows), *data.shape[1:]))) / levels
-
-    def model(_: jax.Array) -> None:
-        with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, handlers.scale(scale=1 / n):
-            density = flow("density", bijection, params=start, base=base, context=given(rows), training=True)
-            numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
-
-    def guide(_: jax.Array) -> None:
-        """Nothing is latent."""
-
-    check_steps(steps, 1)
-    trained = train(
-        jax.random.key(seed),
-        Trace_ELBO(),
-        model,
-        guide,
-        steps=steps,
-        lr=lr,
-        clip=clip,
-        progress=progress,
-        init_params=given.params,
-    )
-    params = trained.params["density"]
-    if is_stateful(bijection):
-        params = merge(params, trained.params["density$state"]["params"])
-        rows = some_rows(n, SETTLE_ROWS, seed)
-        settle = jax.jit(
-            lambda *batch: bijection.observe(*batch, stage="settle")[0]
-        )  # one program, not one per operation
-        params = dict(settle(params, some(rows, jax.random.key(seed)), given(rows, trained.params)))
-    ours = base if isinstance(base, Base) else None
-    base_params = None if ours is None else trained.params["density_base"]
-    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
-    encode = given.trained(trained.params)
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 def _weighed(

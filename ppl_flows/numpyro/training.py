@@ -39,8 +39,12 @@ def train(
     anneal: float = 1.0,
     tolerance: float | None = None,
     init_params: dict[str, Any] | None = None,
+    watch: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Training:
-    """Model and guide take the weight of the model's log density; every block of steps is one dispatch."""
+    """Model and guide take the weight of the model's log density; every block of steps is one dispatch.
+
+    ``watch`` sees the mean parameters of every block.
+    """
     schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
     svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
     state = svi.init(key, 1.0, init_params=init_params)
@@ -82,6 +86,8 @@ def train(
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
                 raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry.state))
+            if watch:
+                watch(svi.constrain_fn(carry.mean) | (carry.state.mutable_state or {}))
             bar.update(taken)
             bar.set_postfix(loss=f"{np.median(losses[first:]):.3f}")
             if converged(losses, steps, elbo.num_particles, anneal, tolerance):

@@ -4,8 +4,9 @@ from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.base import BaseDistribution
+from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow, flow, random_flow
-from ppl_flows.pyro.fit import fit, fit_density
+from ppl_flows.pyro.fit import fit
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.local_guide import AutoLocalFlow
 from ppl_flows.pyro.transform import FlowTransform

@@ -16,8 +16,8 @@ from ppl_flows.fit_result import AmortizedFit
 from ppl_flows.flows import nsf
 from ppl_flows.guides import Observations, check_simulations, check_sites
 from ppl_flows.pyro.context import Context, to_tensors
+from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.fit import fit_density
 
 
 def fit_amortized(

@@ -32,10 +32,11 @@ class Context:
         self._values = None if values is None else to_tensors(values, like)
         self._encoder = None if encoder is None else copy.deepcopy(encoder).eval()
 
-    def __call__(self, rows: Any) -> Any:
-        """Of some rows, ``(rows, context_dim)``."""
+    def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
+        """Of some rows, ``(rows, context_dim)``: by this encoder, or by the one that trains."""
         given = None if self._values is None else _each(lambda v: v[rows], self._values)
-        return given if self._encoder is None else self._encoder(given)
+        encoder = self._encoder if encoder is None else encoder
+        return given if encoder is None else encoder(given)
 
     def register(self) -> None:
         """Inside a model: the encoder's weights are parameters, and it is in training mode."""
@@ -56,8 +57,8 @@ class Context:
         return torch.cat([self(rows) for rows in torch.arange(n).split(ENCODED_ROWS)])
 
     def trained(self) -> torch.nn.Module | None:
-        """The encoder, from now on in evaluation mode, and without gradients of its weights."""
-        return None if self._encoder is None else self._encoder.eval().requires_grad_(False)
+        """A copy of the encoder as it is now, in evaluation mode, and without gradients of its weights."""
+        return None if self._encoder is None else copy.deepcopy(self._encoder).eval().requires_grad_(False)
 
 
 def to_tensors(values: Any, like: torch.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""``fit`` and ``fit_density``: stochastic variational inference and maximum likelihood with good defaults."""
+"""``fit``: stochastic variational inference with good defaults."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Predictive, TraceEnum_ELBO
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
 
-from ppl_flows.core.base import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import initial_params, is_stateful, map_params
 from ppl_flows.fit_result import (
-    DensityFit,
     FitResult,
     Weighed,
     judged,
@@ -27,19 +23,11 @@ from ppl_flows.fit_result import (
 from ppl_flows.guides import budget
 from ppl_flows.hosting import (
     ESTIMATORS,
-    SETTLE_ROWS,
     check_fit,
-    check_rows,
-    density_start,
     evaluation,
     path_gradients,
-    some_rows,
 )
-from ppl_flows.pyro.base import AnyBase, BaseDistribution
-from ppl_flows.pyro.context import Context, Values
-from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.elbo import estimator_of
-from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
@@ -152,97 +140,6 @@ def fit(
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
-
-
-def fit_density(
-    bijection: Bijection,
-    data: torch.Tensor,
-    *,
-    base: AnyBase = None,
-    context: Values | None = None,
-    encoder: torch.nn.Module | None = None,
-    steps: int = 2_000,
-    batch_size: int = 256,
-    lr: float = 5e-3,
-    clip: float = 10.0,
-    standardize: bool | None = None,
-    levels: int | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> DensityFit:
-    """Fits ``p(data)``, or ``p(data | context)``, by maximum likelihood on minibatches.
-
-    A model with one sub-sampled plate and an empty guide, trained as in ``fit``. Pyro's parameter store is left as it
-    was.
-
-    Args:
-        bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
-        data: ``(rows, *event)``, finite.
-        base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
-        encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
-            it trains with the flow, and is the result's ``encoder``, in evaluation mode.
-        steps, lr, clip, seed, progress: as in ``fit``.
-        batch_size: rows per step.
-        standardize: add a trainable location and scale per column on the data side, started at those of the data.
-            None: where the bijection gives real vectors.
-        levels: data are whole numbers 0, ..., levels - 1, such as the grey levels of images; the density is that of
-            ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
-
-    Raises:
-        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train.
-        TypeError: the encoder is no ``torch.nn.Module``.
-        FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-    """
-    data = torch.as_tensor(data).to(torch.get_default_dtype())
-    given = Context(context, encoder, data)
-    contexts = given.all_rows()
-    rows_of_data = data.detach().cpu().numpy()
-    rows_of_context = None if contexts is None else contexts.detach().cpu().numpy()
-    check_rows(bijection, rows_of_data, rows_of_context, levels)
-    bijection, start = density_start(
-        bijection, rows_of_data, rows_of_context, standardize=standardize, levels=levels, seed=seed
-    )
-    start = map_params(lambda _, a: to_tensor(a).to(data), start)
-    base_params: Params | None = None
-    if isinstance(base, Base):
-        base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
-    n = len(data)
-
-    def some(rows: torch.Tensor) -> torch.Tensor:
-        """These rows of the data, dequantised."""
-        return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
-
-    def model(_: float) -> None:
-        given.register()
-        with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as rows, poutine.scale(scale=1 / n):
-            density = flow(
-                "density",
-                bijection,
-                params=start,
-                base=base,
-                base_params=base_params,
-                context=given(rows),
-                training=True,
-            )
-            pyro.sample("data", density, obs=some(rows))
-
-    def guide(_: float) -> None:
-        """Nothing is latent."""
-
-    with pyro.get_param_store().scope(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        trained = train(Trace_ELBO(), model, guide, steps=steps, lr=lr, clip=clip, progress=progress)
-        encode = given.trained()
-        params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
-        if base_params is not None:
-            base_params = map_params(lambda _, a: a.detach().clone(), stored_params("density_base", base_params))
-        if is_stateful(bijection):
-            rows = torch.as_tensor(some_rows(n, SETTLE_ROWS, seed))
-            params = dict(bijection.observe(params, some(rows), given(rows), stage="settle")[0])
-    ours = base if isinstance(base, Base) else None
-    made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
-    return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
 
 
 @contextmanager

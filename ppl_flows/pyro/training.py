@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ def train(
     progress: bool,
     anneal: float = 1.0,
     tolerance: float | None = None,
+    watch: Callable[[], Any] | None = None,
 ) -> Training:
-    """Model and guide take the weight of the model's log density."""
+    """Model and guide take the weight of the model's log density; ``watch`` runs at the means of every block."""
     check_steps(steps, elbo.num_particles)
     losses, skipped, bad = np.full(steps, np.nan), 0, 0
     size = max(1, steps // BLOCKS)
@@ -61,6 +63,9 @@ def train(
                 for name, value in before.items():
                     stored_state()[name].copy_(value)
             optimiser.step(0.0 if bad else lr * learning_rate(step, steps, np), averaging_share(step, steps))
+            if watch and ((step + 1) % size == 0 or step + 1 == steps):
+                with optimiser.at_mean():
+                    watch()
             if (step + 1) % size == 0:
                 bar.set_postfix(loss=f"{np.median(losses[step + 1 - size : step + 1]):.3f}")
                 if converged(losses[: step + 1], steps, elbo.num_particles, anneal, tolerance):
@@ -103,6 +108,16 @@ class _Adam:
         with torch.no_grad():
             for parameter, mean in self._mean.items():
                 mean.lerp_(parameter, share)
+
+    @contextmanager
+    def at_mean(self) -> Iterator[None]:
+        """The parameters are their means for the moment."""
+        now = [parameter.detach().clone() for parameter in self._mean]
+        self.settle()
+        yield
+        with torch.no_grad():
+            for parameter, value in zip(self._mean, now, strict=True):
+                parameter.copy_(value)
 
     def settle(self) -> None:
         """The parameters are their means."""

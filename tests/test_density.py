@@ -1,0 +1,113 @@
+"""Density estimation: rows held out, and real tables."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+import ppl_flows as pf
+from ppl_flows import numpyro as in_numpyro
+from ppl_flows import pyro as in_pyro
+from ppl_flows.hosting import held_out
+
+UCI = Path(__file__).parent.parent.parent / "shared" / "data" / "uci"
+SHELLS = pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])
+
+
+def log_prob(shell, flow, rows):
+    with torch.no_grad():
+        return np.asarray(flow.log_prob(torch.tensor(rows) if shell is in_pyro else jnp.asarray(rows)))
+
+
+def small_table(n):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((n, 3)).astype(np.float32)
+    return np.concatenate([x[:, :1], x[:, 1:] * np.exp(x[:, :1] / 2)], axis=-1)
+
+
+@SHELLS
+def test_the_parameters_that_score_best_on_held_out_rows_are_kept(shell):
+    train, test = small_table(200), small_table(10_000)
+    bijection = pf.Chain([pf.maf(3, flow_layers=2, hidden=(64, 64)), pf.BatchNorm(3)])
+    options = {"steps": 125, "batch_size": 150, "lr": 2e-2, "base": pf.DiagonalNormal(3), "progress": False}
+    fit = shell.fit_density(bijection, train, validation=0.25, **options)
+    assert len(fit.validation_losses) == 21, "twenty blocks of 6 steps, and a rest"
+    assert 0 < fit.validation_losses.argmin() < 15, "it learned, and then overfitted"
+    assert fit.losses[-20:].mean() < fit.losses[:20].mean() - 0.3
+    smallest, last = fit.validation_losses.min(), fit.validation_losses[-1]
+    held = train[held_out(200, 0.25, 0)[1]]
+    assert -log_prob(shell, fit.flow, held).mean() == pytest.approx(smallest, abs=1e-4)
+    assert -log_prob(shell, fit.flow, test).mean() < last - 0.3
+    assert f"validation loss={smallest:.3f}" in repr(fit)
+
+
+@SHELLS
+def test_validation_scores_conditions_and_dequantised_rows(shell):
+    rng = np.random.default_rng(0)
+    context = rng.uniform(-2, 2, (300, 1)).astype(np.float32)
+    data = np.floor(8 * (context + 2) + rng.uniform(0, 8, (300, 1)))
+    bijection = pf.maf(1, flow_layers=1, hidden=(16,), context_dim=1)
+    options = {"levels": 40, "steps": 60, "lr": 3e-2, "validation": 0.2, "progress": False}
+    fit = shell.fit_density(bijection, data, context=context, **options)
+    assert np.isfinite(fit.validation_losses).all()
+    assert fit.validation_losses[-1] < fit.validation_losses[0] - 0.3
+    assert fit.validation_losses[-1] == pytest.approx(fit.losses[-20:].mean(), abs=0.3)
+
+
+@SHELLS
+def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((2, 60, 1)).astype(np.float32)  # nothing to learn, so that it overfits
+    encoder = torch.nn.Linear(1, 2) if shell is in_pyro else lambda v: v @ numpyro.param("w", jnp.ones((1, 2)))
+    bijection = pf.Elementwise(1, hidden=(64, 64), context_dim=2)
+    options = {"context": x, "encoder": encoder, "steps": 60, "lr": 3e-2, "progress": False}
+    fit = shell.fit_density(bijection, y, validation=0.5, **options)
+    assert fit.losses[-5:].mean() < fit.losses[:5].mean() - 0.2
+    assert fit.validation_losses.argmin() < 15
+    held = held_out(60, 0.5, 0)[1]
+    given = fit.encoder(torch.tensor(x[held]) if shell is in_pyro else x[held])
+    score = log_prob(shell, shell.Flow(fit.bijection, fit.params, context=given), y[held]).mean()
+    assert -score == pytest.approx(fit.validation_losses.min(), abs=1e-5)
+
+
+def test_jax_compiles_validation_once(monkeypatch):
+    calls = []
+    inverse = pf.Elementwise._inverse
+    monkeypatch.setattr(pf.Elementwise, "_inverse", lambda *args: calls.append(1) or inverse(*args))
+    counts = []
+    for steps in (4, 30):
+        calls.clear()
+        in_numpyro.fit_density(pf.Elementwise(3), small_table(60), steps=steps, validation=0.5, progress=False)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("validation", [-0.1, 1.0, 0.99, 0.001])
+def test_validation_needs_rows_for_both_uses(validation):
+    with pytest.raises(ValueError, match="validation must be a share of the rows"):
+        in_pyro.fit_density(pf.maf(3), small_table(60), validation=validation)
+
+
+def test_on_a_real_table_splines_are_ahead_of_affine_maps_and_these_of_a_gaussian():
+    if not UCI.exists():
+        pytest.skip("the UCI tables are not in this checkout (../shared/data/uci)")
+    stored = np.load(UCI / "power_plant.npz")
+    rows = np.concatenate([stored["x"], stored["y"].reshape(-1, 1)], axis=-1)
+    rows = (rows - rows.mean(0)) / rows.std(0)
+    train, test = np.split(rows[np.random.default_rng(0).permutation(len(rows))], [8_600])
+    options = {"steps": 80, "lr": 2e-2, "validation": 0.1, "progress": False}
+
+    def score(shell, recipe):
+        fit = shell.fit_density(recipe(5, flow_layers=2, hidden=(32, 32)), train, **options)
+        assert fit.validation_losses[-1] < fit.validation_losses[0] - 0.1
+        return log_prob(shell, fit.flow, test).mean()
+
+    gaussian = multivariate_normal(train.mean(0), np.cov(train.T)).logpdf(test).mean()
+    affine, spline, in_other_language = score(in_pyro, pf.maf), score(in_pyro, pf.nsf), score(in_numpyro, pf.maf)
+    assert spline > affine + 0.05
+    assert affine > gaussian + 0.2
+    assert affine == pytest.approx(in_other_language, abs=0.05)
