@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Bijection(abc.ABC):
     dim: int
     context_dim: int = 0
     batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
+    row_wise: ClassVar[bool] = True  # whether a training pass, too, maps every row without regard to the others
 
     @property
     def event_shape(self) -> tuple[int, ...]:
