@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.core.dtypes import is_narrow, promoted
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.params import promoted, stack
+from ppl_flows.core.params import stack
 from ppl_flows.core.remat import Stack, check_remat
 from ppl_flows.core.support import Support, chained
 
@@ -214,7 +215,12 @@ class Frozen(Wrapper):
         return {"state": self.part.init(rng)}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.forward(params["state"], x, context)
+        return _in_dtype_of(x, *self.part.forward(params["state"], x, context))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.inverse(params["state"], y, context)
+        return _in_dtype_of(y, *self.part.inverse(params["state"], y, context))
+
+
+def _in_dtype_of(v: Array, out: Array, log_det: Array) -> tuple[Array, Array]:
+    """Frozen parameters in float32 leave a narrower v what it is, as other state does."""
+    return (namespace(v).astype(out, v.dtype) if is_narrow(v) else out), log_det

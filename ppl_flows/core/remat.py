@@ -6,11 +6,12 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.dtypes import promoted, wide
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.params import merge, promoted, split
+from ppl_flows.core.params import merge, split
 
 REMAT = ("none", "checkpoint", "reversible")
 
@@ -19,6 +20,7 @@ class Stack(Bijection):
     """Bijections one after another; ``Chain`` describes ``remat``."""
 
     remat: str
+    widens: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
@@ -86,7 +88,7 @@ def walk(
         return (v, carry[1] + log_det), new
 
     event = stack.event_shape if forward else stack.output_shape
-    zero = namespace(v).zeros_like(v[(..., *(0 for _ in event))])
+    zero = wide(namespace(v).zeros_like(v[(..., *(0 for _ in event))]))
     (v, log_det), new = stack.loop(step, (v, zero), params, reverse=not forward)
     return new, v, log_det
 
@@ -134,7 +136,7 @@ def _pass(
 
 def round_trip_error(v: Array, again: Array) -> Array:
     """How far a walk there and back ends from where it began, relative to the size of the values."""
-    xp = namespace(v)
+    xp, v, again = namespace(v), wide(v), wide(again)
     size = xp.mean(xp.abs(v))
     return xp.max(xp.abs(again - v) / (xp.abs(v) + xp.where(size > 0, size, xp.ones_like(size))))
 
