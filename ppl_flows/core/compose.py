@@ -101,7 +101,7 @@ class Chain(Stack):
         return {str(i): part.init(rng) for i, part in enumerate(self.parts)}
 
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
-        outs: dict[str, Params] = {}
+        outs: dict[str, Params] = {name: {} for name in params}  # in their order
         for i, part in reversed(list(enumerate(self.parts))) if reverse else enumerate(self.parts):
             carry, outs[str(i)] = step(part, carry, params[str(i)])
         return carry, outs
