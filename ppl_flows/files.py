@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import check_params, flatten, initial_params
 from ppl_flows.core.transformer import Transformer
 
@@ -23,7 +24,8 @@ FORMAT = "1"
 def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Params) -> None:
     """Writes a bijection, or a base, and its parameters to one ``.safetensors`` file, which either language loads.
 
-    The arrays keep their dtype. An existing file is replaced only when the new one is complete.
+    The arrays keep their dtype; bfloat16, which NumPy lacks, becomes float32 of the same values. An existing file is
+    replaced only when the new one is complete.
 
     Args:
         path: the file to write.
@@ -85,6 +87,8 @@ def _with_empty_groups(like: Params, params: Params) -> Params:
 def _to_numpy(array: Any) -> np.ndarray:
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+    if str(array.dtype).endswith("bfloat16"):
+        array = wide(array)
     return np.asarray(array, order="C")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class BatchNorm(Bijection):
     dim: int
     momentum: float = 0.1
     eps: float = 1e-5
+    row_wise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.dim < 1:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.dtypes import alike, has_narrow, is_narrow, wide
 from ppl_flows.core.networks import MLP, checked_hidden
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.support import Support, where_moved
@@ -50,6 +52,7 @@ class Coupling(Bijection):
     activation: str = "silu"
     residual: bool = False
     context_dim: int = 0
+    widens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.dim < 2:
@@ -99,10 +102,15 @@ class Coupling(Bijection):
 
     def _apply(self, h, params: Params, v: Array, context: Array | None) -> tuple[Array, Array]:
         xp = namespace(v)
+        narrow = is_narrow(v, context) or has_narrow(params)
+        if narrow:
+            params, v, context = alike(params, v, context)
         passing, moved, back = (xp.constant(i, v) for i in _parts(self.dim, self.mask, self.flip))
         a, b = xp.take(v, passing, axis=-1), xp.take(v, moved, axis=-1)
         theta = self._network(params, a, context)
-        b, slopes = h(theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size), b)
+        theta = theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size)
+        b, slopes = h(wide(theta), wide(b)) if narrow else h(theta, b)
+        b = xp.astype(b, v.dtype) if narrow else b
         return xp.take(xp.concat([a, b], axis=-1), back, axis=-1), xp.sum(slopes, axis=-1)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Params
+from ppl_flows.core.dtypes import has_narrow, is_narrow, wide, wide_params
 
 
 class Random(Protocol):
@@ -26,7 +27,8 @@ class Random(Protocol):
 class Base(abc.ABC):
     """A distribution of vectors x of size ``dim``, with parameters.
 
-    Shapes: x ``(*batch, dim)``, log_prob ``(*batch,)``, in nats.
+    Shapes: x ``(*batch, dim)``, log_prob ``(*batch,)``, in nats. Where x or params are narrower than float32, such as
+    bfloat16, it is computed in float32, and so are draws.
 
     A concrete base is a final frozen dataclass, as a ``Bijection`` is: hyperparameters plus pure functions of params.
     In a language it is a ``BaseDistribution``, or the ``base=`` of a flow.
@@ -43,11 +45,15 @@ class Base(abc.ABC):
         """Log density of x."""
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"{type(self).__name__} expects x of shape (*batch, {self.dim}), got {tuple(x.shape)}.")
-        return self._log_prob(params, x)
+        return (
+            self._log_prob(wide_params(params), wide(x))
+            if is_narrow(x) or has_narrow(params)
+            else self._log_prob(params, x)
+        )
 
     def sample(self, params: Params, random: Random, shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape ``(*shape, dim)``; they carry gradients if ``reparameterized``."""
-        return self._sample(params, random, tuple(shape))
+        return self._sample(wide_params(params) if has_narrow(params) else params, random, tuple(shape))
 
     @abc.abstractmethod
     def _log_prob(self, params: Params, x: Array) -> Array: ...

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_flows.core.dtypes import has_narrow, in_float32, is_narrow
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.support import Support
 
@@ -24,6 +26,10 @@ class Bijection(abc.ABC):
     Shapes: x ``(*batch, *event_shape)``, y ``(*batch, *output_shape)``, context ``(*batch, context_dim)``,
     broadcast against x's batch; log_det ``(*batch,)``, in nats. x is the base side, y the target side.
 
+    Dtypes: y has that of x, weights and context together. Where it is narrower than float32, such as bfloat16, only
+    the networks of ``Coupling`` multiply in it; all else is done in float32, and log_det is float32. State, such as
+    running averages, stays in float32: cast the first of ``pf.split(params)`` alone.
+
     A concrete layer is a final frozen dataclass: its fields are hyperparameters, so it is hashable and its repr
     rebuilds it. It writes ``_forward`` and ``_inverse`` against ``namespace(x)`` and is then a NumPy, a torch and
     a JAX layer. Layers of vectors have a field ``dim``; layers of other shapes override ``event_shape``.
@@ -32,6 +38,8 @@ class Bijection(abc.ABC):
     dim: int
     context_dim: int = 0
     batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
+    widens: ClassVar[bool] = True  # computes in float32 whatever is narrower; False where a class sees to it itself
+    row_wise: ClassVar[bool] = True  # whether a training pass, too, maps every row without regard to the others
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -59,11 +67,11 @@ class Bijection(abc.ABC):
 
     def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Base to target (sampling): ``(y, log|det dy/dx|)``."""
-        return self._forward(params, *self._checked(x, context, self.event_shape))
+        return self._wide(self._forward, params, *self._checked(x, context, self.event_shape))
 
     def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Target to base (scoring): ``(x, log|det dx/dy|)``."""
-        return self._inverse(params, *self._checked(y, context, self.output_shape))
+        return self._wide(self._inverse, params, *self._checked(y, context, self.output_shape))
 
     def observe(
         self,
@@ -92,7 +100,13 @@ class Bijection(abc.ABC):
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
         shape = self.event_shape if forward else self.output_shape
-        return self._observe(params, *self._checked(value, context, shape), forward, stage)
+        run = partial(self._observe, forward=forward, stage=stage)
+        return self._wide(run, params, *self._checked(value, context, shape))
+
+    def _wide(self, run: Callable[..., Any], params: Params, v: Array, context: Array | None) -> Any:
+        if self.widens and (is_narrow(v, context) or has_narrow(params)):
+            return in_float32(run, params, v, context)
+        return run(params, v, context)
 
     @abc.abstractmethod
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]: ...
@@ -158,6 +172,7 @@ class Wrapper(Bijection):
     """
 
     part: Bijection
+    widens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, Bijection):

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.core.dtypes import is_narrow, promoted
 from ppl_flows.core.ops import namespace
-from ppl_flows.core.params import promoted, stack
+from ppl_flows.core.params import stack
+from ppl_flows.core.remat import Stack, check_remat
 from ppl_flows.core.support import Support, chained
 
 
 @dataclass(frozen=True)
-class Chain(Bijection):
+class Chain(Stack):
     """Bijections one after another: ``forward`` applies the first part first.
 
     Parts with a context all get the same one. ``params`` holds one entry per part, named ``"0"``, ``"1"``, …
 
+    ``remat`` says what is kept for the backward pass; values, gradients and ``params`` are the same. Under it, torch
+    and JAX recompute in the backward pass what was not kept (NumPy has no gradients). ``dataclasses.replace`` gives a
+    flow that was made by a recipe another one.
+
     Args:
         parts: at least one bijection; each takes what the one before it gives.
+        remat: ``"none"``: everything is kept. ``"checkpoint"``: the input of each part; costs one more pass.
+            ``"reversible"``: only the input and the output of the whole, however many parts there are; the backward
+            pass walks back through the inverses, which costs one more pass in each direction, and raises where
+            rounding makes that differ from the way there (relative to the values: by the root of the dtype's eps). In
+            JAX it has no forward-mode derivatives, and the error is raised by a callback, as a ``JaxRuntimeError``;
+            the gradients are nan then.
 
     Raises:
-        ValueError: no parts, shapes or supports that do not fit, or contexts of different sizes.
+        ValueError: no parts, shapes or supports that do not fit, contexts of different sizes, an unknown remat, or a
+            reversible one of layers such as ``BatchNorm``, whose training pass cannot be undone row by row; in the
+            backward pass: a stack that is too ill-conditioned to be reversible.
         TypeError: a part is not a Bijection.
+
+    Example:
+        >>> import dataclasses
+        >>> flow = dataclasses.replace(pf.real_nvp(64, flow_layers=128), remat="checkpoint")
+
+    Reference: Chen et al. (2016), Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174; Gomez et al. (2017),
+    The Reversible Residual Network, arXiv:1707.04585.
     """
 
     parts: tuple[Bijection, ...]
+    remat: str = "none"
 
-    def __init__(self, parts: Iterable[Bijection]) -> None:
+    def __init__(self, parts: Iterable[Bijection], *, remat: str = "none") -> None:
         object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "remat", remat)
         if not self.parts:
             raise ValueError("Chain got no parts; give at least one bijection (flow_layers >= 1 in the recipes).")
         for part in self.parts:
@@ -46,6 +70,7 @@ class Chain(Bijection):
                 f"Chain: parts disagree on context_dim, got {[part.context_dim for part in self.parts]}; "
                 "every part takes the same context or none (0)."
             )
+        check_remat(self)
         object.__setattr__(self, "_supports", chained(self.parts))
 
     @property
@@ -75,31 +100,15 @@ class Chain(Bijection):
     def init(self, rng: np.random.Generator) -> Params:
         return {str(i): part.init(rng) for i, part in enumerate(self.parts)}
 
-    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        total: Array = 0.0
-        for i, part in enumerate(self.parts):
-            x, log_det = part.forward(params[str(i)], x, context if part.context_dim else None)
-            total = total + log_det
-        return x, total
-
-    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        total: Array = 0.0
-        for i, part in reversed(list(enumerate(self.parts))):
-            y, log_det = part.inverse(params[str(i)], y, context if part.context_dim else None)
-            total = total + log_det
-        return y, total
-
-    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        parts, new, total = list(enumerate(self.parts)), dict(params), 0.0
-        for i, part in parts if forward else reversed(parts):
-            given = context if part.context_dim else None
-            new[str(i)], value, log_det = part.observe(params[str(i)], value, given, forward=forward, stage=stage)
-            total = total + log_det
-        return new, value, total
+    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+        outs: dict[str, Params] = {name: {} for name in params}  # in their order
+        for i, part in reversed(list(enumerate(self.parts))) if reverse else enumerate(self.parts):
+            carry, outs[str(i)] = step(part, carry, params[str(i)])
+        return carry, outs
 
 
 @dataclass(frozen=True)
-class Repeat(Wrapper):
+class Repeat(Stack, Wrapper):
     """The same bijection several times, each time with parameters of its own.
 
     Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
@@ -108,14 +117,17 @@ class Repeat(Wrapper):
     Args:
         part: what is repeated; it gives the shape that it takes. A ``Chain`` makes a block of different layers.
         times: how often, at least 1.
+        remat: as in ``Chain``, with the repetitions as the parts.
 
     Raises:
-        ValueError: times below 1, or a part that changes the shape or the support.
+        ValueError: times below 1, a part that changes the shape or the support, or a remat that the part cannot have.
         TypeError: the part is not a Bijection.
     """
 
     part: Bijection
     times: int
+    _: KW_ONLY
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,34 +143,17 @@ class Repeat(Wrapper):
                 f"Repeat: the part must map a support onto itself, got {self.part.domain} to {self.part.codomain}; "
                 "put a change of support after it, in a Chain."
             )
+        check_remat(self)
 
     def init(self, rng: np.random.Generator) -> Params:
         return stack([self.part.init(rng) for _ in range(self.times)])
 
-    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._scan(lambda row, v: ({}, *self.part.forward(row, v, context)), params, x, context, True)[1:]
+    def _run(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
+        return super()._run(params, promoted(v, params, context), context, forward, stage)
 
-    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._scan(lambda row, v: ({}, *self.part.inverse(row, v, context)), params, y, context, False)[1:]
-
-    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        def run(row: Params, v: Array) -> Observed:
-            return self.part.observe(row, v, context, forward=forward, stage=stage)
-
-        return self._scan(run, params, value, context, forward)
-
-    def _scan(
-        self, run: Callable[[Params, Array], Observed], params: Params, v: Array, context: Array | None, forward: bool
-    ) -> Observed:
-        def step(carry: tuple[Array, Array], row: Params) -> tuple[tuple[Array, Array], Params]:
-            new, v, log_det = run(row, carry[0])
-            return (v, carry[1] + log_det), new
-
-        xp = namespace(v)
-        v = promoted(v, params, context)
-        zero = xp.zeros_like(v[(..., *(0 for _ in self.event_shape))])
-        (v, log_det), new = xp.scan(step, (v, zero), params, self.times, reverse=not forward)
-        return new, v, log_det
+    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+        xp = namespace(carry[0])
+        return xp.scan(lambda carry, row: step(self.part, carry, row), carry, params, self.times, reverse=reverse)
 
 
 @dataclass(frozen=True)
@@ -220,7 +215,12 @@ class Frozen(Wrapper):
         return {"state": self.part.init(rng)}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.forward(params["state"], x, context)
+        return _in_dtype_of(x, *self.part.forward(params["state"], x, context))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.inverse(params["state"], y, context)
+        return _in_dtype_of(y, *self.part.inverse(params["state"], y, context))
+
+
+def _in_dtype_of(v: Array, out: Array, log_det: Array) -> tuple[Array, Array]:
+    """Frozen parameters in float32 leave a narrower v what it is, as other state does."""
+    return (namespace(v).astype(out, v.dtype) if is_narrow(v) else out), log_det

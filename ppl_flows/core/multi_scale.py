@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class MultiScale(Bijection):
     """
 
     scales: tuple[Bijection, ...]
+    widens: ClassVar[bool] = False
 
     def __init__(self, scales: Iterable[Bijection]) -> None:
         object.__setattr__(self, "scales", tuple(scales))

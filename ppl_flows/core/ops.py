@@ -27,6 +27,8 @@ HOOKS = (
     "vmap",
     "while_loop",
     "scan",
+    "checkpoint",
+    "reversible",
     "odeint",
     "autoregressive_inverse",
 )

@@ -9,6 +9,7 @@ from jax.scipy.special import erfc, ndtri
 from jax.scipy.special import gammaln as lgamma
 
 from ppl_flows.core.autoregressive_jax import autoregressive_inverse
+from ppl_flows.core.remat_jax import checkpoint, reversible
 
 
 def constant(array, like):

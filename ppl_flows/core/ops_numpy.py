@@ -8,6 +8,7 @@ from scipy.special import gammaln as lgamma
 
 from ppl_flows.core import sweep
 from ppl_flows.core.loops import scan
+from ppl_flows.core.remat import walk as reversible  # without gradients there is nothing to save
 
 
 def constant(array, like):
@@ -80,6 +81,10 @@ def vmap(f):
         return stack([row[0] for row in rows]), *(np.stack(parts) for parts in list(zip(*rows, strict=True))[1:])
 
     return mapped
+
+
+def checkpoint(run):
+    return run
 
 
 def stop_gradient(x):

@@ -11,6 +11,7 @@ from torch.special import ndtri
 
 from ppl_flows.core.autoregressive_torch import autoregressive_inverse
 from ppl_flows.core.loops import scan
+from ppl_flows.core.remat_torch import checkpoint, reversible
 
 _constants: dict[tuple, tuple] = {}
 

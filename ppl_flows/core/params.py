@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_flows.core.base import Base
-from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.ops import namespace
+
+if TYPE_CHECKING:
+    from ppl_flows.core.base import Base
+    from ppl_flows.core.bijection import Array, Bijection, Params
 
 
 def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Array]]:
@@ -71,12 +73,6 @@ def unstack(params: Params, n: int) -> Sequence[Params]:
         for row, part in zip(rows, parts, strict=True):
             row[key] = part
     return rows
-
-
-def promoted(v: Array, params: Params, context: Array | None) -> Array:
-    """v in the dtype that results from all three: a loop in JAX keeps the dtype that it starts with."""
-    xp, others = namespace(v), [leaf for _, leaf in flatten(params)]
-    return xp.astype(v, xp.result_type(v, *others, *([] if context is None else [context])), copy=False)
 
 
 @lru_cache(maxsize=1024)

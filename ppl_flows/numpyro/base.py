@@ -14,6 +14,7 @@ from numpyro.primitives import _PYRO_STACK
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Params
+from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import check_params, flatten, initial_params, map_params
 from ppl_flows.numpyro.transform import to_array
 
@@ -80,7 +81,7 @@ class BaseDistribution(dist.Distribution):
 
 
 def _draw(base: Base, shape: tuple[int, ...], params: Params, key: jax.Array) -> jax.Array:
-    dtype = next(leaf for _, leaf in flatten(params)).dtype
+    dtype = wide(next(leaf for _, leaf in flatten(params))).dtype
     return base.sample(params, JaxRandom(key, dtype), shape)
 
 

@@ -17,6 +17,7 @@ from numpyro.primitives import _PYRO_STACK, mutable
 from ppl_flows.core.base import Base
 from ppl_flows.core.batched import Batched, batched
 from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
 from ppl_flows.core.support import is_real
 from ppl_flows.hosting import in_training, on_the_path
@@ -261,5 +262,5 @@ def _standard_normal(transform: FlowTransform) -> dist.Distribution:
     if not is_real(domain):
         raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
-    dtype = None if like is None else like.dtype
+    dtype = None if like is None else wide(like).dtype
     return dist.Normal(jnp.zeros(shape, dtype), jnp.ones(shape, dtype)).to_event(len(shape))

@@ -11,6 +11,7 @@ from pyro.poutine.runtime import am_i_wrapped
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Params
+from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import check_params, flatten, initial_params
 from ppl_flows.pyro.params import ParamTree, stored_params
 
@@ -90,7 +91,7 @@ class BaseDistribution(dist.TorchDistribution):
 
     def _draw(self, sample_shape: torch.Size) -> torch.Tensor:
         params = self.params
-        random = TorchRandom(next(leaf for _, leaf in flatten(params)))
+        random = TorchRandom(wide(next(leaf for _, leaf in flatten(params))))
         return self.base.sample(params, random, (*sample_shape, *self.batch_shape))
 
     def __repr__(self) -> str:

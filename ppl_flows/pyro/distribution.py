@@ -13,6 +13,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from ppl_flows.core.base import Base
 from ppl_flows.core.batched import Batched, batched
 from ppl_flows.core.bijection import Bijection, Params
+from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params
 from ppl_flows.core.support import is_real
 from ppl_flows.hosting import in_training, on_the_path
@@ -222,5 +223,5 @@ def _standard_normal(transform: FlowTransform) -> dist.Distribution:
     if not is_real(domain):
         raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
-    like = torch.zeros(()) if like is None else like.detach()
+    like = torch.zeros(()) if like is None else wide(like.detach())
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))
