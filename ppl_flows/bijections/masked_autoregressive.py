@@ -11,6 +11,8 @@ from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine
 
+METHODS = ("auto", "sweep", "jacobi")
+
 
 @dataclass(frozen=True)
 class MaskedAutoregressive(Bijection):
@@ -46,8 +48,13 @@ class MaskedAutoregressive(Bijection):
     activation: str = "silu"
     residual: bool = False
     context_dim: int = 0
+    method: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(
+                f"MaskedAutoregressive: unknown method {self.method!r}; choose one of {', '.join(METHODS)}."
+            )
         if self.dim < 1:
             raise ValueError(f"MaskedAutoregressive: dim must be at least 1, got {self.dim}.")
         check_transformer("MaskedAutoregressive", self.transformer)
@@ -80,7 +87,7 @@ class MaskedAutoregressive(Bijection):
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         xp = namespace(y)
         if not self.flip:
-            return xp.autoregressive_inverse(self._network, self.transformer, params, y, context)
+            return xp.autoregressive_inverse(self._network, self.transformer, self.method, params, y, context)
         network, params = self._network.unflipped(params)
-        x, log_det = xp.autoregressive_inverse(network, self.transformer, params, xp.flip(y, axis=-1), context)
+        x, log_det = xp.autoregressive_inverse(network, self.transformer, self.method, params, xp.flip(y, axis=-1), context)
         return xp.flip(x, axis=-1), log_det
