@@ -141,9 +141,7 @@ def _substitute(order, rules, weights, biases, bends, data):
             rows(w, first[i + 1], width[i + 1]) @ units[i] + rows(b, first[i + 1], width[i + 1])
             for i, (w, b) in enumerate(zip(weights, biases, strict=True))
         ]
-        near = [
-            lax.dynamic_slice(w, (first[i + 1], first[i]), (width[i + 1], width[i])) for i, w in enumerate(weights)
-        ]
+        near = [lax.dynamic_slice(w, (first[i + 1], first[i]), (width[i + 1], width[i])) for i, w in enumerate(weights)]
 
         def solve_step(own, now):
             start, data = now
@@ -166,8 +164,8 @@ def _substitute(order, rules, weights, biases, bends, data):
         own = [jnp.zeros((w, n), dtype) for w in width[:-1]]
         own, results = lax.scan(solve_step, own, (steps_at, data))
         for i, a in enumerate(own):
-            a = jnp.where((jnp.arange(width[i]) < last[i] - first[i])[:, None], a, 0)
-            units[i] = lax.dynamic_update_slice_in_dim(units[i], a, first[i], 0)
+            finished = jnp.where((jnp.arange(width[i]) < last[i] - first[i])[:, None], a, 0)
+            units[i] = lax.dynamic_update_slice_in_dim(units[i], finished, first[i], 0)
         return units, results
 
     dtype = data[0].dtype

@@ -129,14 +129,13 @@ def _system(network, arrays):
 
 def _whole_pass(network, u, arrays):
     """The solution u of a linear system once more, as a function of the system."""
-    _, *system = _system(network, arrays)
-    rows = _to_rows(u, u.ndim - 1)
-    data = system[-1]
-    reverse = len(data) == 4
+    _, rules, weights, biases, bends, data = _system(network, arrays)
+    rows, reverse = _to_rows(u, u.ndim - 1), len(data) == 4
     if reverse:
-        rows = _flipped(rows, 1)
-        rows = (data[3] - rows[:, None] * data[2]).reshape(-1, rows.shape[-1])
-    return _from_rows(sweep.whole_pass(*system, rows)[1], reverse).reshape(u.shape)
+        _, _, by_theta, push = data
+        rows = (push - _flipped(rows, 1)[:, None] * by_theta).reshape(-1, rows.shape[-1])
+    again = sweep.whole_pass(rules, weights, biases, bends, data, rows)[1]
+    return _from_rows(again, reverse).reshape(u.shape)
 
 
 def _to_rows(a, batch):
@@ -165,7 +164,7 @@ def _solve(method, *system):
     dim, n = system[-1][0].shape[0], system[-1][0].shape[-1]
     # inference mode makes each of the many small operations cheaper; but nothing made in it can be saved for a gradient
     with torch.inference_mode():
-        if method == "jacobi" or (method == "auto" and n <= 64 and dim >= 32):
+        if method == "jacobi" or (method == "auto" and dim >= 32 and 4 * n <= dim):
             inputs, results = sweep.iterate(*system)
         else:
             inputs, results = sweep.substitute(EAGER, *system)
@@ -185,7 +184,9 @@ def _vjp(f, *primals):
         out = f(*leaves)
 
     def pull(cotangents):
-        return torch.autograd.grad(out, leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(
+            out, leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
 
     return (tuple(a.detach() for a in out) if isinstance(out, tuple) else out.detach()), pull
 

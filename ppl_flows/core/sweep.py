@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ppl_flows.core.bijection import Array
@@ -120,7 +119,7 @@ def whole_pass(
 
     After k passes the inputs of the first k steps are right. Arguments as of ``substitute``.
     """
-    a, earlier = inputs, []
+    a, earlier = inputs, list[Array]()
     for i, bend in enumerate(bends or [None] * (len(weights) - 1)):
         a = rules.unit(i, weights[i] @ a + biases[i], earlier, bend)
     theta = weights[-1] @ a + biases[-1]
@@ -151,14 +150,13 @@ def iterate(
     def body(state: tuple) -> tuple:
         inputs, _, _ = state
         # a wild trial of a later step must not reach the earlier ones, as zero times infinity
-        trial = xp.where(xp.isfinite(inputs), inputs, xp.zeros_like(inputs))
+        trial = xp.where(xp.isfinite(inputs), inputs, 0.0)
         after, results = whole_pass(rules, weights, biases, bends, data, trial)
         return after, results, xp.abs(after - inputs) > precision * (1 + xp.abs(after))
 
-    start = xp.zeros_like(xp.broadcast_to(y[:1], (order[0][-1], y.shape[-1])))
-    inputs, results, _ = xp.while_loop(
-        lambda state: xp.any(state[2]), body, (start, xp.zeros_like(y), start == start), len(y)  # noqa: PLR0124
-    )
+    start = xp.broadcast_to(xp.zeros_like(y[:1]), (order[0][-1], y.shape[-1]))
+    state = (start, xp.zeros_like(y), start < 1)
+    inputs, results, _ = xp.while_loop(lambda state: xp.any(state[2]), body, state, len(y))
     return inputs, results
 
 
