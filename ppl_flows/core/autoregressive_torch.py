@@ -49,19 +49,15 @@ class _Inverse(Function):
         def one_pass(*layers):
             biases, weights = _halves(layers)
             seen, theta = network.trace(weights, biases, x)
-            return *transformer.forward(theta, x), theta, *seen
+            return transformer.forward(theta, x), (theta, *seen)
 
-        (_, slopes, theta, *seen), pull_layers = _vjp(one_pass, *layers)
-        ones, zeros = torch.ones_like(x), torch.zeros_like(x)
-        _, pull = _vjp(transformer.forward, theta, x)
-        (y_theta, y_x), (l_theta, l_x) = pull((ones, zeros)), pull((zeros, ones))
+        pull_layers, (theta, *seen) = _vjp(one_pass, *layers, has_aux=True)
+        pull, zeros, l = _vjp(transformer.forward, theta, x), torch.zeros_like(x), l[..., None].expand(x.shape)
+        (y_theta, y_x), (l_theta, l_x) = pull((torch.ones_like(x), zeros)), pull((zeros, l))
         acts = network.activations(namespace(x))
-        bends = [_vjp(act, a)[1](torch.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
-        l = l[..., None]
-        data = (g - l * l_x, y_x, y_theta, -l[..., None] * l_theta)
-        v = _Linear.apply(network, method, *data, *bends, *_halves(layers)[1])
-        unused = (torch.zeros_like(a) for a in (theta, *seen))
-        return None, None, None, v, *pull_layers((-v, -l.expand(slopes.shape), *unused))
+        bends = [_vjp(act, a)(torch.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
+        v = _Linear.apply(network, method, g - l_x, y_x, y_theta, -l_theta, *bends, *_halves(layers)[1])
+        return None, None, None, v, *pull_layers((-v, -l))
 
     @staticmethod
     def vmap(info, in_dims, network, transformer, method, *arrays):
@@ -97,7 +93,7 @@ class _Linear(Function):
         def whole_pass(*arrays):
             return _whole_pass(network, u, arrays)
 
-        return None, None, *_vjp(whole_pass, *arrays)[1](slope * transposed)
+        return None, None, *_vjp(whole_pass, *arrays)(slope * transposed)
 
     @staticmethod
     def vmap(info, in_dims, network, method, *arrays):
@@ -175,20 +171,21 @@ def _halves(layers):
     return layers[: len(layers) // 2], layers[len(layers) // 2 :]
 
 
-def _vjp(f, *primals):
-    """As ``torch.func.vjp``, but at the cost of plain autograd where the result need not be differentiable."""
+def _vjp(f, *primals, has_aux=False):
+    """The last result of ``torch.func.vjp``, but at the cost of plain autograd where it need not be differentiable."""
     if torch.is_grad_enabled():
-        return torch.func.vjp(f, *primals)
+        return torch.func.vjp(f, *primals, has_aux=has_aux)[1:] if has_aux else torch.func.vjp(f, *primals)[1]
     with torch.enable_grad():
         leaves = [a.detach().requires_grad_() for a in primals]
         out = f(*leaves)
+    out, aux = out if has_aux else (out, ())
 
     def pull(cotangents):
         return torch.autograd.grad(
             out, leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
         )
 
-    return (tuple(a.detach() for a in out) if isinstance(out, tuple) else out.detach()), pull
+    return (pull, tuple(a.detach() for a in aux)) if has_aux else pull
 
 
 def _vmap(function, info, in_dims, static, arrays, rows, axes=0):

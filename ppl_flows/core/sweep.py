@@ -161,7 +161,7 @@ def iterate(
 
 
 class Eager(NamedTuple):
-    """What NumPy and torch do differently: views ``[a[o[t]:o[t + 1]] for t]``, and ``a += w @ u`` in place."""
+    """What NumPy and torch do differently: ``[a[o[t]:o[t + 1]] for t]``, ``a += w @ u`` and ``a[...] = b``."""
 
     views: Callable
     add_product: Callable
@@ -182,8 +182,9 @@ def substitute(
     Args:
         order: ``order(network)`` or ``reverse_order(network)``.
         weights: masked, ``(out, in)`` each.
-        biases: ``(out, n or 1)`` each, or none.
-        bends: for the rules, ``(features, n)`` of each hidden layer, or none.
+        biases: ``(out, n or 1)`` each.
+        bends: for the rules of a linear system, ``(features, n)``: the derivative of ``network.activations`` at each
+            unit; else none.
         data: for the rules, ``(dim, ..., n)`` each.
     """
     views, add_product, store = library
