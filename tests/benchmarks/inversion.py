@@ -147,7 +147,7 @@ def whole_flows(dim: int) -> dict[str, float]:
         "Pyro": (eager(lambda: pyro_flow(points)), eager(lambda: pyro_flow.inv(points.clone()))),
         "ppl_flows, JAX": (jitted(ours.inverse, in_jax, array), jitted(ours.forward, in_jax, array)),
         "FlowJAX": (
-            jitted(flowjax_flow.log_prob, array),
+            jitted(lambda x: flowjax_flow.log_prob(x), array),  # noqa: PLW0108  its method has no hash
             jitted(lambda key: flowjax_flow.sample(key, (POINTS,)), jax.random.key(1)),
         ),
         "NumPyro": (jitted(numpyro_score, array), jitted(numpyro_sample, array)),
