@@ -1,4 +1,4 @@
-"""The incremental inverse does the arithmetic of about one pass of the network, forwards and backwards."""
+"""The inverse of a masked network does the arithmetic of about one pass, by every method, and so do its derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -7,37 +7,71 @@ import pytest
 import torch
 from cases import JAX, NUMPY, TORCH
 from jax.extend import core as jax_core
-from torch.utils.flop_counter import FlopCounterMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ppl_flows as pf
+from ppl_flows.core import sweep
 from ppl_flows.core.networks import MaskedMLP
 
-DIM, ROWS = 64, 100
-X = np.random.default_rng(1).standard_normal((ROWS, DIM))
+DIM, ROWS, CONTEXT = 64, 100, 2
+RNG = np.random.default_rng(1)
+X, C = RNG.standard_normal((ROWS, DIM)), RNG.standard_normal((ROWS, CONTEXT))
+METHODS = pytest.mark.parametrize("method", ["sweep", "jacobi"])
+KINDS = {
+    "plain": {},
+    "residual": {"residual": True},
+    "context-flip": {"context_dim": CONTEXT, "flip": True},
+    "spline": {"transformer": pf.RationalQuadratic(bins=4)},
+    "numerical": {"transformer": pf.DeepSigmoidal(units=3)},
+}
+each = pytest.mark.parametrize("kind", KINDS)
 
 
-each = pytest.mark.parametrize(
-    "layer",
-    [pf.MaskedAutoregressive(DIM, hidden=(128, 128)), pf.MaskedAutoregressive(DIM, hidden=(128, 128), residual=True)],
-    ids=["plain", "residual"],
-)
+def layer_of(kind: str, dim: int = DIM, **fields) -> pf.MaskedAutoregressive:
+    return pf.MaskedAutoregressive(dim, **{"hidden": (128, 128), **KINDS[kind], **fields})
 
 
 def initial(layer: pf.Bijection) -> dict[str, np.ndarray]:
     return layer.init(np.random.default_rng(0))
 
 
+def perturbed(layer: pf.Bijection) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {k: a + 0.5 * rng.standard_normal(a.shape) / len(a) ** 0.5 for k, a in layer.init(rng).items()}
+
+
+def inputs(layer: pf.Bijection, library, x=X) -> tuple:
+    return library.array(x), library.array(C[: len(x)]) if layer.context_dim else None
+
+
+class Products(TorchDispatchMode):
+    """Multiplications and additions in matrix products."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "addmm_", "bmm", "mv", "addmv"):
+            self.flops += 2 * out.numel() * args[1 if name.startswith("add") else 0].shape[-1]
+        return out
+
+
 def torch_flops(f, *args) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with Products() as counter:
         f(*args)
-    return counter.get_total_flops()
+    return counter.flops
 
 
 def jax_flops(jaxpr: jax_core.Jaxpr) -> int:
-    """Multiplications in matrix products, loops counted as often as they run."""
+    """As ``Products``, loops counted as often as they run."""
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [p for p in jax.tree.leaves(eqn.params) if isinstance(p, jax_core.Jaxpr | jax_core.ClosedJaxpr)]
+        params = eqn.params
+        if eqn.primitive.name == "custom_linear_solve":
+            params = {"solve": params["jaxprs"].solve}  # what runs of it
+        inner = [p for p in jax.tree.leaves(params) if isinstance(p, jax_core.Jaxpr | jax_core.ClosedJaxpr)]
         inner = [getattr(p, "jaxpr", p) for p in inner]
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         total += times * sum(jax_flops(p) for p in inner)
@@ -49,50 +83,144 @@ def jax_flops(jaxpr: jax_core.Jaxpr) -> int:
 
 
 @each
-def test_inverting_in_torch_takes_about_one_pass_of_arithmetic(layer):
-    params, x = TORCH.params(initial(layer)), torch.tensor(X)
-    one_pass = torch_flops(layer.forward, params, x)
-    assert torch_flops(layer.inverse, params, x) <= 1.2 * one_pass
+def test_inverting_in_torch_takes_at_most_one_pass_of_arithmetic(kind):
+    layer = layer_of(kind)
+    params, args = TORCH.params(initial(layer)), inputs(layer, TORCH)
+    one_pass = torch_flops(layer.forward, params, *args)
+    assert 0.4 * one_pass < torch_flops(layer.inverse, params, *args) <= 1.1 * one_pass
 
 
 @each
-def test_the_gradient_of_the_inverse_in_torch_takes_a_few_passes(layer):
+def test_the_gradient_of_the_inverse_in_torch_takes_a_few_passes(kind):
+    layer = layer_of(kind)
     params = {k: torch.tensor(a, requires_grad=True) for k, a in initial(layer).items()}
+    x, context = inputs(layer, TORCH)
 
     def with_gradient(run):
-        y, log_det = run(params, torch.tensor(X, requires_grad=True))
+        y, log_det = run(params, x.requires_grad_(), context)
         (y.sum() + log_det.sum()).backward()
 
-    assert torch_flops(with_gradient, layer.inverse) <= 2 * torch_flops(with_gradient, layer.forward)
+    assert torch_flops(with_gradient, layer.inverse) <= 1.8 * torch_flops(with_gradient, layer.forward)
 
 
-@each
-def test_inverting_in_jax_takes_a_few_passes_of_arithmetic(layer):
-    """The blocks of a scan are padded to one size, so it is a few passes rather than one; the plain loop takes 64."""
-    params, x = JAX.params(initial(layer)), jnp.asarray(X)
-    one_pass = jax_flops(jax.make_jaxpr(layer.forward)(params, x).jaxpr)
-    # the pass that only a gradient needs is removed by XLA; here it counts
-    assert jax_flops(jax.make_jaxpr(layer.inverse)(params, x).jaxpr) <= 3.5 * one_pass
+@pytest.mark.parametrize(
+    ("kind", "dim"),
+    [*((kind, DIM) for kind in KINDS), ("residual", 100)],  # 100: neither blocks nor degrees of one size
+)
+def test_inverting_in_jax_takes_at_most_two_passes_of_arithmetic(kind, dim):
+    layer = layer_of(kind, dim)
+    params, (x, context) = JAX.params(initial(layer)), inputs(layer, JAX, RNG.standard_normal((ROWS, dim)))
 
-    def loss(run, params, x):
-        y, log_det = run(params, x)
-        return jnp.sum(y) + jnp.sum(log_det)
+    def flops(f):
+        return jax_flops(jax.make_jaxpr(f)(params, x).jaxpr)
 
     def gradient(run):
-        return jax_flops(jax.make_jaxpr(jax.grad(lambda p, x: loss(run, p, x), (0, 1)))(params, x).jaxpr)
+        return jax.grad(lambda p, x: sum(jnp.sum(a) for a in run(p, x, context)), (0, 1))
 
-    assert gradient(layer.inverse) <= 4 * gradient(layer.forward)
+    one_pass = flops(lambda p, x: layer.forward(p, x, context))
+    assert 0.4 * one_pass < flops(lambda p, x: layer.inverse(p, x, context)) <= 2 * one_pass
+    assert flops(gradient(layer.inverse)) <= 2.5 * flops(gradient(layer.forward))
 
 
 @each
-@pytest.mark.parametrize("library", [TORCH, JAX], ids=lambda lib: lib.name)
-def test_the_network_runs_not_once_per_dimension(layer, library, monkeypatch):
-    """The dense network is passed at most once, for the gradient; the plain loop passes it dim times."""
+def test_the_dense_network_is_not_passed_to_invert(kind, monkeypatch):
+    """The plain loop passes it dim times."""
+    layer = layer_of(kind)
     passes = []
     trace = MaskedMLP.trace
     monkeypatch.setattr(MaskedMLP, "trace", lambda *args: passes.append(1) or trace(*args))
-    layer.inverse(library.params(initial(layer)), library.array(X))
-    assert len(passes) <= 1
+    layer.inverse(TORCH.params(initial(layer)), *inputs(layer, TORCH))
+    jax.make_jaxpr(layer.inverse)(JAX.params(initial(layer)), *inputs(layer, JAX))
+    assert not passes
+
+
+def counted_passes(monkeypatch) -> list[int]:
+    passes = []
+    whole_pass = sweep.whole_pass
+    monkeypatch.setattr(sweep, "whole_pass", lambda *args: passes.append(1) or whole_pass(*args))
+    return passes
+
+
+@each
+def test_jacobi_iteration_takes_few_passes_and_never_more_than_there_are_coordinates(kind, monkeypatch):
+    layer, passes = layer_of(kind, method="jacobi"), counted_passes(monkeypatch)
+    x = X[:1].astype("float32")
+    for arrays, most in ((initial(layer), 15), (perturbed(layer), DIM)):
+        params = {k: torch.tensor(a, dtype=torch.float32) for k, a in arrays.items()}
+        y, context = inputs(layer, TORCH, x)
+        layer.inverse(params, y, None if context is None else context.to(torch.float32))
+        assert 2 <= len(passes) <= most
+        passes.clear()
+
+
+def test_auto_iterates_for_few_rows_in_torch_and_sweeps_otherwise(monkeypatch):
+    passes = counted_passes(monkeypatch)
+    layer = layer_of("plain")
+    params = TORCH.params(initial(layer))
+    for rows, iterates in ((1, True), (DIM // 4, True), (DIM // 4 + 1, False)):
+        layer.inverse(params, torch.tensor(X[:rows]))
+        assert bool(passes) is iterates, rows
+        passes.clear()
+    short = layer_of("plain", dim=31)
+    short.inverse(TORCH.params(initial(short)), torch.tensor(X[:1, :31]))
+    layer.inverse(initial(layer), X[:1])
+    jax.make_jaxpr(layer.inverse)(JAX.params(initial(layer)), X[:1])
+    assert not passes
+
+
+def test_a_captured_graph_holds_for_other_data_whatever_the_method():
+    layer = layer_of("plain", dim=5, method="jacobi", hidden=(6,))
+    params = TORCH.params(perturbed(layer))
+
+    def gradient(y):
+        y = y.detach().requires_grad_()
+        x, log_det = layer.inverse(params, y)
+        return torch.autograd.grad((x**2).sum() + log_det.sum(), y)[0]
+
+    graph = make_fx(gradient)(torch.zeros(2, 5, dtype=torch.float64))
+    y = torch.tensor(X[:2, :5])
+    np.testing.assert_allclose(graph(y), gradient(y), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "dim"),  # 3 is one block, 37 are three of which the last is not full
+    [*((kind, "sweep", 37) for kind in KINDS), ("context-flip", "sweep", 3), ("context-flip", "jacobi", 37)],
+)
+def test_every_method_undoes_the_forward_map(kind, method, dim):
+    layer = layer_of(kind, dim, method=method, hidden=(40, 40))
+    params, x = perturbed(layer), X[:6, :dim]
+    y, log_det = layer.forward(params, *inputs(layer, NUMPY, x))
+    for library in (NUMPY, TORCH, JAX):
+        p, (y_, context) = library.params(params), inputs(layer, library, y)
+        back, back_log_det = library.run(lambda y, p=p, c=context: layer.inverse(p, y, c), y_)
+        np.testing.assert_allclose(back, x, rtol=0, atol=1e-11)  # a hundredfold of rounding, by the steepest slopes
+        np.testing.assert_allclose(back_log_det, -log_det, rtol=0, atol=1e-11)
+
+
+@METHODS
+def test_a_row_that_is_not_a_number_leaves_the_others_right(method):
+    layer = layer_of("plain", dim=5, method=method, hidden=(6,))
+    params, y = TORCH.params(perturbed(layer)), torch.tensor(X[:3, :5])
+    expected = layer.inverse(params, y)
+    y[1, 2] = float("nan")
+    x, log_det = layer.inverse(params, y)
+    assert torch.isnan(x[1, 2])
+    np.testing.assert_allclose(x[[0, 2]], expected[0][[0, 2]], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(log_det[[0, 2]], expected[1][[0, 2]], rtol=0, atol=1e-12)
+
+
+def test_rows_mapped_by_torch_func_may_be_batches_that_share_weights_and_broadcast_a_context():
+    layer = layer_of("context-flip", dim=5, hidden=(6,))
+    params, y, c = TORCH.params(perturbed(layer)), torch.tensor(X[:12, :5]).reshape(4, 3, 5), torch.tensor(C[:4])
+    mapped = torch.func.vmap(layer.inverse, (None, 0, 0))(params, y, c)
+    for i in range(4):
+        for found, expected in zip(mapped, layer.inverse(params, y[i], c[i]), strict=True):
+            np.testing.assert_allclose(found[i], expected, rtol=0, atol=1e-12)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="auto, sweep, jacobi"):
+        pf.MaskedAutoregressive(3, method="newton")
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -108,41 +236,6 @@ def test_a_coordinate_depends_on_all_before_it_and_on_none_after(context_dim, re
     if context_dim:
         first = jax.jacrev(lambda c: layer.forward(params, jnp.asarray(X[0, :5]), c)[0])(context)
         assert np.all(np.abs(first) > 1e-8), "every coordinate, the first too, sees the context"
-
-
-def slow_inverse(layer, params, y, context):
-    """Coordinate by coordinate, one pass of the network each, for plain autodiff."""
-    xs, slopes = [], []
-    for t in range(layer.dim):
-        x = torch.stack([*xs, *(torch.zeros_like(y[:, 0]) for _ in range(t, layer.dim))], -1)
-        theta = layer._network(params, x, context)
-        x_t, slope = layer.transformer.inverse(theta[:, t : t + 1], y[:, t : t + 1])
-        xs.append(x_t[:, 0])
-        slopes.append(slope[:, 0])
-    return torch.stack(xs, -1), sum(slopes)
-
-
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_gradient_of_the_inverse_is_autodiff_through_the_plain_loop(residual):
-    layer = pf.MaskedAutoregressive(4, hidden=(6, 6, 6), residual=residual, context_dim=2)
-    rng = np.random.default_rng(0)
-    params = {k: a + 0.3 * rng.standard_normal(a.shape) for k, a in layer.init(rng).items()}
-    y, c, weights = (rng.standard_normal(shape) for shape in ((5, 4), (5, 2), (5, 4)))
-
-    def loss(run, params, y, c, weights):
-        x, log_det = run(params, y, c)
-        return (x * weights).sum() + (log_det**2).sum()
-
-    def in_torch(run):
-        arrays = jax.tree.map(lambda a: torch.tensor(a, requires_grad=True), (params, y, c))
-        return torch.autograd.grad(loss(run, *arrays, torch.tensor(weights)), jax.tree.leaves(arrays))
-
-    in_jax = jax.jit(jax.grad(lambda *a: loss(layer.inverse, *a, weights), (0, 1, 2)))
-    expected = in_torch(lambda *a: slow_inverse(layer, *a))
-    assert all(g.abs().max() > 1e-3 for g in expected)
-    for gradient in (in_torch(layer.inverse), jax.tree.leaves(in_jax(*jax.tree.map(jnp.asarray, (params, y, c))))):
-        for g, e in zip(gradient, expected, strict=True):
-            np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("hidden", [(), (3,), (9, 9)])  # fewer units than degrees, and more

@@ -163,11 +163,10 @@ class MaskedMLP(HiddenLayers):
         return params
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
-        return self.trace(params, x, context)[1]
+        return self.trace(*self.layers(params, x, context), x)[1]
 
-    def trace(self, params: Params, x: Array, context: Array | None) -> tuple[list[Array], Array]:
-        """What ``activations`` take, and the output."""
-        weights, biases = self.layers(params, x, context)
+    def trace(self, weights: list[Array], biases: list[Array], x: Array) -> tuple[list[Array], Array]:
+        """What ``activations`` take, and the output, for the arrays of ``layers``."""
         layers = zip(weights[1:], biases[1:], strict=True)
         *seen, a = self.propagate(x @ weights[0] + biases[0], layers)
         return seen, a.reshape(*a.shape[:-1], self.dim, self.outputs)

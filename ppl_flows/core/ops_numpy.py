@@ -1,5 +1,7 @@
 """NumPy namespace: the reference, in which every formula can be tested without a framework."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy import *  # the namespace *is* the array API
 from scipy import special
@@ -57,9 +59,26 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-def autoregressive_inverse(network, transformer, params, y, context):
+def autoregressive_inverse(network, transformer, method, params, y, context):
     weights, biases = network.layers(params, y, context)
-    return sweep.forward(network, transformer, weights, biases, y)
+    rows = [np.broadcast_to(a, (*y.shape[:-1], a.shape[-1])) if a.ndim > 1 else a[None] for a in biases]
+    system = (
+        sweep.order(network),
+        sweep.inversion(network, transformer, y),
+        [w.T for w in weights],
+        [a.reshape(-1, a.shape[-1]).T for a in rows],
+        (),
+        (y.reshape(-1, y.shape[-1]).T,),
+    )
+    x, slopes = sweep.iterate(*system) if method == "jacobi" else sweep.substitute(_EAGER, *system)
+    return x.T.reshape(y.shape), np.sum(slopes, axis=0).reshape(y.shape[:-1])
+
+
+def _add_product(a, w, u):
+    a += w @ u
+
+
+_EAGER = sweep.Eager(lambda a, order: [a[i:j] for i, j in pairwise(order)], _add_product, np.copyto)
 
 
 def solve_triangular(a, b, *, lower):
