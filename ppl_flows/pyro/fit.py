@@ -36,6 +36,7 @@ from ppl_flows.hosting import (
     some_rows,
 )
 from ppl_flows.pyro.base import AnyBase, BaseDistribution
+from ppl_flows.pyro.compiled import COMPILE
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.elbo import estimator_of
@@ -58,6 +59,7 @@ def fit(
     tolerance: float | None = 5e-4,
     draws: int | None = None,
     vectorize_particles: bool = True,
+    compile: bool | str = False,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -99,15 +101,17 @@ def fit(
     """
     steps, num_particles = budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
+    if compile not in COMPILE:
+        raise ValueError(f"compile must be one of {', '.join(map(repr, COMPILE))}, got {compile!r}.")
     all_rows = getattr(guide, "all_rows", nullcontext)
     model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
-    def tempered(weight: float) -> Any:
+    def tempered(weight: Any) -> Any:
         with poutine.scale(scale=weight):
             return model()
 
-    def on_path(weight: float) -> Any:
+    def on_path(weight: Any) -> Any:
         with path_gradients(ESTIMATORS[estimator]):
             return guide()
 
@@ -124,6 +128,7 @@ def fit(
             anneal=anneal,
             tolerance=tolerance,
             progress=progress,
+            compile=compile,
         )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
