@@ -7,6 +7,8 @@ from typing import Any
 
 import pyro
 import torch
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -20,21 +22,30 @@ class CaptureError(RuntimeError):
 def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
     """The graph ``(*lifted, *inputs) -> (*f(*inputs), *lifted)``, the lifted tensors as f leaves them.
 
-    f is run once, without Pyro's checks, and reads the lifted tensors by reference. Its random numbers are part of the
-    graph: each replay draws new ones from torch's generator, which is left as it was. Everything else that f reads is
+    f is run once, without Pyro's checks, and reads the lifted tensors by reference; they and torch's generator are left
+    as they were. Its random numbers are part of the graph: each replay draws new ones. Everything else that f reads is
     kept as it is now.
 
     Raises:
         CaptureError: a Python branch on a tensor, a shape that depends on values, or a tensor that f changes in place
             and that is not among the lifted.
     """
-    with pyro.validation_enabled(False), torch.random.fork_rng():
-        try:
+    before = [tensor.detach().clone() for tensor in lifted]
+    try:
+        # one fake mode for all values: left to itself make_fx makes one for each, which is two fifths of its time
+        context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+        with pyro.validation_enabled(False), torch.random.fork_rng(), tracing(context):
             module = make_fx(f)(*inputs)
-        except RuntimeError as error:
-            if "_local_scalar_dense" in str(error):
-                raise CaptureError("Python code reads the value of a tensor (`if`, `.item()`, a loop over it)") from error
+    except RuntimeError as error:
+        if "_local_scalar_dense" not in str(error):
             raise
+        raise CaptureError(
+            "Python code reads the value of a tensor: an `if`, `.item()`, or a loop until something has converged, as "
+            "in the inverses that have no closed form"
+        ) from error
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_([tensor.detach() for tensor in lifted], before)
     _lift(module, lifted)
     module.recompile()
     return module
@@ -92,9 +103,7 @@ def _check(node: Node) -> None:
     op = node.target
     if op._schema.is_mutable and _root(node.args[0]).op in ("get_attr", "placeholder"):
         raise CaptureError(f"{op} changes a tensor in place that outlives the step (a buffer, data or a counter)")
-    boolean = op is aten.index.Tensor and any(
-        i is not None and i.meta["val"].dtype == torch.bool for i in node.args[1]
-    )
+    boolean = op is aten.index.Tensor and any(i is not None and i.meta["val"].dtype == torch.bool for i in node.args[1])
     if boolean or (torch.Tag.dynamic_output_shape in op.tags and op is not aten.index.Tensor):
         raise CaptureError(f"the shape of {op} depends on values: use torch.where in place of a boolean index")
 

@@ -81,25 +81,26 @@ class Replay:
             CompileError: a step is no longer the eager one. Parameters and random numbers are then those of the last
                 step at which it was, ``error.lost`` steps ago.
         """
-        rows = torch.tensor(plan, device=self._now[0].device).unbind()
-        losses = []
-        try:
-            if self._since >= CHECK_STEPS:
-                self._check(rows[0])
-                self._since, self._good = 0, (self._now, torch.get_rng_state())
-            with torch.no_grad(), _explained("a compiled step"):
-                for row in rows:
-                    loss, *self._now = self._step(*self._now, row)
-                    losses.append(loss)
-        except CompileError as error:
-            error.lost = self._since
-            self._now, random = self._good
-            torch.set_rng_state(random)
-            self._hand_over()
-            raise
-        self.sync()
-        self._since += len(losses)
-        yield from torch.stack(losses).tolist()
+        for first in range(0, len(plan), CHECK_STEPS):
+            rows = torch.tensor(plan[first : first + CHECK_STEPS], device=self._now[0].device).unbind()
+            losses = []
+            try:
+                if self._since >= CHECK_STEPS:
+                    self._check(rows[0])
+                    self._since, self._good = 0, (self._now, torch.get_rng_state())
+                with torch.no_grad(), _explained("a compiled step"):
+                    for row in rows:
+                        loss, *self._now = self._step(*self._now, row)
+                        losses.append(loss)
+            except CompileError as error:
+                error.lost = self._since
+                self._now, random = self._good
+                torch.set_rng_state(random)
+                self._hand_over()
+                raise
+            self.sync()
+            self._since += len(losses)
+            yield from torch.stack(losses).tolist()
 
     @property
     def skipped(self) -> int:
@@ -179,7 +180,7 @@ class Replay:
             )
 
 
-def replayed(eager: Eager, compile: str, steps: int, *, annealed: bool) -> Eager | Replay:
+def replayed(eager: Eager, compile: bool | str, steps: int, *, annealed: bool) -> Eager | Replay:
     """What takes so many more steps: ``compile`` as in ``fit``, but not False.
 
     Raises:
@@ -187,7 +188,7 @@ def replayed(eager: Eager, compile: str, steps: int, *, annealed: bool) -> Eager
     """
     if compile == "auto" and steps < JIT_STEPS:
         return eager
-    backends = [compile] if compile in ("jit", "inductor") else ["jit"]
+    backends = ["inductor"] if compile == "inductor" else ["jit"]
     if compile in ("auto", "strict") and steps > INDUCTOR_STEPS and has_compiler():
         backends = ["inductor", "jit"]
     step = captured(eager, annealed=annealed)
@@ -243,7 +244,9 @@ def _negative_elbo(eager: Eager, weight: torch.Tensor | float) -> torch.Tensor:
         for name, site in guide.nodes.items():
             if site["type"] == "sample":
                 if not is_identically_zero(site["score_parts"].score_function):
-                    raise CaptureError(f"site {name!r} has no reparameterised draws, so its gradient is a score function")
+                    raise CaptureError(
+                        f"site {name!r} has no reparameterised draws, so its gradient is a score function"
+                    )
                 loss = loss + site["log_prob_sum"]
         loss = loss - sum(site["log_prob_sum"] for site in model.nodes.values() if site["type"] == "sample")
     return loss / elbo.num_particles

@@ -45,12 +45,14 @@ def train(
     size = max(1, steps // BLOCKS)
     eager = Eager(elbo, model, guide, clip)
     loop: Eager | Replay = eager
+    to_compile = bool(compile)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         try:
             while done < steps:
                 end = min(steps, (done // size + 1) * size) if done else 1  # the first step makes the parameters
                 try:
-                    if done == 1 and compile:
+                    if done and to_compile:
+                        to_compile = False
                         loop = replayed(eager, compile, steps - done, annealed=anneal < 1)
                     for loss in loop.run(plan[done:end]):
                         losses[done] = loss

@@ -18,14 +18,14 @@ def one_core() -> None:
 
 
 def ratios(variants: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median over rounds of each variant's time over that of the first."""
+    """Median over rounds of each variant's CPU time over that of the first."""
     for run in variants.values():  # compilation and warm-up
         run()
         run()
     seconds = np.empty((rounds, len(variants)))
     for i in range(rounds):
         for j in np.roll(np.arange(len(variants)), i):
-            start = time.perf_counter()
+            start = time.process_time()
             list(variants.values())[j]()
-            seconds[i, j] = time.perf_counter() - start
+            seconds[i, j] = time.process_time() - start
     return dict(zip(variants, np.median(seconds / seconds[:, :1], axis=0), strict=True))
