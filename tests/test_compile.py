@@ -15,8 +15,10 @@ from pyro.infer.autoguide import AutoNormal
 import ppl_flows as pf
 from ppl_flows.hosting import path_gradients
 from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, compiled, fit, flow
-from ppl_flows.pyro.compiled import CompileError, captured, has_compiler
+from ppl_flows.pyro.capture import CompileError
+from ppl_flows.pyro.compiled import has_compiler
 from ppl_flows.pyro.eager import Eager
+from ppl_flows.pyro.graph_step import captured
 
 SHORT = {"steps": 30, "num_particles": 4, "draws": 10, "lr": 3e-2, "tolerance": None, "progress": False}
 Y = torch.tensor([1.0, -2.0, 0.5, 3.0])
@@ -148,7 +150,7 @@ def test_a_fit_that_is_no_longer_finite_ends_with_the_last_finite_parameters():
     warnings.simplefilter("ignore")  # the host's, of NaN; pytest forgets it after the test
     for mode in (False, "jit"):
         with pytest.raises(FitError, match="not finite since step") as error:
-            run(model, lambda: nothing, mode, num_particles=1)
+            run(model, lambda: nothing, mode, num_particles=1, steps=60)
         caught.append(error.value)
         assert pyro.param("p").item() == error.value.params["p"].item() > 0.3
     assert caught[0].step == caught[1].step > 5
@@ -211,6 +213,24 @@ def test_what_cannot_be_replayed_is_named(model, make, reason):
         run(model, make, "strict", **options)
 
 
+def test_a_replay_that_is_wrong_is_not_used_and_leaves_the_fit_as_it_was(monkeypatch):
+    right = compiled.compiled
+
+    def wrong(step, example, backend):
+        made = right(step, example, backend)
+
+        def changed(*args):
+            loss, x, m, *rest = made(*args)
+            return loss, x, 1.01 * m, *rest
+
+        return changed
+
+    monkeypatch.setattr(compiled, "compiled", wrong)
+    with pytest.warns(UserWarning, match="another result than its replay"):
+        replay = run(groups, lambda: AutoNormal(groups), "jit")
+    np.testing.assert_array_equal(replay.losses, run(groups, lambda: AutoNormal(groups), False).losses)
+
+
 def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(monkeypatch, captures):
     monkeypatch.setattr(compiled, "CHECK_STEPS", 20)
     calls = []
@@ -233,8 +253,8 @@ def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(
 
 
 def test_auto_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(monkeypatch, captures):
-    make = lambda: AutoNormal(groups)  # noqa: E731
-    run(groups, make, "auto")
+    make = lambda: AutoNormal(one_latent)  # noqa: E731
+    run(one_latent, make, "auto")
     assert not captures
     taken = []
     monkeypatch.setattr(compiled, "Replay", lambda eager, step, backend: taken.append(backend) or eager)
@@ -242,12 +262,12 @@ def test_auto_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(
         monkeypatch.setattr(compiled, "JIT_STEPS", jit)
         monkeypatch.setattr(compiled, "INDUCTOR_STEPS", inductor)
         monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-        run(groups, make, "auto")
+        run(one_latent, make, "auto")
     monkeypatch.setattr(compiled, "has_compiler", lambda: False)
-    run(groups, make, "auto")
+    run(one_latent, make, "auto")
     assert taken == ["jit", "inductor", "jit"]
     with pytest.raises(ValueError, match="compile must be one of"):
-        run(groups, make, "yes")
+        run(one_latent, make, "yes")
 
 
 def test_inductor_replays_the_eager_fit(monkeypatch):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -15,8 +16,32 @@ from torch.fx.experimental.proxy_tensor import make_fx
 aten = torch.ops.aten
 
 
-class CaptureError(RuntimeError):
-    """Why something cannot be captured."""
+class CompileError(RuntimeError):
+    """A fit is not compiled, or no longer.
+
+    Attributes:
+        reason: why.
+        lost: the number of last steps that count for nothing and are to be taken again.
+    """
+
+    def __init__(self, reason: str, lost: int = 0) -> None:
+        super().__init__(
+            f"the training step cannot be compiled: {reason}. Use compile=False, or 'auto', which then goes on in "
+            "Python."
+        )
+        self.reason, self.lost = reason, lost
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Any error of torch's own machinery is a reason, and no end of the fit."""
+    try:
+        yield
+    except CompileError:
+        raise
+    except Exception as error:
+        text = str(error).strip().partition("\n")[0]
+        raise CompileError(f"{what} failed with {type(error).__name__}: {text}") from error
 
 
 def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
@@ -27,7 +52,7 @@ def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.
     kept as it is now.
 
     Raises:
-        CaptureError: a Python branch on a tensor, a shape that depends on values, or a tensor that f changes in place
+        CompileError: a Python branch on a tensor, a shape that depends on values, or a tensor that f changes in place
             and that is not among the lifted.
     """
     before = [tensor.detach().clone() for tensor in lifted]
@@ -39,7 +64,7 @@ def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.
     except RuntimeError as error:
         if "_local_scalar_dense" not in str(error):
             raise
-        raise CaptureError(
+        raise CompileError(
             "Python code reads the value of a tensor: an `if`, `.item()`, or a loop until something has converged, as "
             "in the inverses that have no closed form"
         ) from error
@@ -91,7 +116,7 @@ def _index(tensor: Any, lifted: Sequence[torch.Tensor]) -> int | None:
         if _place(tensor) == _place(other) and tensor.numel():
             return i
         if tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0:
-            raise CaptureError("a view of a parameter was made outside of model and guide")
+            raise CompileError("a view of a parameter was made outside of model and guide")
     return None
 
 
@@ -102,10 +127,10 @@ def _place(tensor: torch.Tensor) -> tuple:
 def _check(node: Node) -> None:
     op = node.target
     if op._schema.is_mutable and _root(node.args[0]).op in ("get_attr", "placeholder"):
-        raise CaptureError(f"{op} changes a tensor in place that outlives the step (a buffer, data or a counter)")
+        raise CompileError(f"{op} changes a tensor in place that outlives the step (a buffer, data or a counter)")
     boolean = op is aten.index.Tensor and any(i is not None and i.meta["val"].dtype == torch.bool for i in node.args[1])
     if boolean or (torch.Tag.dynamic_output_shape in op.tags and op is not aten.index.Tensor):
-        raise CaptureError(f"the shape of {op} depends on values: use torch.where in place of a boolean index")
+        raise CompileError(f"the shape of {op} depends on values: use torch.where in place of a boolean index")
 
 
 def _root(node: Node) -> Node:

@@ -5,40 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.distributions.util import is_identically_zero
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_flows.pyro.capture import CaptureError, capture
+from ppl_flows.pyro.capture import CompileError, explained
 from ppl_flows.pyro.eager import BETAS, Eager
-from ppl_flows.pyro.graph_step import Step
+from ppl_flows.pyro.graph_step import Step, captured, compiled
 from ppl_flows.pyro.params import stored_state
 
 COMPILE = (False, "auto", "jit", "inductor", "strict")
 JIT_STEPS, INDUCTOR_STEPS = 500, 20_000  # from so many on a fit takes less time with than without
 CHECK_STEPS = 500  # between two comparisons with an eager step
 MOVE = 0.01  # of the parameters, for the comparisons before use
-
-
-class CompileError(RuntimeError):
-    """A fit is not compiled, or no longer.
-
-    Attributes:
-        reason: why.
-        lost: the number of last steps that count for nothing and are to be taken again.
-    """
-
-    def __init__(self, reason: str, lost: int = 0) -> None:
-        super().__init__(
-            f"the training step cannot be compiled: {reason}. Use compile=False, or 'auto', which then goes on in "
-            "Python."
-        )
-        self.reason, self.lost = reason, lost
 
 
 class Replay:
@@ -64,11 +44,11 @@ class Replay:
             for key in ("exp_avg", "exp_avg_sq")
         )
         taken = max((float(s["step"]) for s in moments if s), default=0.0)
-        counts = torch.tensor([taken, eager.skipped, eager.running], dtype=torch.float64, device=x.device)
+        counts = torch.tensor([taken, eager.skipped, eager.running], dtype=torch.float64)
         state = [a.clone() for a in stored_state().values()]
         self._now = [x, m, v, _flat([*eager.means.values()]), counts, *state]
-        row = torch.tensor([step.example_weight, 1e-3, 1.0], dtype=torch.float64, device=x.device)
-        with _explained(f"backend {backend!r}"):
+        row = torch.tensor([step.example_weight, 1e-3, 1.0], dtype=torch.float64)
+        with explained(f"backend {backend!r}"):
             self._step = compiled(step, [*self._now, row], backend)
         self._verify(row)
         self._since = 0
@@ -82,13 +62,13 @@ class Replay:
                 step at which it was, ``error.lost`` steps ago.
         """
         for first in range(0, len(plan), CHECK_STEPS):
-            rows = torch.tensor(plan[first : first + CHECK_STEPS], device=self._now[0].device).unbind()
+            rows = torch.tensor(plan[first : first + CHECK_STEPS]).unbind()
             losses = []
             try:
                 if self._since >= CHECK_STEPS:
                     self._check(rows[0])
                     self._since, self._good = 0, (self._now, torch.get_rng_state())
-                with torch.no_grad(), _explained("a compiled step"):
+                with torch.no_grad(), explained("a compiled step"):
                     for row in rows:
                         loss, *self._now = self._step(*self._now, row)
                         losses.append(loss)
@@ -135,13 +115,15 @@ class Replay:
     def _verify(self, row: torch.Tensor) -> None:
         """Compares steps from other parameters, with two seeds, before anything is trained."""
         now = self._now
-        with torch.random.fork_rng():
-            for seed in (1, 2):
-                torch.manual_seed(seed)
-                self._now = [now[0] + MOVE * torch.randn_like(now[0]), *now[1:]]
-                self._check(row)
-        self._now = now
-        self.sync()
+        try:
+            with torch.random.fork_rng():
+                for seed in (1, 2):
+                    torch.manual_seed(seed)
+                    self._now = [now[0] + MOVE * torch.randn_like(now[0]), *now[1:]]
+                    self._check(row)
+        finally:
+            self._now = now
+            self.sync()
 
     def _check(self, row: torch.Tensor) -> None:
         """Compares the step from here with the eager one: loss, gradient, state, and the random numbers it takes.
@@ -151,7 +133,7 @@ class Replay:
         """
         self.sync()
         before = torch.get_rng_state()
-        with torch.no_grad(), _explained("a compiled step"):
+        with torch.no_grad(), explained("a compiled step"):
             loss, _, m, _, _, counts, *state = self._step(*self._now, row)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
@@ -207,76 +189,5 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))
 
 
-def captured(eager: Eager, *, annealed: bool) -> Step:
-    """The training step as a graph.
-
-    Raises:
-        CompileError: it cannot be captured.
-    """
-    parameters = [*eager.names]
-    if len({(p.dtype, p.device) for p in parameters}) > 1:
-        raise CompileError("its parameters have several dtypes or devices")
-
-    def gradient(row: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        weight = row[0].to(parameters[0].dtype) if annealed else 1.0
-        with poutine.trace(param_only=True) as seen:
-            loss = _negative_elbo(eager, weight)
-        if any(site["value"].unconstrained() not in eager.names for site in seen.trace.nodes.values()):
-            raise CaptureError("a step has parameters that the first one did not have")
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-        return loss.detach(), *filled
-
-    row = torch.tensor([0.5, 1e-3, 1.0] if annealed else [1.0, 1e-3, 1.0], dtype=torch.float64).to(parameters[0].device)
-    try:
-        with _explained("the capture"):
-            graph = capture(gradient, [row], [*parameters, *stored_state().values()])
-    except CaptureError as error:
-        raise CompileError(str(error)) from error
-    return Step(graph, [p.shape for p in parameters], eager.clip, float(row[0]))
-
-
-def _negative_elbo(eager: Eager, weight: torch.Tensor | float) -> torch.Tensor:
-    """What ``Trace_ELBO`` differentiates where all draws carry gradients, as a tensor."""
-    loss: torch.Tensor | float = 0.0
-    elbo = eager.elbo
-    for model, guide in elbo._get_traces(eager.model, eager.guide, (weight,), {}):
-        for name, site in guide.nodes.items():
-            if site["type"] == "sample":
-                if not is_identically_zero(site["score_parts"].score_function):
-                    raise CaptureError(
-                        f"site {name!r} has no reparameterised draws, so its gradient is a score function"
-                    )
-                loss = loss + site["log_prob_sum"]
-        loss = loss - sum(site["log_prob_sum"] for site in model.nodes.values() if site["type"] == "sample")
-    return loss / elbo.num_particles
-
-
-def compiled(step: Step, example: Sequence[torch.Tensor], backend: str) -> Callable[..., Sequence[torch.Tensor]]:
-    """The step as a function that runs without Python: TorchScript, or C++ made by inductor."""
-    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both announce their own future
-        if backend == "jit":
-            return torch.jit.freeze(torch.jit.trace(step.eval(), tuple(example), check_trace=False))
-        graph = make_fx(step)(*example)
-        for node in graph.graph.nodes:
-            node.meta.pop("val", None)  # real tensors, where inductor wants its own
-        # fallback_random: numbers of torch's generator, so that the fit is the eager one
-        options = {"cpp_wrapper": True, "fallback_random": True, "compile_threads": 1}
-        return torch._inductor.compile(graph, list(example), options=options)
-
-
 def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([t.detach().reshape(-1) for t in tensors])
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Any error of torch's own machinery is a reason, and no end of the fit."""
-    try:
-        yield
-    except (CaptureError, CompileError):
-        raise
-    except Exception as error:
-        text = str(error).strip().partition("\n")[0]
-        raise CompileError(f"{what} failed with {type(error).__name__}: {text}") from error

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_flows.fit_result import MAX_SKIPPED
-from ppl_flows.pyro.eager import BETAS, EPS
+from ppl_flows.pyro.capture import CompileError, capture, explained
+from ppl_flows.pyro.eager import BETAS, EPS, Eager
+from ppl_flows.pyro.params import stored_state
 
 
 class Step(torch.nn.Module):
@@ -58,3 +64,61 @@ class Step(torch.nn.Module):
         counts = torch.stack([taken, skipped + ~ok, torch.where(ok, 0.0, running + 1)])
         state = [torch.where(ok, new, old) for new, old in zip(out[2 * n :], state, strict=True)]
         return loss, x, m, v, torch.lerp(mean, x, share.to(mean.dtype)), counts, *state
+
+
+def captured(eager: Eager, *, annealed: bool) -> Step:
+    """The training step as a graph.
+
+    Raises:
+        CompileError: it cannot be captured.
+    """
+    parameters = [*eager.names]
+    if len({(p.dtype, p.device) for p in parameters}) > 1:
+        raise CompileError("its parameters have several dtypes or devices")
+    if parameters[0].device.type != "cpu":
+        raise CompileError(f"its parameters are on {parameters[0].device}, and replays are for the CPU")
+
+    def gradient(row: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        weight = row[0].to(parameters[0].dtype) if annealed else 1.0
+        with poutine.trace(param_only=True) as seen:
+            loss = _negative_elbo(eager, weight)
+        if any(site["value"].unconstrained() not in eager.names for site in seen.trace.nodes.values()):
+            raise CompileError("a step has parameters that the first one did not have")
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+        return loss.detach(), *filled
+
+    row = torch.tensor([0.5, 1e-3, 1.0] if annealed else [1.0, 1e-3, 1.0], dtype=torch.float64)
+    with explained("the capture"):
+        graph = capture(gradient, [row], [*parameters, *stored_state().values()])
+    return Step(graph, [p.shape for p in parameters], eager.clip, float(row[0]))
+
+
+def _negative_elbo(eager: Eager, weight: torch.Tensor | float) -> torch.Tensor:
+    """What ``Trace_ELBO`` differentiates where all draws carry gradients, as a tensor."""
+    loss: torch.Tensor | float = 0.0
+    elbo = eager.elbo
+    for model, guide in elbo._get_traces(eager.model, eager.guide, (weight,), {}):
+        for name, site in guide.nodes.items():
+            if site["type"] == "sample":
+                if not is_identically_zero(site["score_parts"].score_function):
+                    raise CompileError(
+                        f"site {name!r} has no reparameterised draws, so its gradient is a score function"
+                    )
+                loss = loss + site["log_prob_sum"]
+        loss = loss - sum(site["log_prob_sum"] for site in model.nodes.values() if site["type"] == "sample")
+    return loss / elbo.num_particles
+
+
+def compiled(step: Step, example: Sequence[torch.Tensor], backend: str) -> Callable[..., Sequence[torch.Tensor]]:
+    """The step as a function that runs without Python: TorchScript, or C++ made by inductor."""
+    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both announce their own future
+        if backend == "jit":
+            return torch.jit.freeze(torch.jit.trace(step.eval(), tuple(example), check_trace=False))
+        graph = make_fx(step)(*example)
+        for node in graph.graph.nodes:
+            node.meta.pop("val", None)  # real tensors, where inductor wants its own
+        # fallback_random: numbers of torch's generator, so that the fit is the eager one
+        options = {"cpp_wrapper": True, "fallback_random": True, "compile_threads": 1}
+        return torch._inductor.compile(graph, list(example), options=options)

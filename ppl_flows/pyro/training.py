@@ -20,7 +20,8 @@ from ppl_flows.fit_result import (
     model_weight,
 )
 from ppl_flows.hosting import check_steps
-from ppl_flows.pyro.compiled import CompileError, Replay, replayed
+from ppl_flows.pyro.capture import CompileError
+from ppl_flows.pyro.compiled import Replay, replayed
 from ppl_flows.pyro.eager import Eager
 
 
@@ -68,7 +69,8 @@ def train(
                     continue
                 if loop.running >= MAX_SKIPPED:
                     loop.sync()
-                    raise FitError(done - int(loop.running), losses[:done], eager.values())
+                    first = done - loop.running
+                    raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
                 if done % size == 0:
                     bar.set_postfix(loss=f"{np.median(losses[done - size : done]):.3f}")
                     if converged(losses[:done], steps, elbo.num_particles, anneal, tolerance):
@@ -76,4 +78,4 @@ def train(
         finally:
             loop.sync()
     eager.settle()
-    return Training(losses[:done], int(loop.skipped), eager.values())
+    return Training(losses[:done], loop.skipped, eager.values())
