@@ -193,7 +193,14 @@ def poisson():
     pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
 
 
+def mixture():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    k = pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+    pyro.sample("y", dist.Normal(z + k, 1.0), obs=torch.tensor(1.0))
+
+
 REASONS = [
+    (mixture, lambda: AutoNormal(one_latent), "enumerated"),
     (poisson, lambda: scored, "'z' has no reparameterised draws"),
     (branches, lambda: AutoNormal(one_latent), "reads the value of a tensor"),
     (draws_with_numpy, lambda: AutoNormal(one_latent), "gives another result than its replay"),

@@ -9,7 +9,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.util import is_validation_enabled
 
 from ppl_flows.fit_result import MAX_SKIPPED
@@ -28,7 +28,7 @@ class Eager:
         skipped, running: steps that were not finite, in all, and running.
     """
 
-    def __init__(self, elbo: Trace_ELBO, model: Callable, guide: Callable, clip: float) -> None:
+    def __init__(self, elbo: Trace_ELBO | TraceEnum_ELBO, model: Callable, guide: Callable, clip: float) -> None:
         self.elbo, self.model, self.guide, self.clip = elbo, model, guide, clip
         self.names: dict[torch.Tensor, str] = {}
         self.means: dict[torch.Tensor, torch.Tensor] = {}

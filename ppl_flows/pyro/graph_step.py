@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
+from pyro.infer import Trace_ELBO
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -73,6 +74,8 @@ def captured(eager: Eager, *, annealed: bool) -> Step:
         CompileError: it cannot be captured.
     """
     parameters = [*eager.names]
+    if not isinstance(eager.elbo, Trace_ELBO):
+        raise CompileError("it sums over enumerated sites, in which the host reads values of tensors")
     if len({(p.dtype, p.device) for p in parameters}) > 1:
         raise CompileError("its parameters have several dtypes or devices")
     if parameters[0].device.type != "cpu":

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from tqdm.auto import tqdm
 
 from ppl_flows.fit_result import (
@@ -26,7 +26,7 @@ from ppl_flows.pyro.eager import Eager
 
 
 def train(
-    elbo: Trace_ELBO,
+    elbo: Trace_ELBO | TraceEnum_ELBO,
     model: Callable,
     guide: Callable,
     *,
