@@ -245,7 +245,7 @@ def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(
     def model():
         calls.append(1)
         mu = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.tensor(1.0 if len(calls) < 6 else 30.0))
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.tensor(1.0 if len(calls) < 7 else 30.0))
 
     make = lambda: AutoNormal(one_latent)  # noqa: E731
     with pytest.warns(UserWarning, match="changes from step to step") as seen:
@@ -253,8 +253,8 @@ def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(
     assert len(seen) == len(captures) == 1
     assert len(result.losses) == 50
     assert np.isfinite(result.losses).all()
-    # after an eager step came the capture, two comparisons, and one in every block (of two steps) in which 20 replays
-    # were full: the second of these was the sixth call, and the steps since the first count for nothing
+    # after a first look and an eager step came the capture, two comparisons, and one whenever 20 replays were full at
+    # the end of a block (of two steps): the second of these was the seventh call, and undid what came since the first
     assert (result.losses[1:22] < 100).all()
     assert (result.losses[22:] > 100).all()
 

@@ -11,9 +11,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
-from pyro.infer.importance import vectorized_importance_weights
-from pyro.poutine.util import prune_subsample_sites
-from torch.distributions import transform_to
 
 from ppl_flows.core.base import Base
 from ppl_flows.core.bijection import Bijection, Params
@@ -40,6 +37,7 @@ from ppl_flows.pyro.compiled import COMPILE
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.elbo import estimator_of
+from ppl_flows.pyro.measure import at_values, latent_shapes, weighed
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
@@ -149,20 +147,20 @@ def fit(
 
     @contextmanager
     def trained_at(seed: int) -> Iterator[None]:
-        with _at(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        with at_values(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
             torch.manual_seed(seed)
             yield
 
     def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
         with trained_at(seed), all_rows():
-            latents = _latents(guide)
+            latents = latent_shapes(guide)
             predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
             draws = predict()
             return {n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()}
 
     def weigh(num_samples: int, seed: int) -> Weighed:
         with trained_at(seed), evaluation():
-            return _weighed(model, guide, num_samples, num_particles, nesting if together else None, marginal)
+            return weighed(model, guide, num_samples, num_particles, nesting if together else None, marginal)
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
@@ -258,62 +256,3 @@ def fit_density(
     ours = base if isinstance(base, Base) else None
     made = Flow(bijection, params, base=base if ours is None else BaseDistribution(ours, base_params))
     return DensityFit(trained.losses, trained.skipped, bijection, params, made, ours, base_params, encode)
-
-
-@contextmanager
-def _at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
-    """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
-    with pyro.get_param_store().scope(state) as live, torch.no_grad():
-        tensors = live["params"]
-        now = {name: tensors[name].detach().clone() for name in params}
-        constraints = live["constraints"]
-        try:
-            for name, value in params.items():
-                tensors[name].copy_(transform_to(constraints[name]).inv(value))
-            yield
-        finally:
-            for name, value in now.items():
-                tensors[name].copy_(value)
-
-
-def _latents(guide: Callable) -> dict[str, torch.Size]:
-    """Shapes of the guide's latent sites."""
-    nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
-    return {
-        name: site["value"].shape
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("is_auxiliary") and not site["is_observed"]
-    }
-
-
-def _weighed(
-    model: Callable,
-    guide: Callable,
-    num_samples: int,
-    batch: int,
-    nesting: int | None,
-    marginal: TraceEnum_ELBO | None,
-) -> Weighed:
-    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
-
-    Without nesting they go one by one; ``marginal`` sums over enumerated sites.
-    """
-    shapes = _latents(guide)
-    size = 1 if nesting is None else batch
-    weights, values = [], []
-    for _ in range(-(-num_samples // size)):
-        if nesting is None:
-            trace = poutine.trace(guide).get_trace()
-            if marginal is None:
-                model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
-                log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
-            else:
-                log_weights = torch.as_tensor(-marginal.loss(model, poutine.replay(guide, trace=trace)))
-        else:
-            log_weights, _, trace = vectorized_importance_weights(
-                model, guide, num_samples=size, max_plate_nesting=nesting
-            )
-        weights.append(log_weights.reshape(size))
-        values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
-    draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
-    return Weighed(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())
