@@ -91,20 +91,22 @@ def fit(
         draws: number of fresh draws that the fit is measured by. None: 10,000, or 1,000 where they go one by one.
         vectorize_particles: all draws in one run of the model; False for models that cannot run under one more plate.
         compile: False: Pyro takes every step. ``"jit"``: the step, with model and guide, is captured once as a graph of
-            tensors, and TorchScript replays it, some five to ten times as fast, after seconds of preparation.
-            ``"inductor"``: a C++ compiler makes one function of it, several times as fast again, after half a minute
-            or more. ``"auto"``: whichever pays for so many steps. What cannot be captured goes on in Python after one
-            warning that names the reason: a score function, a branch or a shape that depends on values, an inverse
-            found by iteration, a tensor changed in place. ``"strict"``: as auto, but raises. The same seed gives the
-            same draws, and to rounding the same fit. A replay does not call the model: its Python code, such as
-            counters and prints, stands still, and data that it finds outside its arguments must not change. Replays
-            are compared with Pyro's steps before the first and then every 500, and what differs there is undone.
+            tensors, and TorchScript replays it, four to ten times as fast, after some seconds of preparation.
+            ``"inductor"``: a C++ compiler makes one function of it, up to seven times as fast again, after a quarter
+            of a minute or, for deep flows, minutes. ``"auto"``: whichever pays for so many steps: none below 500, the
+            compiler, where there is one, above 20,000. What cannot be captured goes on in Python after one warning
+            that names the reason: a score function, a branch or shape that depends on values, an inverse found by
+            iteration, a tensor changed in place, parameters that are not on a CPU. ``"strict"``: as auto for long
+            fits, but raises. The same seed gives the same draws, and to rounding the same fit. A replay does not run
+            the model's Python code: counters and prints stand still, and data, arguments included, must not change.
+            Replays are compared with Pyro's steps before the first and then every 500; steps since the last that
+            agreed are taken again by Pyro where they do not.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        CompileError: ``compile="strict"`` and the step cannot be compiled; ``.reason`` says why.
+        CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
         ValueError: there is nothing to train, or an option is out of its range.
     """
     steps, num_particles = budget(guide, steps, num_particles)
