@@ -73,7 +73,7 @@ CASES = {
         {"estimator": "path"},
     ),
     "iaf, path gradients": (groups, lambda: AutoFlow(groups, tiny(pf.iaf), start="init"), {"estimator": "path"}),
-    "nsf, reparameterised": (groups, lambda: AutoFlow(groups, tiny(pf.nsf), start="init"), {"anneal": 0.1}),
+    "nsf, reparameterised": (groups, lambda: AutoFlow(groups, tiny(pf.nsf), start="init"), {}),
     "maf, particles one by one": (
         groups,
         lambda: AutoFlow(groups, tiny(pf.maf), start="init"),
@@ -135,7 +135,7 @@ def test_single_steps_that_are_not_finite_are_skipped_and_counted():
     with pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the host's, of NaN
         eager, replay = (run(model, lambda: AutoNormal(one_latent), m, num_particles=1) for m in (False, "jit"))
-    assert replay.skipped == eager.skipped > 2
+    assert replay.skipped == eager.skipped > 0
     np.testing.assert_allclose(replay.losses, eager.losses, rtol=1e-4, atol=1e-4)  # NaN at the same steps
     for key, value in eager.params.items():
         torch.testing.assert_close(replay.params[key], value, rtol=1e-4, atol=1e-4)
