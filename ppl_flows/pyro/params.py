@@ -56,6 +56,16 @@ class ParamTree(torch.nn.Module):
             for key in self._keys
         }
 
+    def leaves(self) -> list[torch.Tensor]:
+        """The tensors of ``tree()``, in its order."""
+        found: list[torch.Tensor] = []
+        for key in self._keys:
+            if key in self._modules:
+                found += self._modules[key].leaves()
+            else:
+                found.append(self._parameters[key] if key in self._parameters else self._buffers[key])
+        return found
+
 
 def stored_params(name: str, initial: Params) -> Params:
     """Parameters in Pyro's store, started at ``initial`` at the first call.

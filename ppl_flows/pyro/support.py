@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ppl_flows.core.support import Support, is_real, runs
 Pieces = Sequence[tuple[Constraint, int]]
 
 
+@lru_cache(maxsize=1024)  # hosts ask for it several times a step
 def constraint(support: Support, shape: tuple[int, ...]) -> Constraint:
     """The constraint of arrays of that shape with coordinates in these intervals.
 

@@ -1,18 +1,14 @@
-"""The optimiser's loop of ``fit`` and ``fit_density``."""
+"""The loop of ``fit`` and ``fit_density``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyro
-import torch
-from pyro import poutine
-from pyro.infer import Trace_ELBO
-from pyro.infer.util import is_validation_enabled
-from tqdm.auto import trange
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from tqdm.auto import tqdm
 
 from ppl_flows.fit_result import (
     BLOCKS,
@@ -25,11 +21,13 @@ from ppl_flows.fit_result import (
     model_weight,
 )
 from ppl_flows.hosting import check_steps
-from ppl_flows.pyro.params import stored_state
+from ppl_flows.pyro.capture import CompileError
+from ppl_flows.pyro.compiled import Replay, replayed
+from ppl_flows.pyro.eager import Eager
 
 
 def train(
-    elbo: Trace_ELBO,
+    elbo: Trace_ELBO | TraceEnum_ELBO,
     model: Callable,
     guide: Callable,
     *,
@@ -39,94 +37,51 @@ def train(
     progress: bool,
     anneal: float = 1.0,
     tolerance: float | None = None,
+    compile: bool | str = False,
     watch: Callable[[], Any] | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density; ``watch`` runs at the means of every block."""
     check_steps(steps, elbo.num_particles)
-    losses, skipped, bad = np.full(steps, np.nan), 0, 0
+    k = np.arange(steps)
+    plan = np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
+    losses, done = np.full(steps, np.nan), 0
     size = max(1, steps // BLOCKS)
-    optimiser = _Adam()
-    validate = is_validation_enabled()
-    with trange(steps, disable=None if progress else True, desc="fit") as bar:
-        for step in bar:
-            before = {name: value.clone() for name, value in stored_state().items()}
-            # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
-            with pyro.validation_enabled(validate and step == 0), poutine.trace(param_only=True) as seen:
-                losses[step] = elbo.loss_and_grads(model, guide, model_weight(step, steps, anneal))
-            optimiser.add({site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()})
-            norm = torch.nn.utils.clip_grad_norm_(optimiser.names, clip)
-            bad = 0 if np.isfinite(losses[step]) and torch.isfinite(norm) else bad + 1
-            if bad >= MAX_SKIPPED:
-                raise FitError(step + 1 - bad, losses[: step + 1], _values(optimiser.names.values()))
-            if bad:
-                skipped += 1
-                for name, value in before.items():
-                    stored_state()[name].copy_(value)
-            optimiser.step(0.0 if bad else lr * learning_rate(step, steps, np), averaging_share(step, steps))
-            if watch and ((step + 1) % size == 0 or step + 1 == steps):
-                with optimiser.at_mean():
-                    watch()
-            if (step + 1) % size == 0:
-                bar.set_postfix(loss=f"{np.median(losses[step + 1 - size : step + 1]):.3f}")
-                if converged(losses[: step + 1], steps, elbo.num_particles, anneal, tolerance):
-                    break
-    optimiser.settle()
-    return Training(losses[: step + 1], skipped, _values(optimiser.names.values()))
-
-
-class _Adam:
-    """One optimiser for all parameters: Pyro's own wrappers make one per parameter, several times slower.
-
-    Attributes:
-        names: of all unconstrained parameters so far.
-    """
-
-    def __init__(self) -> None:
-        self.names: dict[torch.Tensor, str] = {}
-        self._mean: dict[torch.Tensor, torch.Tensor] = {}
-        self._adam: Any = None  # made for the first parameters
-
-    def add(self, found: dict[torch.Tensor, str]) -> None:
-        """These parameters were seen; new ones train from now on."""
-        new = [parameter for parameter in found if parameter not in self.names]
-        if self._adam is None:
-            if not new:
-                raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
-            self._adam = torch.optim.Adam(new, betas=(0.9, 0.99))
-        elif new:
-            self._adam.add_param_group({"params": new})
-        self.names |= found
-        self._mean |= {parameter: parameter.detach().clone() for parameter in new}
-
-    def step(self, lr: float, share: float) -> None:
-        """A step at this learning rate, which at 0 moves nothing, and its share in the mean."""
-        for group in self._adam.param_groups:
-            group["lr"] = lr
-        if lr:
-            self._adam.step()
-        self._adam.zero_grad()
-        with torch.no_grad():
-            for parameter, mean in self._mean.items():
-                mean.lerp_(parameter, share)
-
-    @contextmanager
-    def at_mean(self) -> Iterator[None]:
-        """The parameters are their means for the moment."""
-        now = [parameter.detach().clone() for parameter in self._mean]
-        self.settle()
-        yield
-        with torch.no_grad():
-            for parameter, value in zip(self._mean, now, strict=True):
-                parameter.copy_(value)
-
-    def settle(self) -> None:
-        """The parameters are their means."""
-        with torch.no_grad():
-            for parameter, mean in self._mean.items():
-                parameter.copy_(mean)
-
-
-def _values(names: Iterable[str]) -> dict[str, torch.Tensor]:
-    store = pyro.get_param_store()
-    weights = {name: store[name].detach().clone() for name in names}
-    return weights | {name: value.clone() for name, value in stored_state().items()}
+    eager = Eager(elbo, model, guide, clip)
+    loop: Eager | Replay = eager
+    to_compile = bool(compile)
+    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
+        try:
+            while done < steps:
+                end = min(steps, (done // size + 1) * size) if done else 1  # the first step makes the parameters
+                try:
+                    if done and to_compile:
+                        to_compile = False
+                        loop = replayed(eager, compile, steps - done, annealed=anneal < 1)
+                    for loss in loop.run(plan[done:end]):
+                        losses[done] = loss
+                        done += 1
+                        bar.update()
+                except CompileError as error:
+                    if compile == "strict":
+                        raise
+                    warnings.warn(f"fit goes on without compile={compile!r}: {error.reason}.", stacklevel=3)
+                    done -= error.lost
+                    bar.update(-error.lost)
+                    loop = eager
+                    continue
+                if loop.running >= MAX_SKIPPED:
+                    loop.sync()
+                    first = done - loop.running
+                    raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
+                if watch and (done % size == 0 or done == steps):
+                    loop.sync()
+                    with eager.at_means():
+                        watch()
+                if done % size == 0:
+                    bar.set_postfix(loss=f"{np.median(losses[done - size : done]):.3f}")
+                    if converged(losses[:done], steps, elbo.num_particles, anneal, tolerance):
+                        break
+        finally:
+            loop.sync()
+    eager.settle()
+    return Training(losses[:done], loop.skipped, eager.values())

@@ -10,7 +10,7 @@ from pyro.distributions.torch_transform import TransformModule
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import check_params, flatten, initial_params, is_stateful
+from ppl_flows.core.params import check_params, initial_params, is_stateful
 from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
 from ppl_flows.pyro.support import constraint
 
@@ -145,8 +145,8 @@ class FlowTransform(TransformModule):
         return result
 
     def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
-        used = [leaf for _, leaf in flatten(self.params)] + ([] if self.context is None else [self.context])
-        return tuple((t, _version(t)) for t in used)
+        used = self.weights.leaves() + ([] if self.context is None else [self.context])
+        return tuple([(t, _version(t)) for t in used])
 
 
 class _Pass(NamedTuple):

@@ -18,7 +18,7 @@ def one_core() -> None:
 
 
 def ratios(variants: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median over rounds of each variant's time over that of the first."""
+    """Median over rounds of each variant's CPU time over that of the first."""
     for run in variants.values():  # compilation and warm-up
         run()
         run()
