@@ -36,7 +36,10 @@ def zukos_spline(table, bound):
 def test_rational_quadratic_is_zukos_spline():
     h = pf.RationalQuadratic()
     theta = drawn(h)
-    y, log_slope = zukos_spline(h._table(theta)[0], h.bound).call_and_ladj(torch.tensor(X))
+    sizes = 2 * h.bound * (h.min_bin + (1 - h.bins * h.min_bin) * softmax(theta[0, : 2 * h.bins].reshape(2, -1), axis=-1))
+    knots = np.concatenate([np.full((2, 1), -h.bound), np.cumsum(sizes, axis=-1) - h.bound], axis=-1)
+    slopes = h.min_slope + np.logaddexp(0, theta[0, 2 * h.bins :] + np.log(np.expm1(1 - h.min_slope)))
+    y, log_slope = zukos_spline([*knots, [1.0, *slopes, 1.0]], h.bound).call_and_ladj(torch.tensor(X))
     np.testing.assert_allclose(run(h, theta, X)[0], y, rtol=1e-12)
     np.testing.assert_allclose(run(h, theta, X)[1], log_slope.exp(), rtol=1e-12)
 

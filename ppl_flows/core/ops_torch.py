@@ -50,6 +50,23 @@ def conv2d(x, kernel):
     return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
+def linear(x, w, b):
+    return F.linear(x, w.T, b) if b.ndim == 1 else x @ w + b  # one kernel
+
+
+def masked_sum(x, mask, axis):
+    return torch.sum(x * mask.to(x.dtype), dim=axis)  # torch.where takes several times as long
+
+
+def split(x, sizes, axis):
+    return torch.split(x, sizes, dim=axis)
+
+
+def transposed(x):
+    """``x.T`` with its own rows contiguous."""
+    return x.T.contiguous()
+
+
 def softmax(x):
     return torch.softmax(x, dim=-1)
 
