@@ -33,6 +33,7 @@ HOOKS = (
     "scan",
     "odeint",
     "autoregressive_inverse",
+    "rational_quadratic",
 )
 
 _by_type: dict[type, ModuleType] = {}

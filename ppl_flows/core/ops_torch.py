@@ -11,6 +11,7 @@ from torch.special import ndtri
 
 from ppl_flows.core.autoregressive_torch import autoregressive_inverse
 from ppl_flows.core.loops import scan
+from ppl_flows.core.spline_torch import rational_quadratic
 
 _constants: dict[tuple, tuple] = {}
 

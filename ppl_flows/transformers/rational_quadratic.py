@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from ppl_flows.core.bijection import Array
 from ppl_flows.core.ops import namespace
@@ -41,28 +42,35 @@ class RationalQuadratic(Transformer):
         return 3 * self.bins - 1
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        return self._apply(spline, theta, x, axis=0)
+        return self._apply(theta, x, axis=0)
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        return self._apply(spline_inverse, theta, y, axis=1)
+        return self._apply(theta, y, axis=1)
 
-    def _apply(self, formula, theta: Array, v: Array, axis: int) -> tuple[Array, Array]:
-        xp, n = namespace(v), 2 * self.bins
+    def _apply(self, theta: Array, v: Array, axis: int) -> tuple[Array, Array]:
+        xp = namespace(v)
         rows, v, back = bins_first(theta, v)
         inside = (v > -self.bound) & (v < self.bound)
         v_in = xp.where(inside, v, 0.0)  # both branches are differentiated: keep the unused one finite
-        raw, raw_slopes = xp.split(rows, (n, self.bins - 1), axis=0)
-        k, corner, size = bin_of_rows(v_in, raw, self.bound, self.min_bin, axis)
+        out, log_slope = xp.rational_quadratic(partial(self._spline, axis), v_in, rows, axis, self)
+        return back(xp.where(inside, out, v)), back(xp.where(inside, log_slope, 0.0))
+
+    def _spline(self, axis: int, v: Array, rows: Array) -> tuple[Array, Array]:
+        raw, raw_slopes = namespace(v).split(rows, (2 * self.bins, self.bins - 1), axis=0)
+        k, corner, size = bin_of_rows(v, raw, self.bound, self.min_bin, axis)
         # no row stands for the outer knots, whose slope is 1
         slopes = (knot_slopes(pick(raw_slopes, end), self.min_slope) for end in (k - 1, k))
-        out, log_slope = formula(v_in, corner, size, *slopes)
-        return back(xp.where(inside, out, v)), back(xp.where(inside, log_slope, 0.0))
+        return (spline_inverse if axis else spline)(v, corner, size, *slopes)
 
 
 def knot_slopes(raw: Array, min_slope: float) -> Array:
     """Slopes above min_slope; 1 for ``raw = 0``."""
-    identity = math.log(math.expm1(1 - min_slope))  # softplus(identity) = 1 - min_slope
-    return min_slope + namespace(raw).softplus(raw + identity)
+    return min_slope + namespace(raw).softplus(raw + identity_slope(min_slope))
+
+
+def identity_slope(min_slope: float) -> float:
+    """What softplus takes to ``1 - min_slope``."""
+    return math.log(math.expm1(1 - min_slope))
 
 
 def spline(x: Array, corner: Array, size: Array, d_0: Array, d_1: Array) -> tuple[Array, Array]:

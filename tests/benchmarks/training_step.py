@@ -23,7 +23,13 @@ NAMES = {
     "torch": ("floor", "networks", "ppl_flows", "ppl_flows_compiled", "pyro", "zuko", "nflows", "normflows"),
     "jax": ("floor", "networks", "ppl_flows", "numpyro", "flowjax", "distrax"),
 }
-ABSENT = {("numpyro", "nsf"), ("numpyro", "rnvp"), ("distrax", "maf")}  # flows that these libraries have not
+ABSENT = {  # flows that these libraries have not; compilation is for what has many small operations
+    ("numpyro", "nsf"),
+    ("numpyro", "rnvp"),
+    ("distrax", "maf"),
+    ("ppl_flows_compiled", "maf"),
+    ("ppl_flows_compiled", "rnvp"),
+}
 
 
 def sizes(flow: str, dim: int) -> tuple[int, ...]:
@@ -69,8 +75,9 @@ def main(flows: list[str], dims: list[int], languages: list[str], names: list[st
     for flow in flows:
         for dim in dims:
             for language in languages:
-                wanted = [n for n in NAMES[language] if (n, flow) not in ABSENT and (not names or n in names)]
-                print("\n".join(table(language, flow, dim, ("floor", *(n for n in wanted if n != "floor")), rounds)), flush=True)
+                there = [n for n in NAMES[language] if (n, flow) not in ABSENT]
+                wanted = tuple(n for n in there if n == "floor" or not names or n in names)
+                print("\n".join(table(language, flow, dim, wanted, rounds)), flush=True)
 
 
 def build(language: str, name: str, flow: str, dim: int):

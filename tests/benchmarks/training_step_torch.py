@@ -34,13 +34,13 @@ def likelihood(distribution, dim: int) -> Step:
 
 
 def floor(flow: str, dim: int) -> Step:
-    layers = [
-        [torch.randn(n, m) / n**0.5 for n, m in pairwise(sizes(flow, dim))] for _ in range(LAYERS[flow])
-    ]
+    widths = sizes(flow, dim)
+    layers = [[torch.randn(n, m) / n**0.5 for n, m in pairwise(widths)] for _ in range(LAYERS[flow])]
+    start = batch(widths[0])
 
     @torch.no_grad()
     def step() -> None:
-        x = batch(layers[0][0].shape[0])
+        x = start
         for weights in layers:
             inputs = [x]
             for w in weights:
@@ -209,7 +209,8 @@ def normflows(flow: str, dim: int) -> Step:
     layers = []
     for i in range(LAYERS[flow]):
         if flow == "maf":
-            layers.append(Swapped(nf.flows.MaskedAffineAutoregressive(dim, HIDDEN[0], num_blocks=1, use_residual_blocks=False)))
+            made = nf.flows.MaskedAffineAutoregressive(dim, HIDDEN[0], num_blocks=1, use_residual_blocks=False)
+            layers.append(Swapped(made))
             layers.append(nf.flows.Permute(dim, mode="swap"))
         elif flow == "nsf":
             layers.append(Spline((torch.arange(dim) + i) % 2))
