@@ -1,4 +1,4 @@
-"""The rational-quadratic spline in eager torch, with its gradient by hand: a third of the kernels that autograd runs."""
+"""The rational-quadratic spline in eager torch, with its gradient by hand: fewer kernels than autograd runs."""
 
 from __future__ import annotations
 
