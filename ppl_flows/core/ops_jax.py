@@ -30,7 +30,7 @@ def masked_sum(x, mask, axis):
     return jnp.sum(jnp.where(mask, x, 0.0), axis=axis)
 
 
-def split(x, sizes, axis):
+def pieces(x, sizes, axis):
     return lax.split(x, sizes, axis)  # its gradient is one concatenation, that of slices a sum of padded arrays
 
 

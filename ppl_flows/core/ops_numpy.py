@@ -32,7 +32,7 @@ def masked_sum(x, mask, axis):
     return np.sum(np.where(mask, x, 0.0), axis=axis)
 
 
-def split(x, sizes, axis):
+def pieces(x, sizes, axis):
     return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
 
 

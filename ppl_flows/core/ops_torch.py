@@ -59,7 +59,7 @@ def masked_sum(x, mask, axis):
     return torch.sum(x * mask.to(x.dtype), dim=axis)  # torch.where takes several times as long
 
 
-def split(x, sizes, axis):
+def pieces(x, sizes, axis):
     return torch.split(x, sizes, dim=axis)
 
 

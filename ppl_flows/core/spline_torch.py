@@ -36,11 +36,11 @@ class _Spline(torch.autograd.Function):
         k = torch.sum(v >= edges, 0)
         at = k.expand(2, 1, *v.shape)
         here = share.gather(1, at)[:, 0]
-        below = ends.gather(1, at)[:, 0] - here
-        x_0, y_0 = (below * rest).add_(k.to(v.dtype).mul_(least).sub_(bound))
         w, h = (here * rest).add_(least)
         knots = [(k - 1).clamp_(min=0), k.clamp(max=bins - 2)]  # no row stands for the outer ones, whose slope is 1
         outer = [k == 0, k == bins - 1]
+        below = ends.gather(1, knots[0].expand_as(at))[:, 0].masked_fill_(outer[0], 0.0)
+        x_0, y_0 = (below * rest).add_(k.to(v.dtype).mul_(least).sub_(bound))
         raws = [rows[2 * bins :].gather(0, i[None])[0] + slope_shift for i in knots]
         raws = [a.masked_fill_(o, slope_shift) for a, o in zip(raws, outer, strict=True)]
         d_0, d_1 = (F.softplus(a, threshold=40.0).add_(min_slope) for a in raws)

@@ -56,7 +56,7 @@ class RationalQuadratic(Transformer):
         return back(xp.where(inside, out, v)), back(xp.where(inside, log_slope, 0.0))
 
     def _spline(self, axis: int, v: Array, rows: Array) -> tuple[Array, Array]:
-        raw, raw_slopes = namespace(v).split(rows, (2 * self.bins, self.bins - 1), axis=0)
+        raw, raw_slopes = namespace(v).pieces(rows, (2 * self.bins, self.bins - 1), axis=0)
         k, corner, size = bin_of_rows(v, raw, self.bound, self.min_bin, axis)
         # no row stands for the outer knots, whose slope is 1
         slopes = (knot_slopes(pick(raw_slopes, end), self.min_slope) for end in (k - 1, k))
