@@ -54,9 +54,9 @@ class _Spline(torch.autograd.Function):
             a, b, c = torch.addcmul(rb, h, s - d_0), torch.addcmul(-rb, h, d_0), s * r
             root = torch.addcmul(b * b, a, c, value=4).clamp_(min=0).sqrt_()
             xi = (2 * c) / (b + root)
-        xi_1 = xi - xi * xi
-        bottom = torch.addcmul(s, bend, xi_1)
         other = 1 - xi
+        xi_1 = xi * other
+        bottom = torch.addcmul(s, bend, xi_1)
         top = d_1 * xi * xi + 2 * s * xi_1 + d_0 * other * other  # eq. 5
         ratio = s / bottom
         slope = top * ratio * ratio
@@ -65,8 +65,8 @@ class _Spline(torch.autograd.Function):
             v, rows, share, k, here, below, w, h, d_0, d_1, *raws, *knots, *outer, s, bend, xi, bottom, top, slope
         )
         if axis:
-            return torch.addcmul(x_0, xi, w), slope.log().neg_()
-        return y_0 + h * (s * xi * xi + d_0 * xi_1) / bottom, slope.log()  # eq. 4
+            return torch.addcmul(x_0, xi, w), (top.log() + 2 * ratio.log()).neg_()
+        return y_0 + h * (s * xi * xi + d_0 * xi_1) / bottom, top.log() + 2 * ratio.log()  # eq. 4
 
     @staticmethod
     def backward(ctx, g_out, g_log):
@@ -80,7 +80,7 @@ class _Spline(torch.autograd.Function):
             )
         share, k, here, below, w, h, d_0, d_1, raw_0, raw_1, *rest = saved
         knots, outer, (s, bend, xi, bottom, top, slope) = rest[:2], rest[2:4], rest[4:]
-        other, xi_1, turn = 1 - xi, xi - xi * xi, 1 - 2 * xi
+        other, xi_1, turn = 1 - xi, xi * (1 - xi), 1 - 2 * xi
         # of the log slope at a fixed place xi in the bin
         by_xi = 2 * ((d_1 * xi + s * turn - d_0 * other) / top - bend * turn / bottom)
         if ctx.axis:  # both results through y(x) = v: dx = (dv - what the parameters move y) / slope

@@ -107,5 +107,4 @@ def spline_inverse(y: Array, corner: Array, size: Array, d_0: Array, d_1: Array)
 def _log_slope(xi: Array, xi_1: Array, s: Array, bottom: Array, d_0: Array, d_1: Array) -> Array:
     xp = namespace(xi)
     top = d_1 * xi * xi + 2 * s * xi_1 + d_0 * (1 - xi) ** 2  # eq. 5
-    ratio = s / bottom
-    return xp.log(top * ratio * ratio)
+    return xp.log(top) + 2 * xp.log(s / bottom)
