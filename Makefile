@@ -22,6 +22,8 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python tests/benchmarks/training_step.py
 	$(BIN)/python tests/benchmarks/inversion.py
 	$(BIN)/python tests/benchmarks/svi_step.py
 

@@ -67,9 +67,10 @@ class HiddenLayers:
 
     def propagate(self, a: Array, layers: Iterable[tuple[Array, Array]]) -> list[Array]:
         """All a_i, from ``a_0`` to the output, through the layers ``(W_i, b_i)``."""
-        acts, skips, seen = self.activations(namespace(a)), self.skips, [a]
+        xp = namespace(a)
+        acts, skips, seen = self.activations(xp), self.skips, [a]
         for i, (w, b) in enumerate(layers, 1):
-            a = acts[i - 1](a) @ w + b
+            a = xp.linear(acts[i - 1](a), w, b)
             if i in skips:
                 a = a + seen[-2]
             seen.append(a)
@@ -111,14 +112,13 @@ class MLP(HiddenLayers):
         return params
 
     def __call__(self, params: Params, x: Array | None, context: Array | None) -> Array:
-        if x is None:
-            a = context @ params["w0"]
-        elif context is None:
-            a = x @ params["w0"]
-        else:  # two products instead of a concatenation: context broadcasts against x's batch for free
-            a = x @ params["w0"][: self.inputs] + context @ params["w0"][self.inputs :]
+        w, b = params["w0"], params["b0"]
+        if x is not None and context is not None:
+            # two products instead of a concatenation: context broadcasts against x's batch for free
+            w, b = w[: self.inputs], namespace(x).linear(context, w[self.inputs :], b)
+        given = context if x is None else x
         layers = ((params[f"w{i}"], params[f"b{i}"]) for i in range(1, len(self.widths) + 1))
-        return self.propagate(a + params["b0"], layers)[-1]
+        return self.propagate(namespace(given).linear(given, w, b), layers)[-1]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class MaskedMLP(HiddenLayers):
     def trace(self, weights: list[Array], biases: list[Array], x: Array) -> tuple[list[Array], Array]:
         """What ``activations`` take, and the output, for the arrays of ``layers``."""
         layers = zip(weights[1:], biases[1:], strict=True)
-        *seen, a = self.propagate(x @ weights[0] + biases[0], layers)
+        *seen, a = self.propagate(namespace(x).linear(x, weights[0], biases[0]), layers)
         return seen, a.reshape(*a.shape[:-1], self.dim, self.outputs)
 
     def layers(self, params: Params, like: Array, context: Array | None) -> tuple[list[Array], list[Array]]:

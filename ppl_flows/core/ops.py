@@ -19,11 +19,15 @@ HOOKS = (
     "conv2d",
     "erfc",
     "lgamma",
+    "linear",
     "logsumexp",
+    "masked_sum",
     "ndtri",
+    "pieces",
     "softmax",
     "solve_triangular",
     "stop_gradient",
+    "transposed",
     "vmap",
     "while_loop",
     "scan",
@@ -31,6 +35,7 @@ HOOKS = (
     "reversible",
     "odeint",
     "autoregressive_inverse",
+    "rational_quadratic",
 )
 
 _by_type: dict[type, ModuleType] = {}

@@ -23,6 +23,28 @@ def conv2d(x, kernel):
     return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
+def linear(x, w, b):
+    return x @ w + b
+
+
+def masked_sum(x, mask, axis):
+    return jnp.sum(jnp.where(mask, x, 0.0), axis=axis)
+
+
+def pieces(x, sizes, axis):
+    return lax.split(x, sizes, axis)  # its gradient is one concatenation, that of slices a sum of padded arrays
+
+
+def rational_quadratic(plain, v, rows, axis, h):
+    return plain(v, rows)
+
+
+def transposed(x):
+    # the barrier keeps XLA from folding the transposition into the products around it, which then run several times
+    # slower on a CPU
+    return lax.optimization_barrier(x).T
+
+
 def softmax(x):
     return jax.nn.softmax(x, axis=-1)
 

@@ -26,6 +26,27 @@ def conv2d(x, kernel):
     return np.einsum("...cij,ijco->...o", windows, kernel, optimize=True)
 
 
+def linear(x, w, b):
+    """``x w + b``, w ``(in, out)``."""
+    return x @ w + b
+
+
+def masked_sum(x, mask, axis):
+    return np.sum(np.where(mask, x, 0.0), axis=axis)
+
+
+def pieces(x, sizes, axis):
+    return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
+
+
+def rational_quadratic(plain, v, rows, axis, h):
+    return plain(v, rows)
+
+
+def transposed(x):
+    return np.ascontiguousarray(x.T)
+
+
 def softmax(x):
     z = np.exp(x - np.max(x, axis=-1, keepdims=True))
     return z / np.sum(z, axis=-1, keepdims=True)

@@ -12,6 +12,7 @@ from torch.special import ndtri
 from ppl_flows.core.autoregressive_torch import autoregressive_inverse
 from ppl_flows.core.loops import scan
 from ppl_flows.core.remat_torch import checkpoint, reversible
+from ppl_flows.core.spline_torch import rational_quadratic
 
 _constants: dict[tuple, tuple] = {}
 
@@ -49,6 +50,23 @@ def conv2d(x, kernel):
     image = x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)  # a view: channels last is a memory format of torch
     out = F.conv2d(image, kernel.permute(3, 2, 0, 1), padding="same").permute(0, 2, 3, 1)
     return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+def linear(x, w, b):
+    return F.linear(x, w.T, b) if b.ndim == 1 else x @ w + b  # one kernel
+
+
+def masked_sum(x, mask, axis):
+    return torch.sum(x * mask.to(x.dtype), dim=axis)  # torch.where takes several times as long
+
+
+def pieces(x, sizes, axis):
+    return torch.split(x, sizes, dim=axis)
+
+
+def transposed(x):
+    """``x.T`` with its own rows contiguous."""
+    return x.T.contiguous()
 
 
 def softmax(x):

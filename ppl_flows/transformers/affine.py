@@ -37,9 +37,9 @@ class Affine(Transformer):
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
         xp = namespace(y)
         t, s = xp.unstack(theta, axis=-1)
-        slope = -bounded_log_scale(s, self.max_log_scale)
-        x = (y - t) * xp.exp(slope)
-        return x, xp.broadcast_to(slope, x.shape)
+        log_slope = -bounded_log_scale(s, self.max_log_scale)
+        x = (y - t) * xp.exp(log_slope)
+        return x, xp.broadcast_to(log_slope, x.shape)
 
 
 def bounded_log_scale(s: Array, bound: float | None) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ppl_flows.core.bijection import Array
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.transformer import Transformer
-from ppl_flows.transformers.knots import bin_of, bin_sizes, check_knots, knots
+from ppl_flows.transformers.knots import bin_of_rows, bins_first, check_knots, pick
 from ppl_flows.transformers.rational_quadratic import knot_slopes, spline, spline_inverse
 
 
@@ -43,21 +43,20 @@ class CircularRationalQuadratic(Transformer):
         return 3 * self.bins + 1
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        y, log_slope = spline(*self._bin(theta, _wrap(x), axis=0))
+        y, log_slope = self._apply(spline, theta, _wrap(x), axis=0)
         return _wrap(y + theta[..., -1]), log_slope
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        x, log_slope = spline_inverse(*self._bin(theta, _wrap(y - theta[..., -1]), axis=1))
+        x, log_slope = self._apply(spline_inverse, theta, _wrap(y - theta[..., -1]), axis=1)
         return _wrap(x), log_slope
 
-    def _bin(self, theta: Array, v: Array, axis: int) -> tuple[Array, Array, Array]:
-        """v, and x, y and slope at both ends of its bin."""
+    def _apply(self, formula, theta: Array, v: Array, axis: int) -> tuple[Array, Array]:
         xp, n = namespace(theta), 2 * self.bins
-        raw = xp.reshape(theta[..., :n], (*theta.shape[:-1], 2, self.bins))
-        xy = knots(bin_sizes(raw, math.pi, self.min_bin), math.pi)
-        slopes = knot_slopes(theta[..., n:-1], self.min_slope)
-        slopes = xp.concat([slopes, slopes[..., :1]], axis=-1)
-        return v, *bin_of(v, xp.concat([xy, slopes[..., None, :]], axis=-2), axis)
+        rows, v, back = bins_first(theta[..., :-1], v)
+        k, corner, size = bin_of_rows(v, rows[:n], math.pi, self.min_bin, axis)
+        ends = rows[n:], xp.concat([rows[n + 1 :], rows[n : n + 1]], axis=0)
+        out, log_slope = formula(v, corner, size, *(knot_slopes(pick(end, k), self.min_slope) for end in ends))
+        return back(out), back(log_slope)
 
 
 def _wrap(angle: Array) -> Array:

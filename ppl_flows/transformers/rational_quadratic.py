@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from ppl_flows.core.bijection import Array
 from ppl_flows.core.ops import namespace
 from ppl_flows.core.transformer import Transformer
-from ppl_flows.transformers.knots import bin_of, bin_sizes, check_knots, knots
+from ppl_flows.transformers.knots import bin_of_rows, bins_first, check_knots, pick
 
 
 @dataclass(frozen=True)
@@ -41,64 +42,69 @@ class RationalQuadratic(Transformer):
         return 3 * self.bins - 1
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        xp = namespace(x)
-        inside = (x > -self.bound) & (x < self.bound)
-        x_in = xp.where(inside, x, 0.0)  # both branches are differentiated: keep the unused one finite
-        y, log_slope = spline(x_in, *bin_of(x_in, self._table(theta), axis=0))
-        return xp.where(inside, y, x), xp.where(inside, log_slope, 0.0)
+        return self._apply(theta, x, axis=0)
 
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        xp = namespace(y)
-        inside = (y > -self.bound) & (y < self.bound)
-        y_in = xp.where(inside, y, 0.0)
-        x, log_slope = spline_inverse(y_in, *bin_of(y_in, self._table(theta), axis=1))
-        return xp.where(inside, x, y), xp.where(inside, log_slope, 0.0)
+        return self._apply(theta, y, axis=1)
 
-    def _table(self, theta: Array) -> Array:
-        """x, y and slope at the knots: ``(*batch, dim, 3, bins + 1)``."""
-        xp, n = namespace(theta), 2 * self.bins
-        raw = xp.reshape(theta[..., :n], (*theta.shape[:-1], 2, self.bins))
-        xy = knots(bin_sizes(raw, self.bound, self.min_bin), self.bound)
-        slopes = knot_slopes(theta[..., n:], self.min_slope)
-        one = xp.ones_like(slopes[..., :1])
-        return xp.concat([xy, xp.concat([one, slopes, one], axis=-1)[..., None, :]], axis=-2)
+    def _apply(self, theta: Array, v: Array, axis: int) -> tuple[Array, Array]:
+        xp = namespace(v)
+        rows, v, back = bins_first(theta, v)
+        inside = (v > -self.bound) & (v < self.bound)
+        v_in = xp.where(inside, v, 0.0)  # both branches are differentiated: keep the unused one finite
+        out, log_slope = xp.rational_quadratic(partial(self._spline, axis), v_in, rows, axis, self)
+        return back(xp.where(inside, out, v)), back(xp.where(inside, log_slope, 0.0))
+
+    def _spline(self, axis: int, v: Array, rows: Array) -> tuple[Array, Array]:
+        raw, raw_slopes = namespace(v).pieces(rows, (2 * self.bins, self.bins - 1), axis=0)
+        k, corner, size = bin_of_rows(v, raw, self.bound, self.min_bin, axis)
+        # no row stands for the outer knots, whose slope is 1
+        slopes = (knot_slopes(pick(raw_slopes, end), self.min_slope) for end in (k - 1, k))
+        return (spline_inverse if axis else spline)(v, corner, size, *slopes)
 
 
 def knot_slopes(raw: Array, min_slope: float) -> Array:
     """Slopes above min_slope; 1 for ``raw = 0``."""
-    identity = math.log(math.expm1(1 - min_slope))  # softplus(identity) = 1 - min_slope
-    return min_slope + namespace(raw).softplus(raw + identity)
+    return min_slope + namespace(raw).softplus(raw + identity_slope(min_slope))
 
 
-def spline(x: Array, left: Array, right: Array) -> tuple[Array, Array]:
-    """``(y, log dy/dx)`` for x in a bin with x, y and slope at its ends, ``(*batch, dim, 3)``, left and right."""
-    w, h, s, bend = _shape(left, right)
-    xi = (x - left[..., 0]) / w
+def identity_slope(min_slope: float) -> float:
+    """What softplus takes to ``1 - min_slope``."""
+    return math.log(math.expm1(1 - min_slope))
+
+
+def spline(x: Array, corner: Array, size: Array, d_0: Array, d_1: Array) -> tuple[Array, Array]:
+    """``(y, log dy/dx)`` for x in a bin with its lower left corner, width and height, and slopes at its ends.
+
+    Args:
+        corner, size: x and y in the first axis.
+    """
+    w, h = size[0], size[1]
+    s = h / w
+    bend = d_0 + d_1 - 2 * s
+    xi = (x - corner[0]) / w
     xi_1 = xi * (1 - xi)
-    y = left[..., 1] + h * (s * xi**2 + left[..., 2] * xi_1) / (s + bend * xi_1)  # eq. 4
-    return y, _log_slope(xi, xi_1, s, bend, left, right)
+    bottom = s + bend * xi_1
+    y = corner[1] + h * (s * xi * xi + d_0 * xi_1) / bottom  # eq. 4
+    return y, _log_slope(xi, xi_1, s, bottom, d_0, d_1)
 
 
-def spline_inverse(y: Array, left: Array, right: Array) -> tuple[Array, Array]:
+def spline_inverse(y: Array, corner: Array, size: Array, d_0: Array, d_1: Array) -> tuple[Array, Array]:
     """``(x, log dx/dy)``, as ``spline``."""
     xp = namespace(y)
-    w, h, s, bend = _shape(left, right)
-    r = y - left[..., 1]
-    a = h * (s - left[..., 2]) + r * bend  # eq. 7
-    b = h * left[..., 2] - r * bend
-    c = -s * r
-    xi = 2 * c / (-b - xp.sqrt(xp.clip(b**2 - 4 * a * c, 0.0, None)))  # the root that stays accurate for a -> 0
-    return left[..., 0] + xi * w, -_log_slope(xi, xi * (1 - xi), s, bend, left, right)
-
-
-def _shape(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
-    size = right - left
-    w, h = size[..., 0], size[..., 1]
+    w, h = size[0], size[1]
     s = h / w
-    return w, h, s, right[..., 2] + left[..., 2] - 2 * s
+    bend = d_0 + d_1 - 2 * s
+    r = y - corner[1]
+    a = h * (s - d_0) + r * bend  # eq. 7
+    b = h * d_0 - r * bend
+    c = -s * r
+    xi = 2 * c / (-b - xp.sqrt(xp.clip(b * b - 4 * a * c, 0.0, None)))  # the root that stays accurate for a -> 0
+    xi_1 = xi * (1 - xi)
+    return corner[0] + xi * w, -_log_slope(xi, xi_1, s, s + bend * xi_1, d_0, d_1)
 
 
-def _log_slope(xi: Array, xi_1: Array, s: Array, bend: Array, left: Array, right: Array) -> Array:
+def _log_slope(xi: Array, xi_1: Array, s: Array, bottom: Array, d_0: Array, d_1: Array) -> Array:
     xp = namespace(xi)
-    numerator = right[..., 2] * xi**2 + 2 * s * xi_1 + left[..., 2] * (1 - xi) ** 2  # eq. 5
-    return xp.log(numerator) + 2 * xp.log(s / (s + bend * xi_1))
+    top = d_1 * xi * xi + 2 * s * xi_1 + d_0 * (1 - xi) ** 2  # eq. 5
+    return xp.log(top) + 2 * xp.log(s / bottom)

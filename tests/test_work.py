@@ -1,0 +1,80 @@
+"""How often the networks run: what a wasted pass would double, and no test of values would notice."""
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import pyro
+import pytest
+import torch
+from numpyro.infer.reparam import NeuTraReparam
+
+import ppl_flows as pf
+from ppl_flows import numpyro as pfn
+from ppl_flows import pyro as pfp
+from ppl_flows.hosting import ESTIMATORS, path_gradients
+
+LAYERS = 2
+
+
+def recipe(dim):
+    return pf.real_nvp(dim, flow_layers=LAYERS, hidden=(8,))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """One entry for every pass of a coupling; in JAX for every one in a traced program."""
+    seen, original = [], pf.Coupling._apply
+    monkeypatch.setattr(pf.Coupling, "_apply", lambda *args: seen.append(1) or original(*args))
+    return seen
+
+
+def pyro_model():
+    pyro.sample("x", pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))
+
+
+def numpyro_model():
+    numpyro.sample("x", numpyro.distributions.Normal(jnp.zeros(3), 1.0).to_event(1))
+
+
+# the path gradient needs the score of the draw with fixed parameters: one more pass of every layer, back
+@pytest.mark.parametrize(("estimator", "expected"), [("reparam", LAYERS), ("path", 2 * LAYERS)])
+def test_an_svi_step_in_pyro_runs_each_layer_once(passes, estimator, expected):
+    guide = pfp.AutoFlow(pyro_model, recipe)
+
+    def scored():
+        with path_gradients(ESTIMATORS[estimator]):
+            return guide()
+
+    svi = pyro.infer.SVI(pyro_model, scored, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+    svi.step()
+    passes.clear()
+    svi.step()
+    assert len(passes) == expected
+
+
+@pytest.mark.parametrize(("estimator", "expected"), [("reparam", LAYERS), ("path", 2 * LAYERS)])
+def test_an_svi_step_in_numpyro_runs_each_layer_once_and_is_traced_once(passes, estimator, expected):
+    guide = pfn.AutoFlow(numpyro_model, recipe)
+
+    def scored():
+        with path_gradients(ESTIMATORS[estimator]):
+            return guide()
+
+    svi = numpyro.infer.SVI(numpyro_model, scored, numpyro.optim.Adam(1e-3), numpyro.infer.Trace_ELBO())
+    state = svi.init(jax.random.key(0))
+    update = jax.jit(svi.update)
+    passes.clear()
+    for _ in range(3):
+        state, _ = update(state)
+    assert len(passes) == expected
+
+
+def test_a_neutra_density_runs_each_layer_once(passes):
+    guide = pfn.AutoFlow(numpyro_model, recipe)
+    svi = numpyro.infer.SVI(numpyro_model, guide, numpyro.optim.Adam(1e-3), numpyro.infer.Trace_ELBO())
+    params = svi.get_params(svi.init(jax.random.key(0)))
+    warped = NeuTraReparam(guide, params).reparam(numpyro_model)
+    start, potential, *_ = numpyro.infer.util.initialize_model(jax.random.key(1), warped)
+    passes.clear()
+    jax.jit(jax.value_and_grad(potential))(start.z)
+    assert len(passes) == LAYERS
