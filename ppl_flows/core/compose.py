@@ -43,6 +43,7 @@ class Chain(Stack):
 
     Example:
         >>> import dataclasses
+        >>> import ppl_flows as pf
         >>> flow = dataclasses.replace(pf.real_nvp(64, flow_layers=128), remat="checkpoint")
 
     Reference: Chen et al. (2016), Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174; Gomez et al. (2017),

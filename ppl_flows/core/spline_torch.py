@@ -32,7 +32,7 @@ class _Spline(torch.autograd.Function):
         share /= share.sum(1, keepdim=True)
         ends = torch.cumsum(share, 1)
         edges = ends[axis, :-1] * rest
-        edges += torch.arange(1, bins, dtype=v.dtype, device=v.device).mul_(least).sub_(bound)[:, None, None]
+        edges += _first_axis(torch.arange(1, bins, dtype=v.dtype, device=v.device).mul_(least).sub_(bound), v)
         k = torch.sum(v >= edges, 0)
         at = k.expand(2, 1, *v.shape)
         here = share.gather(1, at)[:, 0]
@@ -103,7 +103,7 @@ class _Spline(torch.autograd.Function):
         g_size = torch.stack([g_x_0 * xi - g_s * s / w, g_y * lift + g_s / w])
         g_rows = torch.zeros_like(rows, memory_format=torch.contiguous_format)
         g_raw = g_rows[: 2 * ctx.bins].view(share.shape)
-        index = torch.arange(ctx.bins, device=k.device)[:, None, None]
+        index = _first_axis(torch.arange(ctx.bins, device=k.device), k)
         torch.mul((index < k).to(v.dtype), g_corner[:, None], out=g_raw)
         g_raw.scatter_add_(1, k.expand(2, 1, *k.shape), g_size[:, None])
         g_raw -= (g_corner * below + g_size * here)[:, None]
@@ -112,3 +112,7 @@ class _Spline(torch.autograd.Function):
         for g, raw, i, o in zip((g_d_0, g_d_1), (raw_0, raw_1), knots, outer, strict=True):
             g_rows[2 * ctx.bins :].scatter_add_(0, i[None], (g * torch.sigmoid(raw)).masked_fill_(o, 0.0)[None])
         return None, g_v, g_rows, None, None
+
+
+def _first_axis(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return a.view(-1, *(1 for _ in v.shape))
