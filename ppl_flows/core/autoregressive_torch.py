@@ -179,10 +179,18 @@ def _vjp(f, *primals, has_aux=False):
         leaves = [a.detach().requires_grad_() for a in primals]
         out = f(*leaves)
     out, aux = out if has_aux else (out, ())
+    outs = out if isinstance(out, tuple) else (out,)
+    moving = [i for i, a in enumerate(outs) if a.requires_grad]  # the log slopes of Additive do not
 
     def pull(cotangents):
+        cotangents = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         return torch.autograd.grad(
-            out, leaves, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+            [outs[i] for i in moving],
+            leaves,
+            [cotangents[i] for i in moving],
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
 
     return (pull, tuple(a.detach() for a in aux)) if has_aux else pull

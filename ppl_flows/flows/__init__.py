@@ -3,8 +3,9 @@
 ``flow_layers``, ``hidden``, ``activation``, ``residual`` and ``context_dim`` mean the same in all that take them: the
 number of transforming layers, the widths of every conditioner's hidden layers (None: two layers of a width that fits
 dim), its activation by name, whether ``hidden`` means residual blocks (as in ``Coupling``), and the size of the
-context (0 for none). All start next to the identity. For dim 1 there is nothing to condition on, and the coupling
-recipes use the same transformer elementwise.
+context (0 for none). All start next to the identity; where a mask is random, next to a permutation. For dim 1 there is
+nothing to condition on, and the coupling recipes use the same transformer elementwise. An even number of couplings or
+of autoregressive layers is a ``Repeat`` of pairs, whose time to compile in JAX does not grow with it.
 """
 
 from ppl_flows.flows.affine import guide_flow, iaf, maf, nice, real_nvp

@@ -31,7 +31,7 @@ def flowpp(
     Reference: Ho et al. (2019), Flow++, arXiv:1902.00275.
     """
     mixture = MixtureLogisticCDF(components=components)
-    return Inverse(Chain(couplings(dim, mixture, flow_layers, mask, hidden, activation, context_dim)))
+    return Inverse(couplings(dim, mixture, flow_layers, mask, hidden, activation, context_dim))
 
 
 def gaussianization(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.core.compose import Inverse
 from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
 from ppl_flows.transformers import BernsteinPolynomial, SumOfSquares
 
@@ -29,7 +29,7 @@ def bernstein_flow(
     Reference: Ramasinghe et al. (2021), Robust normalizing flows using Bernstein-type polynomials, arXiv:2102.03509.
     """
     h = BernsteinPolynomial(degree=degree, bound=bound)
-    return Inverse(Chain(couplings(dim, h, flow_layers, mask, hidden, activation, context_dim)))
+    return Inverse(couplings(dim, h, flow_layers, mask, hidden, activation, context_dim))
 
 
 def sos_flow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.core.compose import Inverse
 from ppl_flows.flows.stacks import Hidden, autoregressive, couplings
 from ppl_flows.transformers import RationalQuadratic
 
@@ -37,7 +37,7 @@ def nsf(
     """
     spline = RationalQuadratic(bins=bins, bound=bound)
     if wiring == "coupling":
-        return Chain(couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim, residual=residual))
+        return couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim, residual=residual)
     if wiring == "autoregressive":
         return Inverse(autoregressive(dim, spline, flow_layers, hidden, activation, context_dim, residual=residual))
     raise ValueError(f"nsf: unknown wiring {wiring!r}; choose 'coupling' or 'autoregressive'.")

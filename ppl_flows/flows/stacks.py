@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive
+from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Shuffle
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain
+from ppl_flows.core.compose import Chain, Repeat
 from ppl_flows.core.transformer import Transformer
 
 Hidden = tuple[int, ...] | None
@@ -31,28 +31,32 @@ def couplings(
     context_dim: int,
     *,
     residual: bool = False,
-) -> tuple[Bijection, ...]:
-    """Couplings whose successive layers exchange the two parts; elementwise maps for dim 1."""
+) -> Bijection:
+    """Couplings whose successive layers exchange the two parts, so that every coordinate moves.
+
+    With ``mask="random"`` the coordinates are shuffled before every two. Elementwise maps for dim 1.
+    """
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
     if dim == 1:
         layer = Elementwise(1, h, hidden=hidden, activation=activation, residual=residual, context_dim=context_dim)
-        return (layer,) * flow_layers
-    # two successive layers share a mask and exchange its parts, so that every coordinate moves
-    return tuple(
+        return Repeat(layer, flow_layers)
+    # a random mask in the couplings themselves would make every pair another bijection, which no Repeat takes
+    shuffle = (Shuffle(dim),) if mask == "random" else ()
+    first, second = (
         Coupling(
             dim,
             h,
-            mask=mask,
-            flip=i % 2 == 1,
-            seed=i // 2,
+            mask="halves" if shuffle else mask,
+            flip=flip,
             hidden=hidden,
             activation=activation,
             residual=residual,
             context_dim=context_dim,
         )
-        for i in range(flow_layers)
+        for flip in (False, True)
     )
+    return _in_turn((*shuffle, first), (second,), flow_layers)
 
 
 def autoregressive(
@@ -68,15 +72,24 @@ def autoregressive(
     """Autoregressive layers, every second one in reverse order; ``forward`` is one pass per layer."""
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
-    return Chain(
+    first, second = (
         MaskedAutoregressive(
             dim,
             h,
-            flip=i % 2 == 1,
+            flip=flip,
             hidden=hidden,
             activation=activation,
             residual=residual,
             context_dim=context_dim,
         )
-        for i in range(flow_layers)
+        for flip in (False, True)
     )
+    return _in_turn((first,), (second,), flow_layers)
+
+
+def _in_turn(first: tuple[Bijection, ...], second: tuple[Bijection, ...], flow_layers: int) -> Bijection:
+    """A Repeat of the two; a Chain for an odd number, as ``remat`` is then that of one stack too."""
+    pairs, odd = divmod(flow_layers, 2)
+    if odd:
+        return Chain((*first, *second) * pairs + first)
+    return Repeat(Chain((*first, *second)), pairs)

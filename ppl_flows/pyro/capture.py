@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -134,7 +135,9 @@ def _check(node: Node) -> None:
 
 
 def _root(node: Node) -> Node:
-    """Where a chain of views begins."""
-    while node.op == "call_function" and any(r.alias_info is not None for r in node.target._schema.returns):
+    """Where a chain of views, or of pieces of a split, begins."""
+    while node.op == "call_function" and (
+        node.target is operator.getitem or any(r.alias_info is not None for r in node.target._schema.returns)
+    ):
         node = node.args[0]
     return node
