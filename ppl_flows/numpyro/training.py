@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.example_libraries.optimizers import Optimizer
+from jax.flatten_util import ravel_pytree
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
@@ -24,6 +26,7 @@ from ppl_flows.fit_result import (
     learning_rate,
     model_weight,
 )
+from ppl_flows.numpyro.compile_once import compile_once
 
 
 def train(
@@ -45,8 +48,7 @@ def train(
 
     ``watch`` sees the mean parameters of every block.
     """
-    schedule = lambda step: lr * learning_rate(step, steps, jnp)  # noqa: E731
-    svi = SVI(model, guide, optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, b2=0.99)), elbo)
+    svi = SVI(model, guide, _optimizer(steps, lr, clip), elbo)
     state = svi.init(key, 1.0, init_params=init_params)
     if not svi.get_params(state):
         raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
@@ -62,22 +64,26 @@ def train(
     def update(step: jax.Array, carry: _Carry) -> _Carry:
         state, mean, bad, losses, bads = carry
         new, loss = svi.update(state, weights[step])
-        leaves = [loss, *jax.tree.leaves(svi.get_params(new))]
-        fine = jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])) & (bad < MAX_SKIPPED)
+        fine = jnp.isfinite(loss) & jnp.isfinite(_flat(new)).all() & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
         state, bad = SVIState(*kept, new.rng_key), jnp.where(fine, 0, bad + 1)
-        share = averaging_share(step, steps)
-        mean = jax.tree.map(lambda m, a: m + share * (a - m), mean, svi.optim.get_params(state.optim_state))
+        mean = mean + averaging_share(step, steps) * (_flat(state) - mean)
         return _Carry(state, mean, bad, losses.at[step % size].set(loss), bads.at[step % size].set(bad))
 
-    @jax.jit
-    def block(carry: _Carry, first: int, last: int) -> _Carry:
+    def some_steps(carry: _Carry, first: int, last: int) -> _Carry:
         """Steps ``first, ..., last - 1``, at most ``size``: one program, however many they are."""
         return lax.fori_loop(first, last, update, carry)
 
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     nothing = jnp.empty(size)
-    carry = _Carry(state, svi.optim.get_params(state.optim_state), jnp.array(0), nothing, nothing.astype(int))
+    carry = _Carry(state, _flat(state), jnp.array(0), nothing, nothing.astype(int))
+    block = compile_once(some_steps, carry, 0, 0)
+
+    def found(carry: _Carry) -> dict[str, Any]:
+        """The mean parameters, and the mutable state."""
+        _, (_, moments) = carry.state.optim_state
+        return svi.constrain_fn(svi.optim.get_params((0, (carry.mean, moments)))) | (carry.state.mutable_state or {})
+
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for first in range(0, steps, size):
             taken = min(size, steps - first)
@@ -87,20 +93,44 @@ def train(
                 step = int(np.argmax(bads == MAX_SKIPPED))
                 raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], _values(svi, carry.state))
             if watch:
-                watch(svi.constrain_fn(carry.mean) | (carry.state.mutable_state or {}))
+                watch(found(carry))
             bar.update(taken)
             bar.set_postfix(loss=f"{np.median(losses[first:]):.3f}")
             if converged(losses, steps, elbo.num_particles, anneal, tolerance):
                 break
-    params = svi.constrain_fn(carry.mean) | (carry.state.mutable_state or {})
-    return Training(losses, int(np.sum(bads > 0)), params)
+    return Training(losses, int(np.sum(bads > 0)), found(carry))
+
+
+def _optimizer(steps: int, lr: float, clip: float) -> Optimizer:
+    """Adam on all parameters as one vector: a guide has dozens of small arrays, and each operation has its price."""
+    adam = optax.chain(
+        optax.clip_by_global_norm(clip), optax.adam(lambda step: lr * learning_rate(step, steps, jnp), b2=0.99)
+    )
+    unravel = {}
+
+    def init(params: Any) -> tuple[jax.Array, Any]:
+        flat, unravel["params"] = ravel_pytree(params)
+        return flat, adam.init(flat)
+
+    def update(_: int, gradients: Any, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        flat, moments = state
+        updates, moments = adam.update(ravel_pytree(gradients)[0].astype(flat.dtype), moments)
+        return optax.apply_updates(flat, updates), moments
+
+    return Optimizer(init, update, lambda state: unravel["params"](state[0]))
+
+
+def _flat(state: SVIState) -> jax.Array:
+    """The unconstrained parameters as one vector."""
+    _, (flat, _) = state.optim_state
+    return flat
 
 
 class _Carry(NamedTuple):
     """What one step hands to the next."""
 
     state: SVIState
-    mean: Any  # of the unconstrained parameters in this block
+    mean: jax.Array  # of the unconstrained parameters in this block, as one vector
     bad: jax.Array  # steps running that moved nothing
     losses: jax.Array  # of this block, (size,)
     bads: jax.Array  # likewise
