@@ -64,10 +64,10 @@ def train(
     def update(step: jax.Array, carry: _Carry) -> _Carry:
         state, mean, bad, losses, bads = carry
         new, loss = svi.update(state, weights[step])
-        fine = jnp.isfinite(loss) & jnp.isfinite(_flat(new)).all() & (bad < MAX_SKIPPED)
+        fine = jnp.isfinite(loss) & _vectors(new).finite & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
         state, bad = SVIState(*kept, new.rng_key), jnp.where(fine, 0, bad + 1)
-        mean = mean + averaging_share(step, steps) * (_flat(state) - mean)
+        mean = mean + averaging_share(step, steps) * (_vectors(state).params - mean)
         return _Carry(state, mean, bad, losses.at[step % size].set(loss), bads.at[step % size].set(bad))
 
     def some_steps(carry: _Carry, first: int, last: int) -> _Carry:
@@ -76,13 +76,13 @@ def train(
 
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     nothing = jnp.empty(size)
-    carry = _Carry(state, _flat(state), jnp.array(0), nothing, nothing.astype(int))
+    carry = _Carry(state, _vectors(state).params, jnp.array(0), nothing, nothing.astype(int))
     block = compile_once(some_steps, carry, 0, 0)
 
     def found(carry: _Carry) -> dict[str, Any]:
         """The mean parameters, and the mutable state."""
-        _, (_, moments) = carry.state.optim_state
-        return svi.constrain_fn(svi.optim.get_params((0, (carry.mean, moments)))) | (carry.state.mutable_state or {})
+        means = 0, _vectors(carry.state)._replace(params=carry.mean)
+        return svi.constrain_fn(svi.optim.get_params(means)) | (carry.state.mutable_state or {})
 
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for first in range(0, steps, size):
@@ -103,27 +103,32 @@ def train(
 
 def _optimizer(steps: int, lr: float, clip: float) -> Optimizer:
     """Adam on all parameters as one vector: a guide has dozens of small arrays, and each operation has its price."""
-    adam = optax.chain(
-        optax.clip_by_global_norm(clip), optax.adam(lambda step: lr * learning_rate(step, steps, jnp), b2=0.99)
-    )
+    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp), b2=0.99)
     unravel = {}
 
-    def init(params: Any) -> tuple[jax.Array, Any]:
-        flat, unravel["params"] = ravel_pytree(params)
-        return flat, adam.init(flat)
+    def init(params: Any) -> _Vectors:
+        vector, unravel["params"] = ravel_pytree(params)
+        return _Vectors(vector, adam.init(vector), jnp.array(True))
 
-    def update(_: int, gradients: Any, state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        flat, moments = state
-        updates, moments = adam.update(ravel_pytree(gradients)[0].astype(flat.dtype), moments)
-        return optax.apply_updates(flat, updates), moments
+    def update(_: int, gradients: Any, state: _Vectors) -> _Vectors:
+        gradient = ravel_pytree(gradients)[0].astype(state.params.dtype)
+        norm = jnp.sqrt(gradient @ gradient)  # XLA's sums on a CPU are several times slower than its products
+        updates, moments = adam.update(gradient * jnp.minimum(1.0, clip / norm), state.moments)
+        return _Vectors(optax.apply_updates(state.params, updates), moments, jnp.isfinite(norm))
 
-    return Optimizer(init, update, lambda state: unravel["params"](state[0]))
+    return Optimizer(init, update, lambda state: unravel["params"](state.params))
 
 
-def _flat(state: SVIState) -> jax.Array:
-    """The unconstrained parameters as one vector."""
-    _, (flat, _) = state.optim_state
-    return flat
+class _Vectors(NamedTuple):
+    """What the optimiser knows."""
+
+    params: jax.Array  # unconstrained
+    moments: Any
+    finite: jax.Array  # whether the norm of the last gradient was
+
+
+def _vectors(state: SVIState) -> _Vectors:
+    return state.optim_state[1]
 
 
 class _Carry(NamedTuple):
