@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Permute
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Repeat
@@ -31,23 +33,25 @@ def couplings(
     context_dim: int,
     *,
     residual: bool = False,
+    mix: Callable[[int], Bijection] = Permute,
 ) -> Bijection:
     """Couplings whose successive layers exchange the two parts, so that every coordinate moves.
 
-    With ``mask="random"`` the coordinates are permuted before every two. Elementwise maps for dim 1.
+    With ``mask="random"`` there is a ``mix(dim)`` before every two. Elementwise maps for dim 1.
     """
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
     if dim == 1:
         layer = Elementwise(1, h, hidden=hidden, activation=activation, residual=residual, context_dim=context_dim)
         return Repeat(layer, flow_layers)
-    # masks that differ would make every pair another bijection; a permutation, taken again and again, mixes as well
-    permute = (Permute(dim),) if mask == "random" else ()
+    # masks that differ would make every pair another bijection, of which there is no Repeat; a permutation, taken again
+    # and again, does as well
+    mixing = (mix(dim),) if mask == "random" else ()
     first, second = (
         Coupling(
             dim,
             h,
-            mask="halves" if permute else mask,
+            mask="halves" if mixing else mask,
             flip=flip,
             hidden=hidden,
             activation=activation,
@@ -56,7 +60,7 @@ def couplings(
         )
         for flip in (False, True)
     )
-    return _in_turn((*permute, first), (second,), flow_layers)
+    return _in_turn((*mixing, first), (second,), flow_layers)
 
 
 def autoregressive(
