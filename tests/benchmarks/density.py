@@ -3,7 +3,8 @@
 Prints the mean test log-likelihood in nats per row, in the units of the table. All flows see standardised columns,
 and have the same steps, batches, learning rates, clipping, averaging and held-out rows, and networks of the
 same depth and width; every NSF but ``nsf, autoregressive`` is made of couplings. ``pip install zuko flowjax`` first
-(the extra ``bench``), and have the tables in ``../shared/data/uci``. Takes about a minute per row of the result on one core.
+(the extra ``bench``), and have the tables in ``../shared/data/uci``. Takes about a minute per row of the result on one
+core.
 """
 
 import argparse
