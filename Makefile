@@ -26,6 +26,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/training_step.py
 	$(BIN)/python tests/benchmarks/inversion.py
 	$(BIN)/python tests/benchmarks/svi_step.py
+	$(BIN)/python tests/benchmarks/memory.py
 
 bench-posteriors: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language numpyro
