@@ -1,6 +1,7 @@
 """The NumPyro shell: transforms, distributions and guides, in NumPyro's own machinery and in ours."""
 
 import pickle
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -434,3 +435,32 @@ def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     twice = [fit(correlated, AutoFlow(correlated, small, start="init"), **SMALL) for _ in range(2)]
     np.testing.assert_array_equal(twice[0].losses, twice[1].losses)
     np.testing.assert_array_equal(twice[0].sample(5)["z"], twice[1].sample(5)["z"])
+
+
+def test_a_second_fit_compiles_nothing_and_still_sees_what_has_changed():
+    compiled, data = [], {"y": 0.0}
+
+    def listen(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration" and fun_name in ("jit(some_steps)", "jit(weigh_keys)"):
+            compiled.append(fun_name)
+
+    def model():
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=data["y"])
+
+    def mean(seed):
+        compiled.clear()
+        return fit(model, guide, seed=seed, **SMALL).sample(1000)["z"].mean(), len(compiled)
+
+    guide = AutoFlow(model, partial(pf.nsf, flow_layers=1), start="init")
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        means, programs = zip(*(mean(seed) for seed in (0, 0, 1)), strict=True)
+        data["y"] = 2.0
+        moved, recompiled = mean(1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert programs == (2, 0, 0), "training and measure"
+    assert means[1] == means[0] != means[2]
+    assert recompiled == 2
+    assert moved > means[2] + 0.3, "a program with the old data in it would come to the same posterior"

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import pyro
 import pytest
@@ -78,3 +79,14 @@ def test_a_neutra_density_runs_each_layer_once(passes):
     passes.clear()
     jax.jit(jax.value_and_grad(potential))(start.z)
     assert len(passes) == LAYERS
+
+
+@pytest.mark.parametrize("recipe", [pf.real_nvp, pf.nsf, pf.maf, pf.iaf, pf.guide_flow], ids=lambda r: r.__name__)
+def test_a_program_in_jax_does_not_grow_with_depth(recipe):
+    def equations(flow_layers):
+        flow = recipe(4, flow_layers=flow_layers)
+        params = jax.tree.map(jnp.asarray, flow.init(np.random.default_rng(0)))
+        lowered = jax.jit(jax.grad(lambda p, x: flow.inverse(p, x)[1].sum())).lower(params, jnp.ones((3, 4)))
+        return lowered.as_text().count("\n")
+
+    assert equations(64) == equations(8)

@@ -5,7 +5,7 @@ number of transforming layers, the widths of every conditioner's hidden layers (
 dim), its activation by name, whether ``hidden`` means residual blocks (as in ``Coupling``), and the size of the
 context (0 for none). All start next to the identity; where a mask is random, next to a permutation. For dim 1 there is
 nothing to condition on, and the coupling recipes use the same transformer elementwise. An even number of couplings or
-of autoregressive layers is a ``Repeat`` of pairs, whose time to compile in JAX does not grow with it.
+of autoregressive layers, from four on, is a ``Repeat`` of pairs: in JAX the time to compile does not grow with it.
 """
 
 from ppl_flows.flows.affine import guide_flow, iaf, maf, nice, real_nvp

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ppl_flows.bijections import Elementwise
+from ppl_flows.bijections import Coupling, Elementwise, Shuffle
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.compose import Chain, Inverse
+from ppl_flows.core.compose import Chain, Inverse, Repeat
 from ppl_flows.flows.spline import nsf
 from ppl_flows.flows.stacks import Hidden, autoregressive, check_layers, couplings
 from ppl_flows.transformers import Additive, Affine, Multiplicative
@@ -47,8 +47,8 @@ def real_nvp(
 
     Args:
         dim: event size.
-        mask: as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` shuffles the coordinates
-            before every two layers.
+        mask: as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` permutes the
+            coordinates before every two layers, by one random permutation.
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
@@ -108,4 +108,5 @@ def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bije
     if dim == 1:
         return nsf(1, flow_layers=2, context_dim=context_dim)
     hidden = (min(max(2 * dim, 16), 32),) * 2
-    return couplings(dim, Affine(), flow_layers + flow_layers % 2, "random", hidden, "silu", context_dim)
+    pair = (Coupling(dim, flip=flip, hidden=hidden, context_dim=context_dim) for flip in (False, True))
+    return Repeat(Chain((Shuffle(dim), *pair)), (flow_layers + 1) // 2)

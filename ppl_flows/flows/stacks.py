@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Shuffle
+from collections.abc import Callable
+
+from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Permute
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.compose import Chain, Repeat
 from ppl_flows.core.transformer import Transformer
@@ -31,23 +33,25 @@ def couplings(
     context_dim: int,
     *,
     residual: bool = False,
+    mix: Callable[[int], Bijection] = Permute,
 ) -> Bijection:
     """Couplings whose successive layers exchange the two parts, so that every coordinate moves.
 
-    With ``mask="random"`` the coordinates are shuffled before every two. Elementwise maps for dim 1.
+    With ``mask="random"`` there is a ``mix(dim)`` before every two. Elementwise maps for dim 1.
     """
     check_layers(flow_layers)
     hidden = default_hidden(dim, hidden)
     if dim == 1:
         layer = Elementwise(1, h, hidden=hidden, activation=activation, residual=residual, context_dim=context_dim)
         return Repeat(layer, flow_layers)
-    # a random mask in the couplings themselves would make every pair another bijection, which no Repeat takes
-    shuffle = (Shuffle(dim),) if mask == "random" else ()
+    # masks that differ would make every pair another bijection, of which there is no Repeat; a permutation, taken again
+    # and again, does as well
+    mixing = (mix(dim),) if mask == "random" else ()
     first, second = (
         Coupling(
             dim,
             h,
-            mask="halves" if shuffle else mask,
+            mask="halves" if mixing else mask,
             flip=flip,
             hidden=hidden,
             activation=activation,
@@ -56,7 +60,7 @@ def couplings(
         )
         for flip in (False, True)
     )
-    return _in_turn((*shuffle, first), (second,), flow_layers)
+    return _in_turn((*mixing, first), (second,), flow_layers)
 
 
 def autoregressive(
@@ -88,8 +92,8 @@ def autoregressive(
 
 
 def _in_turn(first: tuple[Bijection, ...], second: tuple[Bijection, ...], flow_layers: int) -> Bijection:
-    """A Repeat of the two; a Chain for an odd number, as ``remat`` is then that of one stack too."""
+    """A Repeat of the two; a Chain for two layers, or an odd number, so that ``remat`` is that of one stack."""
     pairs, odd = divmod(flow_layers, 2)
-    if odd:
-        return Chain((*first, *second) * pairs + first)
+    if odd or pairs == 1:
+        return Chain((*first, *second) * pairs + first * odd)
     return Repeat(Chain((*first, *second)), pairs)

@@ -26,6 +26,7 @@ from ppl_flows.hosting import (
     evaluation,
     path_gradients,
 )
+from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import estimator_of
 from ppl_flows.numpyro.training import train
 
@@ -119,8 +120,7 @@ def fit(
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
         return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
 
-    @jax.jit
-    def weigh_keys(keys: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    def weigh_keys(keys: jax.Array, params: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
         one = partial(_weighed, params=params, model=bound_model, guide=bound_guide, marginal=marginal)
         return lax.map(jax.vmap(one), keys)
 
@@ -128,7 +128,7 @@ def fit(
         blocks = -(-num_samples // num_particles)  # whole ones, as a rest would be compiled a second time
         keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
         with evaluation():
-            weighed = weigh_keys(keys)
+            weighed = compile_once(weigh_keys, keys, params)(keys, params)
         latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], weighed)
         return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
 

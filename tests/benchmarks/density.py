@@ -1,9 +1,10 @@
 """Density estimation on UCI tables: a Gaussian, our flows in both languages, and the NSF of zuko and of FlowJAX.
 
 Prints the mean test log-likelihood in nats per row, in the units of the table. All flows see standardised columns,
-and have the same steps, batches, learning rates, clipping, averaging and held-out rows; every NSF is made of couplings
-with networks of the same depth and width. ``pip install zuko flowjax`` first (the extra ``bench``), and have the tables
-in ``../shared/data/uci``. Takes about a minute per row of the result on one core.
+and have the same steps, batches, learning rates, clipping, averaging and held-out rows, and networks of the
+same depth and width; every NSF but ``nsf, autoregressive`` is made of couplings. ``pip install zuko flowjax`` first
+(the extra ``bench``), and have the tables in ``../shared/data/uci``. Takes about a minute per row of the result on one
+core.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from ppl_flows.hosting import held_out
 UCI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "uci"
 TABLES = ("kin8nm", "power_plant", "protein")
 LAYERS, HIDDEN, BINS, BOUND = 6, (64, 64), 8, 5.0
-MORE_LAYERS = 10  # for as many parameters as zuko's NSF has in 6 layers, each of which moves all coordinates
+NSF_LAYERS = 10  # for as many parameters as zuko's NSF has in 6 layers, each of which moves all coordinates
 BATCH, CLIP, HELD = 256, 10.0, 1 / 9  # a ninth of what is not for testing
 
 
@@ -140,10 +141,10 @@ FITS = {
     "Gaussian": gaussian,
     "maf, Pyro": partial(ours, shell=in_pyro, recipe=pf.maf),
     "maf, NumPyro": partial(ours, shell=in_numpyro, recipe=pf.maf),
-    "nsf, Pyro": partial(ours, shell=in_pyro, recipe=pf.nsf),
-    "nsf, NumPyro": partial(ours, shell=in_numpyro, recipe=pf.nsf),
-    "nsf 10, Pyro": partial(ours, shell=in_pyro, recipe=pf.nsf, layers=MORE_LAYERS),
-    "nsf 10, NumPyro": partial(ours, shell=in_numpyro, recipe=pf.nsf, layers=MORE_LAYERS),
+    "nsf, Pyro": partial(ours, shell=in_pyro, recipe=pf.nsf, layers=NSF_LAYERS),
+    "nsf, NumPyro": partial(ours, shell=in_numpyro, recipe=pf.nsf, layers=NSF_LAYERS),
+    "nsf, autoregressive, Pyro": partial(ours, shell=in_pyro, recipe=partial(pf.nsf, wiring="autoregressive")),
+    "nsf, autoregressive, NumPyro": partial(ours, shell=in_numpyro, recipe=partial(pf.nsf, wiring="autoregressive")),
     "NSF, zuko": of_zuko,
     "NSF, FlowJAX": of_flowjax,
 }
@@ -157,7 +158,7 @@ def main(tables: list[str], fits: list[str], steps: int, lr: float, seeds: int) 
         for fit in fits:
             results = [FITS[fit](train, test, steps=steps, lr=lr, seed=seed) for seed in range(seeds)]
             scores = " ".join(f"{score - log_scale:8.3f}" for score, _ in results)
-            print(f"{name:12} {fit:16} {scores}  ({results[0][1]} parameters)", flush=True)
+            print(f"{name:12} {fit:28} {scores}  ({results[0][1]} parameters)", flush=True)
 
 
 if __name__ == "__main__":

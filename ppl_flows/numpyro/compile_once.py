@@ -1,0 +1,29 @@
+"""``compile_once``: programs that are the same are compiled once, however often they are traced."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+PROGRAMS = 16  # that are kept
+_compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
+
+
+def compile_once(f: Callable, *args: Any) -> Callable:
+    """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
+
+    Every call of ``fit`` traces its model anew, as the model may read data that have changed since; what was traced,
+    with those data in it, is the key.
+    """
+    lowered = jax.jit(f).lower(*args)
+    key = hashlib.sha256(f"{lowered.in_tree}{lowered.as_text()}".encode()).hexdigest()
+    if key not in _compiled:
+        _compiled[key] = lowered.compile()
+        while len(_compiled) > PROGRAMS:
+            _compiled.popitem(last=False)
+    _compiled.move_to_end(key)
+    return _compiled[key]
