@@ -368,7 +368,7 @@ def test_a_student_t_learns_the_tails_that_a_normal_cannot_have(shell):
     fits = {}
     for base in (pf.StudentT(2, df=8.0), None):
         fits[base] = shell.fit_density(
-            pf.maf(2, flow_layers=1, hidden=(8,)), data, base=base, steps=400, lr=0.03, progress=False
+            pf.maf(2, flow_layers=1, hidden=(8,)), data, base=base, steps=300, lr=0.03, progress=False
         )
     fit, normal = fits.values()
     df = np.exp(np.asarray(fit.base_params["log_df"]))

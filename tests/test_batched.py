@@ -220,7 +220,7 @@ def test_a_bayesian_flow_is_fitted_by_svi(lang):
             lang.ppl.sample("x", density, obs=lang.array(data))
 
     guide = lang.AutoNormal(model)
-    result = lang.pf.fit(model, guide, steps=200, num_particles=8, lr=3e-2, draws=200, progress=False)
+    result = lang.pf.fit(model, guide, steps=150, num_particles=4, lr=3e-2, draws=50, progress=False)
     assert np.mean(result.losses[-20:]) < np.mean(result.losses[:20]) - 50
     draws = result.sample(50)
     weights = next(np.asarray(value) for name, value in draws.items() if name.endswith("w0"))

@@ -41,9 +41,10 @@ def test_the_quick_starts_are_twins():
 
 def test_eight_schools_runs_and_beats_mean_field(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in its processes too
     eight_schools = __import__("eight_schools")
     try:
-        out = eight_schools.main(steps=400, figure=str(tmp_path / "figure.png"))
+        out = eight_schools.main(steps=200, figure=str(tmp_path / "figure.png"))
     finally:
         sys.modules.pop("eight_schools")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -97,12 +98,14 @@ def example(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
-def test_the_image_example_runs_and_learns(language, flow, example, tmp_path, capsys):
-    main = example(language, "image_glow")
-    few, more = (main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
-    assert more < few - 0.05
-    assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("language", "flow", "after_two_steps"),  # measured once: to run it again would compile all of it again
+    [("pyro", "glow", 3.76), ("pyro", "nice", 6.13), ("numpyro", "tarflow", 3.83)],
+)
+def test_the_image_example_runs_and_learns(language, flow, after_two_steps, example, tmp_path, capsys):
+    bits = example(language, "image_glow")(flow, steps=30, out=str(tmp_path))
+    assert bits < after_two_steps - 0.05
+    assert f"{flow}: {bits:.3f} bits per dimension" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
 
 
@@ -135,7 +138,7 @@ def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, cap
 
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_amortised_example_comes_near_the_exact_posteriors(language, example, tmp_path, capsys):
-    numbers = example(language, "amortised")(simulations=2_000, steps=300, tests=4, out=str(tmp_path))
+    numbers = example(language, "amortised")(simulations=2_000, steps=200, tests=4, out=str(tmp_path))
     assert numbers["mean error / sd"] < 1.5, "untrained it is 2.0"
     assert f"mean error / sd: {numbers['mean error / sd']:.3f}" in capsys.readouterr().out
     assert (tmp_path / f"calibration_{language}.png").exists()
@@ -144,7 +147,7 @@ def test_the_amortised_example_comes_near_the_exact_posteriors(language, example
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_learned_population_comes_near_the_true_one_and_nuts_runs_on_it(language, example, capsys):
-    numbers = example(language, "prior")(steps=300, draws=8, groups=100, chains=2)
+    numbers = example(language, "prior")(steps=300, draws=20, groups=100, chains=2)
     assert numbers["flow"] < numbers["normal"] - 0.03
     assert np.isfinite(numbers["r_hat"])
     assert f"flow: energy distance of the learned population to the true one {numbers['flow']:.3f}" in (

@@ -258,7 +258,7 @@ def test_variational_dequantisation_in_pyro():
         with pyro.plate("rows", len(images)):
             pyro.sample("noise", in_pyro.flow("dequantiser", DEQUANTISER, context=context))
 
-    result = in_pyro.fit(model, guide, steps=60, num_particles=1, progress=False)
+    result = in_pyro.fit(model, guide, steps=60, num_particles=1, draws=1_000, progress=False)
     check_dequantised(result, pyro.get_param_store().keys())
 
 
@@ -276,7 +276,7 @@ def test_variational_dequantisation_in_numpyro():
         with numpyro.plate("rows", len(images)):
             numpyro.sample("noise", in_numpyro.flow("dequantiser", DEQUANTISER, context=context))
 
-    result = in_numpyro.fit(model, guide, steps=60, num_particles=1, progress=False)
+    result = in_numpyro.fit(model, guide, steps=60, num_particles=1, draws=1_000, progress=False)
     check_dequantised(result, result.params.keys())
 
 

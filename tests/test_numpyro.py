@@ -25,7 +25,20 @@ import ppl_flows as pf
 from ppl_flows.core.networks import MaskedMLP
 from ppl_flows.numpyro import AutoFlow, FitError, Flow, FlowTransform, fit, flow, transforms
 
-SMALL = {"steps": 150, "num_particles": 8, "progress": False}
+SMALL = {"steps": 150, "num_particles": 8, "draws": 1_000, "progress": False}
+
+
+def small(dim):
+    """A flow that is made and compiled fast, where a test is not about the recipe."""
+    return pf.iaf(dim, flow_layers=1, hidden=(8, 8))
+
+
+def small_nsf(dim):
+    return pf.nsf(dim, flow_layers=2, hidden=(16, 16))
+
+
+def small_maf(dim):
+    return pf.maf(dim, flow_layers=2, hidden=(16, 16))
 
 
 def correlated():
@@ -95,8 +108,9 @@ def test_the_transform_agrees_with_the_autodiff_jacobian():
     t = FlowTransform(pf.iaf(3), seed=3)
     x = jnp.array([0.3, -1.0, 2.0])
     for f in (t, t.inv):
-        expected = jnp.linalg.slogdet(jax.jacobian(f)(x))[1]
-        np.testing.assert_allclose(f.log_abs_det_jacobian(x, f(x)), expected, atol=1e-10)
+        expected = jnp.linalg.slogdet(jax.jit(jax.jacobian(f))(x))[1]
+        log_det = jax.jit(lambda x, f=f: f.log_abs_det_jacobian(x, f(x)))(x)
+        np.testing.assert_allclose(log_det, expected, atol=1e-10)
 
 
 def their_transform(seed):
@@ -238,11 +252,11 @@ def test_the_guide_starts_at_the_initialisation():
     np.testing.assert_allclose(draws.std(0), [0.2, 0.2], atol=0.02)
 
 
-@pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.maf], ids=["default", "iaf", "nsf", "maf"])
+@pytest.mark.parametrize("recipe", [None, pf.iaf, small_nsf, small_maf], ids=["default", "iaf", "nsf", "maf"])
 def test_the_guide_finds_a_correlated_posterior(recipe):
     guide = AutoFlow(correlated, recipe, start="init")
     before = start_of(guide)
-    result = fit(correlated, guide, steps=600, num_particles=16, lr=2e-2, progress=False)
+    result = fit(correlated, guide, steps=400, num_particles=16, lr=3e-2, progress=False)
     assert_moved(result.params, before)
     assert result.losses[-50:].mean() < result.losses[:50].mean() - 1
     assert result.elbo.mean < 4 * result.elbo.se, "an ELBO cannot exceed the log evidence, here 0"
@@ -254,7 +268,7 @@ def test_the_guide_finds_a_correlated_posterior(recipe):
     assert result.skipped == 0
 
 
-@pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.nice], ids=["default", "iaf", "nsf", "nice"])
+@pytest.mark.parametrize("recipe", [None, small, small_nsf, pf.nice], ids=["default", "iaf", "nsf", "nice"])
 def test_one_latent_dimension_works_where_the_hosts_raises(recipe):
     def model():
         numpyro.sample("z", dist.Gamma(3.0, 1.0))
@@ -275,9 +289,9 @@ def mixed():
 
 
 def test_the_hosts_guide_methods_work():
-    guide = AutoFlow(mixed, pf.iaf, start="init")
+    guide = AutoFlow(mixed, small, start="init")
     shapes = {"scale": (), "share": (3,), "row": (4, 2)}
-    result = fit(mixed, guide, **SMALL)
+    result = fit(mixed, guide, **(SMALL | {"steps": 20}))
     assert guide.latent_dim == 1 + 2 + 8
     assert {k: v.shape for k, v in guide.median(result.params).items()} == shapes
     quantiles = guide.quantiles(result.params, [0.1, 0.5, 0.9])
@@ -299,7 +313,7 @@ def test_the_hosts_guide_methods_work():
 
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
-        guide = AutoFlow(mixed, pf.iaf, start="init")
+        guide = AutoFlow(mixed, small, start="init")
         svi = SVI(mixed, guide, optax.adam(1e-2), Trace_ELBO(num_particles=4, vectorize_particles=vectorize))
         before = svi.get_params(svi.init(random.key(0)))
         result = svi.run(random.key(0), 80, progress_bar=False)
@@ -308,19 +322,19 @@ def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
 
 
 def test_the_hosts_svi_starts_under_jit_and_vmap():
-    svi = SVI(mixed, AutoFlow(mixed, pf.iaf), optax.adam(1e-2), Trace_ELBO())
+    svi = SVI(mixed, AutoFlow(mixed, small), optax.adam(1e-2), Trace_ELBO())
     jax.jit(svi.init)(random.key(0))
-    many = SVI(mixed, AutoFlow(mixed, pf.iaf), optax.adam(1e-2), Trace_ELBO())
+    many = SVI(mixed, AutoFlow(mixed, small), optax.adam(1e-2), Trace_ELBO())
     states = jax.vmap(many.init)(random.split(random.key(0), 3))
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(many.get_params(states)))
     init = init_to_value(values={"z": jnp.array([5.0, -7.0])})
-    svi = SVI(correlated, AutoFlow(correlated, pf.iaf, init_loc_fn=init), optax.adam(1e-2), Trace_ELBO())
+    svi = SVI(correlated, AutoFlow(correlated, small, init_loc_fn=init), optax.adam(1e-2), Trace_ELBO())
     started = svi.get_params(jax.jit(svi.init)(random.key(0)))
     np.testing.assert_allclose(started["auto_z_flow"]["1"]["b"], [5.0, -7.0])
 
 
 def test_a_fit_goes_on_from_earlier_parameters():
-    guide = AutoFlow(correlated, pf.iaf, start="init")
+    guide = AutoFlow(correlated, small, start="init")
     first = fit(correlated, guide, **{**SMALL, "steps": 400, "lr": 2e-2})
     again = fit(correlated, guide, init_params=first.params, **{**SMALL, "lr": 1e-3})
     assert again.losses[:10].mean() < first.losses[:10].mean() - 1
@@ -337,16 +351,16 @@ def two_guides(make):
 def test_guides_share_a_list_where_the_hosts_clash():
     with pytest.raises(AssertionError, match="unique names"):
         handlers.trace(handlers.seed(two_guides(AutoIAFNormal), 0)).get_trace()
-    guide = two_guides(lambda model: AutoFlow(model, pf.iaf, start="init"))
+    guide = two_guides(lambda model: AutoFlow(model, small, start="init"))
     before = start_of(guide)
     assert set(before) == {"auto_scale_flow", "auto_row_flow"}
     result = fit(mixed, guide, **SMALL)
     assert_moved(result.params, before)
     assert result.losses[-20:].mean() < result.losses[:20].mean()
     other = AutoGuideList(mixed)
-    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"]), pf.iaf, start="init"))
+    other.append(AutoFlow(handlers.block(mixed, hide=["scale", "share"]), small, start="init"))
     other.append(AutoDelta(handlers.block(mixed, hide=["row"])))
-    fit(mixed, other, **SMALL)
+    fit(mixed, other, **(SMALL | {"steps": 20}))
 
 
 def test_latents_local_to_a_subsampled_plate_are_a_clear_error():
@@ -382,7 +396,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.factor("y", jnp.where(z > 0.5, jnp.nan, 5 * z) + y)
 
-    guide = AutoFlow(model, start="init")
+    guide = AutoFlow(model, small, start="init")
     with pytest.raises(FitError, match="not finite since step") as caught:
         fit(model, guide, 1.0, **{**SMALL, "lr": 0.1})
     assert 0 <= caught.value.step < 150
@@ -398,10 +412,10 @@ def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
         with numpyro.plate("rows", 200, subsample_size=5) as rows:
             numpyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
 
-    result = fit(model, AutoFlow(model, pf.iaf, start="init"), **SMALL)
+    result = fit(model, AutoFlow(model, small, start="init"), **SMALL)
     assert np.isnan(result.khat)
     spread = 200 * float(jnp.std(0.5 * data**2)) / 5**0.5  # of one minibatch's log-likelihood
-    assert result.elbo.se == pytest.approx(spread / 10_000**0.5, rel=0.3)
+    assert result.elbo.se == pytest.approx(spread / 1_000**0.5, rel=0.3)
 
 
 def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
@@ -414,10 +428,11 @@ def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     runs = []
     for steps in (100, 200):
         traces.clear()
-        fit(model, AutoFlow(model, pf.iaf, start="init"), steps=steps, num_particles=2, progress=False)
+        guide = AutoFlow(model, small, start="init")
+        fit(model, guide, steps=steps, num_particles=2, draws=100, progress=False)
         runs.append(len(traces))
     assert runs[0] == runs[1], "the model must not be traced again and again while it trains"
-    twice = [fit(correlated, AutoFlow(correlated, pf.iaf, start="init"), **SMALL) for _ in range(2)]
+    twice = [fit(correlated, AutoFlow(correlated, small, start="init"), **SMALL) for _ in range(2)]
     np.testing.assert_array_equal(twice[0].losses, twice[1].losses)
     np.testing.assert_array_equal(twice[0].sample(5)["z"], twice[1].sample(5)["z"])
 

@@ -20,7 +20,20 @@ import ppl_flows as pf
 from ppl_flows.core.networks import MaskedMLP
 from ppl_flows.pyro import AutoFlow, FitError, Flow, FlowTransform, fit, flow, transforms
 
-SMALL = {"steps": 150, "num_particles": 8, "progress": False}
+SMALL = {"steps": 150, "num_particles": 8, "draws": 1_000, "progress": False}
+
+
+def small(dim):
+    """A flow that is made and compiled fast, where a test is not about the recipe."""
+    return pf.iaf(dim, flow_layers=1, hidden=(8, 8))
+
+
+def small_nsf(dim):
+    return pf.nsf(dim, flow_layers=2, hidden=(16, 16))
+
+
+def small_maf(dim):
+    return pf.maf(dim, flow_layers=2, hidden=(16, 16))
 
 
 def correlated():
@@ -292,12 +305,12 @@ def test_the_guide_starts_at_the_initialisation():
     torch.testing.assert_close(draws.std(0), torch.full((2,), 0.2), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.maf], ids=["default", "iaf", "nsf", "maf"])
+@pytest.mark.parametrize("recipe", [None, pf.iaf, small_nsf, small_maf], ids=["default", "iaf", "nsf", "maf"])
 def test_the_guide_finds_a_correlated_posterior(recipe):
     guide = AutoFlow(correlated, recipe, start="init")
     guide()
     before = snapshot(guide)
-    result = fit(correlated, guide, steps=600, num_particles=16, lr=2e-2, progress=False)
+    result = fit(correlated, guide, steps=400, num_particles=16, lr=3e-2, progress=False)
     assert_moved(guide, before)
     assert result.losses[-50:].mean() < result.losses[:50].mean() - 1
     assert result.elbo.mean < 4 * result.elbo.se, "an ELBO cannot exceed the log evidence, here 0"
@@ -309,7 +322,7 @@ def test_the_guide_finds_a_correlated_posterior(recipe):
     assert result.skipped == 0
 
 
-@pytest.mark.parametrize("recipe", [None, pf.iaf, pf.nsf, pf.nice], ids=["default", "iaf", "nsf", "nice"])
+@pytest.mark.parametrize("recipe", [None, small, small_nsf, pf.nice], ids=["default", "iaf", "nsf", "nice"])
 def test_one_latent_dimension_works(recipe):
     def model():
         pyro.sample("z", dist.Gamma(3.0, 1.0))
@@ -329,9 +342,9 @@ def mixed():
 
 
 def test_the_hosts_guide_methods_work():
-    guide = AutoFlow(mixed, pf.iaf, start="init")
+    guide = AutoFlow(mixed, small, start="init")
     shapes = {"scale": (), "share": (3,), "row": (4, 2)}
-    result = fit(mixed, guide, **SMALL)
+    result = fit(mixed, guide, **(SMALL | {"steps": 20}))
     assert guide.latent_dim == 1 + 2 + 8
     assert {k: tuple(v.shape) for k, v in guide.median().items()} == shapes
     quantiles = guide.quantiles([0.1, 0.5, 0.9])
@@ -350,7 +363,7 @@ def test_the_hosts_guide_methods_work():
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
         pyro.clear_param_store()
-        guide = AutoFlow(mixed, pf.iaf, start="init")
+        guide = AutoFlow(mixed, small, start="init")
         guide()
         before = snapshot(guide)
         elbo = Trace_ELBO(num_particles=4, vectorize_particles=vectorize, max_plate_nesting=1)
@@ -361,34 +374,35 @@ def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
 
 
 def test_a_second_guide_of_the_same_name_is_an_error_where_the_hosts_does_not_train():
-    for make in (lambda: AutoIAFNormal(correlated), lambda: AutoFlow(correlated, pf.iaf, start="init")):
+    short = SMALL | {"steps": 20}
+    for make in (lambda: AutoIAFNormal(correlated), lambda: AutoFlow(correlated, small, start="init")):
         pyro.clear_param_store()
-        fit(correlated, make(), **SMALL)
+        fit(correlated, make(), **short)
         second = make()
         if isinstance(second, AutoFlow):
             with pytest.raises(ValueError, match=r"pyro\.clear_param_store"):
-                fit(correlated, second, **SMALL)
+                fit(correlated, second, **short)
         else:
             second()
             before = snapshot(second)
-            fit(correlated, second, **SMALL)
+            fit(correlated, second, **short)
             assert all(torch.equal(p, before[n]) for n, p in second.named_parameters()), "the trap"
 
 
 def test_guides_share_a_list():
     guide = AutoGuideList(mixed)
-    guide.append(AutoFlow(poutine.block(mixed, expose=["scale", "share"]), pf.iaf, start="init"))
-    guide.append(AutoFlow(poutine.block(mixed, expose=["row"]), pf.nsf, start="init"))
+    guide.append(AutoFlow(poutine.block(mixed, expose=["scale", "share"]), small, start="init"))
+    guide.append(AutoFlow(poutine.block(mixed, expose=["row"]), small_nsf, start="init"))
     guide()
     before = snapshot(guide)
     losses = fit(mixed, guide, **SMALL).losses
     assert_moved(guide, before)
     assert losses[-20:].mean() < losses[:20].mean()
     other = AutoGuideList(mixed)
-    other.append(AutoFlow(poutine.block(mixed, expose=["row"]), start="init"))
+    other.append(AutoFlow(poutine.block(mixed, expose=["row"]), small, start="init"))
     other.append(AutoDelta(poutine.block(mixed, hide=["row"])))
     pyro.clear_param_store()
-    fit(mixed, other, **SMALL)
+    fit(mixed, other, **(SMALL | {"steps": 20}))
 
 
 def test_latents_local_to_a_subsampled_plate_are_an_error_where_the_hosts_fits_the_wrong_rows():
@@ -424,10 +438,10 @@ def test_what_does_not_train_is_refused():
 
 
 def test_our_transform_trains_in_the_hosts_guide():
-    guide = AutoNormalizingFlow(correlated, lambda d: FlowTransform(pf.nsf(d)))
+    guide = AutoNormalizingFlow(correlated, lambda d: FlowTransform(small_nsf(d)))
     guide()
     before = snapshot(guide)
-    losses = fit(correlated, guide, steps=300, num_particles=8, lr=2e-2, progress=False).losses
+    losses = fit(correlated, guide, steps=200, num_particles=8, lr=2e-2, draws=100, progress=False).losses
     assert_moved(guide, before)
     assert losses[-20:].mean() < losses[:20].mean() - 1
 
@@ -440,7 +454,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("y", -((z - (y if len(calls) < 60 else torch.nan)) ** 2))
 
-    guide = AutoFlow(model, start="init")
+    guide = AutoFlow(model, small, start="init")
     with (
         pyro.validation_enabled(False),  # with it, Pyro's own error comes first
         pytest.warns(UserWarning, match="NaN"),
@@ -453,7 +467,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
 
 
 def test_a_result_stays_as_it_was_when_training_goes_on():
-    guide = AutoFlow(correlated, pf.iaf, start="init")
+    guide = AutoFlow(correlated, small, start="init")
     first = fit(correlated, guide, **SMALL)
     before = first.sample(50)["z"]
     second = fit(correlated, guide, **{**SMALL, "lr": 5e-2})
@@ -473,7 +487,7 @@ def test_single_steps_that_are_not_finite_are_skipped():
         pyro.sample("y", dist.Normal(z, torch.tensor(torch.nan if len(calls) == 30 else 1.0)), obs=torch.tensor(1.0))
 
     with pytest.warns(UserWarning, match="NaN"):
-        result = fit(model, AutoFlow(model, start="init"), **{**SMALL, "num_particles": 1})
+        result = fit(model, AutoFlow(model, small, start="init"), **{**SMALL, "num_particles": 1})
     assert result.skipped == 1
     assert np.isnan(result.losses).sum() == 1
 
@@ -486,7 +500,7 @@ def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
         with pyro.plate("rows", 200, subsample_size=5) as rows:
             pyro.sample("y", dist.Normal(mu, 1.0), obs=data[rows])
 
-    result = fit(model, AutoFlow(model, start="init"), **SMALL)
+    result = fit(model, AutoFlow(model, small, start="init"), **SMALL)
     assert np.isnan(result.khat)
     spread = 200 * data.square().mul(0.5).std().item() / 5**0.5  # of one minibatch's log-likelihood
     assert result.elbo.se == pytest.approx(spread / 1_000**0.5, rel=0.3)
@@ -499,14 +513,15 @@ def test_fit_leaves_the_global_generator_and_repeats_itself():
     runs = []
     for _ in range(2):
         pyro.clear_param_store()
-        runs.append(fit(correlated, AutoFlow(correlated, init_loc_fn=lambda _: torch.zeros(2), start="init"), **SMALL))
+        guide = AutoFlow(correlated, small, init_loc_fn=lambda _: torch.zeros(2), start="init")
+        runs.append(fit(correlated, guide, **(SMALL | {"steps": 40})))
     assert torch.equal(torch.rand(1), expected)
     np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
     assert torch.equal(runs[0].sample(5)["z"], runs[1].sample(5)["z"])
 
 
 def test_everything_runs_in_float64(float64):
-    guide = AutoFlow(mixed, pf.nsf, start="init")
+    guide = AutoFlow(mixed, small_nsf, start="init")
     result = fit(mixed, guide, **{**SMALL, "steps": 20})
     assert all(p.dtype == torch.float64 for p in result.params.values())
     assert result.sample(3)["scale"].dtype == torch.float64
