@@ -3,11 +3,6 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-
-if (0, 10) <= jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it does not know
-    # its newer code generator compiles small programs at twice the cost
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
-
 import pyro
 import pytest
 import torch
