@@ -49,7 +49,7 @@ def test_the_file_holds_arrays_under_dotted_names_and_a_description(path):
 def test_params_that_do_not_fit_are_refused_and_an_old_file_survives(path):
     params = FLOW.init(np.random.default_rng(0))
     pf.save(path, FLOW, params)
-    with pytest.raises(ValueError, match=r"'0\.1\.b0' should have shape .* got None"):
+    with pytest.raises(ValueError, match=r"'0\.0\.b' should have shape .* got None"):
         pf.save(path, FLOW, {**params, "0": {}})
     assert pf.load(path)[0] == FLOW
 

@@ -178,7 +178,10 @@ def test_recipes_start_near_the_identity_and_invert(recipe, dim, context_dim):
     params, x = flow.init(rng), rng.standard_normal((20, dim))
     context = rng.standard_normal((20, context_dim)) if context_dim else None
     y, log_det = flow.inverse(params, x, context)
-    assert np.abs(y - x).max() < 0.2
+    if recipe is pf.bernstein_flow:  # near a permutation
+        assert np.abs(np.sort(y) - np.sort(x)).max() < 0.2
+    else:
+        assert np.abs(y - x).max() < 0.2
     back, back_log_det = flow.forward(params, y, context)
     np.testing.assert_allclose(back, x, rtol=0, atol=1e-10)
     np.testing.assert_allclose(back_log_det, -log_det, rtol=0, atol=1e-9)
