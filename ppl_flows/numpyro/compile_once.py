@@ -20,7 +20,8 @@ def compile_once(f: Callable, *args: Any) -> Callable:
     with those data in it, is the key.
     """
     lowered = jax.jit(f).lower(*args)
-    key = hashlib.sha256(f"{lowered.in_tree}{lowered.as_text()}".encode()).hexdigest()
+    place = jax.config.jax_default_device, jax.default_backend()
+    key = hashlib.sha256(f"{place}{lowered.in_tree}{lowered.as_text()}".encode()).hexdigest()
     if key not in _compiled:
         _compiled[key] = lowered.compile()
         while len(_compiled) > PROGRAMS:
