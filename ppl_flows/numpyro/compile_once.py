@@ -21,7 +21,9 @@ def compile_once(f: Callable, *args: Any) -> Callable:
     """
     lowered = jax.jit(f).lower(*args)
     place = jax.config.jax_default_device, jax.default_backend()
-    key = hashlib.sha256(f"{place}{lowered.in_tree}{lowered.as_text()}".encode()).hexdigest()
+    program = hashlib.sha256(f"{place}{lowered.in_tree}".encode())
+    program.update(lowered.as_text().encode())  # constants are written out in full
+    key = program.hexdigest()
     if key not in _compiled:
         _compiled[key] = lowered.compile()
         while len(_compiled) > PROGRAMS:
