@@ -98,14 +98,12 @@ def example(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(
-    ("language", "flow", "after_two_steps"),  # measured once: to run it again would compile all of it again
-    [("pyro", "glow", 3.76), ("pyro", "nice", 6.13), ("numpyro", "tarflow", 3.83)],
-)
-def test_the_image_example_runs_and_learns(language, flow, after_two_steps, example, tmp_path, capsys):
-    bits = example(language, "image_glow")(flow, steps=30, out=str(tmp_path))
-    assert bits < after_two_steps - 0.05
-    assert f"{flow}: {bits:.3f} bits per dimension" in capsys.readouterr().out
+@pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
+def test_the_image_example_runs_and_learns(language, flow, example, tmp_path, capsys):
+    main = example(language, "image_glow")
+    few, more = (main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
+    assert more < few - 0.05
+    assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
 
 
