@@ -9,12 +9,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import perturbed
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_flows as pf
 from ppl_flows.hosting import path_gradients
-from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, compiled, fit, flow
+from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, Flow, compiled, fit, flow
 from ppl_flows.pyro.capture import CompileError
 from ppl_flows.pyro.compiled import has_compiler
 from ppl_flows.pyro.eager import Eager
@@ -344,3 +345,22 @@ def test_every_recipe_is_captured_or_its_iteration_is_named(name):
         for p, g in zip(eager.names, gradient, strict=False):
             expected = torch.zeros_like(p) if p.grad is None else p.grad
             torch.testing.assert_close(scale * g, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")  # of pure functions
+@pytest.mark.parametrize("recipe", [pf.real_nvp, pf.nsf, pf.maf, pf.nice], ids=lambda r: r.__name__)
+def test_torch_compile_takes_a_density_as_one_graph(recipe, float64):
+    bijection = recipe(3, flow_layers=2, hidden=(8,))
+    density = Flow(bijection, perturbed(bijection))
+    transform, base = density.transforms[0], density.base_dist
+
+    @partial(torch.compile, fullgraph=True, backend="aot_eager")
+    def log_prob(params, y):
+        x, log_det = bijection.inverse(params, y)
+        return base.log_prob(x) + log_det
+
+    y = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    leaves, expected = list(transform.parameters()), density.log_prob(y)
+    torch.testing.assert_close(log_prob(transform.params, y), expected)
+    ours = torch.autograd.grad(log_prob(transform.params, y).sum(), leaves)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), leaves))

@@ -90,3 +90,10 @@ def test_a_program_in_jax_does_not_grow_with_depth(recipe):
         return lowered.as_text().count("\n")
 
     assert equations(64) == equations(8)
+
+
+def test_a_network_in_jax_keeps_one_array_of_each_hidden_layer():
+    layer = pf.Coupling(4, hidden=(7, 7))  # silu, whose own rule keeps three
+    params = jax.tree.map(jnp.asarray, layer.init(np.random.default_rng(0)))
+    _, pull = jax.vjp(lambda p: layer.inverse(p, jnp.ones((5, 4))), params)
+    assert [leaf.shape for leaf in jax.tree.leaves(pull)].count((5, 7)) == 2

@@ -140,12 +140,8 @@ class Coupling(Bijection):
 @cache
 def _parts(dim: int, mask: str | tuple[bool, ...], flip: bool) -> tuple[np.ndarray, ...]:
     """Indices that pass, indices that move, and where each coordinate stands in the two together."""
-    if mask == "halves":
-        passes = np.arange(dim) < dim // 2
-    elif mask == "alternating":
-        passes = np.arange(dim) % 2 == 0
-    else:
-        passes = np.array(mask)
-    passes = passes != flip
-    order = np.concatenate([np.flatnonzero(passes), np.flatnonzero(~passes)])
-    return np.flatnonzero(passes), np.flatnonzero(~passes), np.argsort(order)
+    if isinstance(mask, str):
+        mask = tuple(i < dim // 2 if mask == "halves" else i % 2 == 0 for i in range(dim))
+    passing = [i for i, m in enumerate(mask) if m != flip]
+    moved = [i for i, m in enumerate(mask) if m == flip]
+    return np.array(passing), np.array(moved), np.argsort(passing + moved)

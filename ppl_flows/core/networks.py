@@ -112,6 +112,9 @@ class MLP(HiddenLayers):
         return params
 
     def __call__(self, params: Params, x: Array | None, context: Array | None) -> Array:
+        return namespace(context if x is None else x).keeping_products(self._run)(params, x, context)
+
+    def _run(self, params: Params, x: Array | None, context: Array | None) -> Array:
         w, b = params["w0"], params["b0"]
         if x is not None and context is not None:
             # two products instead of a concatenation: context broadcasts against x's batch for free
@@ -163,6 +166,9 @@ class MaskedMLP(HiddenLayers):
         return params
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
+        return namespace(x).keeping_products(self._run)(params, x, context)
+
+    def _run(self, params: Params, x: Array, context: Array | None) -> Array:
         return self.trace(*self.layers(params, x, context), x)[1]
 
     def trace(self, weights: list[Array], biases: list[Array], x: Array) -> tuple[list[Array], Array]:

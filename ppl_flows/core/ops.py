@@ -18,6 +18,7 @@ HOOKS = (
     "constant",
     "conv2d",
     "erfc",
+    "keeping_products",
     "lgamma",
     "linear",
     "logsumexp",

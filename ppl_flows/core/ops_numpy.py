@@ -31,6 +31,11 @@ def linear(x, w, b):
     return x @ w + b
 
 
+def keeping_products(f):
+    """f, whose backward pass may compute anew whatever is no matrix product."""
+    return f
+
+
 def masked_sum(x, mask, axis):
     return np.sum(np.where(mask, x, 0.0), axis=axis)
 

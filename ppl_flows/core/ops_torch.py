@@ -19,6 +19,9 @@ _constants: dict[tuple, tuple] = {}
 
 def constant(array, like):
     """A NumPy constant, made once per hyperparameters, as a tensor; kept, as making it costs as much as using it."""
+    if torch.compiler.is_compiling():  # torch.compile traces NumPy too; its graph keeps the constant
+        made = torch.as_tensor(array, device=like.device)
+        return made.to(like.dtype) if made.is_floating_point() or made.dtype == torch.bool else made
     key = (id(array), like.dtype, like.device)
     found = _constants.get(key)
     if found is None:
@@ -53,7 +56,13 @@ def conv2d(x, kernel):
 
 
 def linear(x, w, b):
-    return F.linear(x, w.T, b) if b.ndim == 1 else x @ w + b  # one kernel
+    if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
+        return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
+    return x @ w + b
+
+
+def keeping_products(f):
+    return f  # autograd keeps no more than it needs
 
 
 def masked_sum(x, mask, axis):

@@ -67,8 +67,8 @@ def networks(flow: str, dim: int) -> Step:
 def recipe(flow: str, dim: int) -> pf.Bijection:
     options = {"flow_layers": LAYERS[flow], "hidden": HIDDEN, "activation": "relu"}
     if flow == "nsf":
-        return pf.nsf(dim, bins=BINS, bound=BOUND, **options)
-    return {"maf": pf.maf, "rnvp": pf.real_nvp}[flow](dim, **options)
+        return pf.nsf(dim, bins=BINS, bound=BOUND, mask="halves", **options)
+    return pf.maf(dim, **options) if flow == "maf" else pf.real_nvp(dim, mask="halves", **options)
 
 
 def ours(flow: str, dim: int) -> Step:
