@@ -142,6 +142,8 @@ class Bijection(abc.ABC):
         Raises:
             ValueError: they do not broadcast.
         """
+        if context is None and not self.batch_shape:
+            return batch
         given = () if context is None else tuple(context.shape[:-1])
         try:
             return np.broadcast_shapes(batch, given, self.batch_shape)
