@@ -166,10 +166,10 @@ class MaskedMLP(HiddenLayers):
         return params
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
-        return namespace(x).keeping_products(self._run)(params, x, context)
+        return namespace(x).keeping_products(self._output)(*self.layers(params, x, context), x)
 
-    def _run(self, params: Params, x: Array, context: Array | None) -> Array:
-        return self.trace(*self.layers(params, x, context), x)[1]
+    def _output(self, weights: list[Array], biases: list[Array], x: Array) -> Array:
+        return self.trace(weights, biases, x)[1]
 
     def trace(self, weights: list[Array], biases: list[Array], x: Array) -> tuple[list[Array], Array]:
         """What ``activations`` take, and the output, for the arrays of ``layers``."""
