@@ -224,7 +224,7 @@ def _masks(dim: int, outputs: int, hidden: tuple[int, ...], with_context: bool, 
     x, *units = _degrees(dim, hidden, with_context)
     sources = [x[::-1] if flip else x, *units]
     targets = [*units, np.repeat(np.arange(dim)[:: -1 if flip else 1], outputs)]
-    return tuple((s[:, None] <= t).astype(np.float32) for s, t in zip(sources, targets, strict=True))
+    return tuple(s[:, None] <= t for s, t in zip(sources, targets, strict=True))
 
 
 @cache

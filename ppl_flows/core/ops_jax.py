@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.nn import elu, relu, sigmoid, silu, softplus
 from jax.numpy import *  # the namespace *is* the array API
@@ -13,6 +14,9 @@ from ppl_flows.core.remat_jax import checkpoint, reversible
 
 
 def constant(array, like):
+    if array.dtype == bool:  # a mask: in bits, as it would be most of a program when written out in full
+        bits = jnp.unpackbits(np.packbits(array), count=array.size)
+        return bits.reshape(array.shape).astype(like.dtype)
     return jnp.asarray(array, dtype=like.dtype if array.dtype.kind in "fb" else None)
 
 
