@@ -1,5 +1,7 @@
 """JAX namespace."""
 
+import builtins  # the star import below hides some
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from ppl_flows.core.remat_jax import checkpoint, reversible
 
 
 def constant(array, like):
-    if array.dtype == bool:  # a mask: in bits, as it would be most of a program when written out in full
+    if array.dtype.kind == "b":  # a mask: in bits, as it would be most of a program when written out in full
         bits = jnp.unpackbits(np.packbits(array), count=array.size)
         return bits.reshape(array.shape).astype(like.dtype)
     return jnp.asarray(array, dtype=like.dtype if array.dtype.kind in "fb" else None)
@@ -36,7 +38,13 @@ def keeping_products(f):
 
     What is kept inside a scan is copied, at twice the cost of computing it, for activations such as silu.
     """
-    return jax.checkpoint(f, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+    kept = jax.checkpoint(f, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+
+    def run(*args):
+        traced = builtins.any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(args))
+        return (kept if traced else f)(*args)  # outside of programs and gradients it would be traced at every call
+
+    return run
 
 
 def masked_sum(x, mask, axis):
