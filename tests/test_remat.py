@@ -191,7 +191,7 @@ def deep(layers, remat, kind):
 
 @pytest.mark.parametrize(("measure", "kind"), [(kept, "Chain"), (kept, "Repeat"), (temporary, "Repeat")])
 def test_memory(measure, kind):
-    few, many = 4, 16
+    few, many = 8, 32
     none, checkpoint, reversible = (measure(many, remat, kind) for remat in REMAT)
     assert none > 3 * measure(few, "none", kind)
     assert checkpoint <= none / 4

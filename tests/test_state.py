@@ -155,7 +155,7 @@ def test_the_program_of_a_repeat_does_not_grow_with_its_length():
         params = JAX.params(repeat.init(np.random.default_rng(0)))
         return len(str(jax.make_jaxpr(repeat.forward)(params, jnp.ones((5, 3)))).splitlines())
 
-    assert size(2) == size(20)
+    assert size(2) == size(9)  # a number of two digits may wrap a line
 
 
 def test_repeat_refuses_what_it_cannot_repeat():
