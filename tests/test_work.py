@@ -13,6 +13,7 @@ import ppl_flows as pf
 from ppl_flows import numpyro as pfn
 from ppl_flows import pyro as pfp
 from ppl_flows.hosting import ESTIMATORS, path_gradients
+from ppl_flows.numpyro import training
 
 LAYERS = 2
 
@@ -79,6 +80,27 @@ def test_a_neutra_density_runs_each_layer_once(passes):
     passes.clear()
     jax.jit(jax.value_and_grad(potential))(start.z)
     assert len(passes) == LAYERS
+
+
+def test_a_fit_in_numpyro_has_one_set_of_buffers_and_leaves_the_users_alone(monkeypatch):
+    carries, compile_once = [], training.compile_once
+
+    def kept(f, *args, **options):
+        block = compile_once(f, *args, **options)
+        return lambda carry, *steps: carries.append(carry) or block(carry, *steps)
+
+    monkeypatch.setattr(training, "compile_once", kept)
+    options = {"steps": 40, "num_particles": 2, "draws": 100, "tolerance": None, "progress": False}
+    first = pfn.fit(numpyro_model, pfn.AutoFlow(numpyro_model, recipe, start="init"), **options)
+    given = jax.tree.map(jnp.array, first.params)
+    values = jax.tree.map(np.array, given)
+    again = pfn.AutoFlow(numpyro_model, recipe, start="init")
+    second = pfn.fit(numpyro_model, again, init_params=given, **options)
+    assert len(carries) == 40
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carries))
+    jax.tree.map(np.testing.assert_array_equal, given, values)
+    jax.tree.map(np.testing.assert_array_equal, first.params, values)
+    assert not jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), second.params, values))
 
 
 @pytest.mark.parametrize("recipe", [pf.real_nvp, pf.nsf, pf.maf, pf.iaf, pf.guide_flow], ids=lambda r: r.__name__)

@@ -76,13 +76,15 @@ def train(
 
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     nothing = jnp.empty(size)
-    carry = _Carry(state, _vectors(state).params, jnp.array(0), nothing, nothing.astype(int))
-    block = compile_once(some_steps, carry, 0, 0)
+    start = _Carry(state, _vectors(state).params, jnp.array(0), nothing, nothing.astype(int))
+    carry = jax.tree.map(jnp.copy, start)  # as its buffers are given to the loop, and some are the caller's
+    block = compile_once(some_steps, carry, 0, 0, donate=(0,))
 
     def found(carry: _Carry) -> dict[str, Any]:
-        """The mean parameters, and the mutable state."""
+        """The mean parameters, and the mutable state, in buffers of their own."""
         means = 0, _vectors(carry.state)._replace(params=carry.mean)
-        return svi.constrain_fn(svi.optim.get_params(means)) | (carry.state.mutable_state or {})
+        values = svi.constrain_fn(svi.optim.get_params(means)) | (carry.state.mutable_state or {})
+        return jax.tree.map(jnp.copy, values)
 
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for first in range(0, steps, size):

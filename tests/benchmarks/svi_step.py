@@ -150,8 +150,8 @@ def loop_of_fit(model: Callable, guide: Any, particles: int) -> Callable:
     """Takes so many steps in the dispatches of a ``fit`` of 2,000: with its clipping, averaging and checks."""
     programs, original = [], training.compile_once
 
-    def kept(f, *args):
-        programs.append((original(f, *args), args[0]))
+    def kept(f, *args, **options):
+        programs.append((original(f, *args, **options), jax.tree.map(jnp.copy, args[0])))
         return programs[-1][0]
 
     training.compile_once = kept
@@ -162,7 +162,7 @@ def loop_of_fit(model: Callable, guide: Any, particles: int) -> Callable:
     block, carry = programs[0]
 
     def run(n: int) -> None:
-        now = carry
+        now = jax.tree.map(jnp.copy, carry)  # every dispatch takes the buffers of the last
         for first in range(0, n, 100):
             now = block(now, first, min(first + 100, n))
         jax.block_until_ready(now)
