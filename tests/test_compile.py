@@ -221,22 +221,43 @@ def test_what_cannot_be_replayed_is_named(model, make, reason):
         run(model, make, "strict", **options)
 
 
-def test_a_replay_that_is_wrong_is_not_used_and_leaves_the_fit_as_it_was(monkeypatch):
-    right = compiled.compiled
+def step_with_wrong_gradients(monkeypatch, wrong):
+    """Compiled steps give another gradient in those of their calls for which ``wrong`` is true."""
+    right, calls = compiled.compiled, []
 
-    def wrong(step, example, backend):
+    def altered(step, example, backend):
         made = right(step, example, backend)
 
         def changed(*args):
+            calls.append(1)
             loss, x, m, *rest = made(*args)
-            return loss, x, 1.01 * m, *rest
+            return loss, x, m * (1.01 if wrong(len(calls)) else 1.0), *rest
 
         return changed
 
-    monkeypatch.setattr(compiled, "compiled", wrong)
+    monkeypatch.setattr(compiled, "compiled", altered)
+
+
+def test_a_replay_that_is_wrong_is_not_used_and_leaves_the_fit_as_it_was(monkeypatch):
+    step_with_wrong_gradients(monkeypatch, lambda call: True)
     with pytest.warns(UserWarning, match="another result than its replay"):
         replay = run(groups, lambda: AutoNormal(groups), "jit")
     np.testing.assert_array_equal(replay.losses, run(groups, lambda: AutoNormal(groups), False).losses)
+
+
+def test_a_gradient_that_differs_at_one_point_alone_is_compared_again(monkeypatch):
+    monkeypatch.setattr(compiled, "CHECK_STEPS", 10)
+    step_with_wrong_gradients(
+        monkeypatch, lambda call: call in (2, 14)
+    )  # the second comparison before use, and one later
+    checked = []
+    agree = compiled.Replay._gradients_agree
+    monkeypatch.setattr(compiled.Replay, "_gradients_agree", lambda *a: checked.append(agree(*a)) or checked[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replay = run(groups, lambda: AutoNormal(groups), "jit")
+    assert checked == [True, False, True, False, True, True]
+    np.testing.assert_allclose(replay.losses, run(groups, lambda: AutoNormal(groups), False).losses, rtol=1e-4)
 
 
 def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(monkeypatch, captures):

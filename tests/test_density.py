@@ -1,5 +1,6 @@
 """Density estimation: rows held out, and real tables."""
 
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from scipy.stats import multivariate_normal
 import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
+from ppl_flows.core.params import flatten
 from ppl_flows.hosting import held_out
 
 UCI = Path(__file__).parent.parent.parent / "shared" / "data" / "uci"
@@ -74,6 +76,37 @@ def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
     assert -score == pytest.approx(fit.validation_losses.min(), abs=1e-5)
 
 
+COMPILED = {
+    "running averages and a base that trains": (
+        pf.Chain([pf.Coupling(3, hidden=(8,)), pf.BatchNorm(3)]),
+        {"base": pf.DiagonalNormal(3), "validation": 0.2, "standardize": False},  # whose shift the averages undo
+    ),
+    "all rows, which are constants": (pf.maf(3, flow_layers=2, hidden=(8,)), {"batch_size": 200}),
+    "dequantised rows": (pf.nsf(3, flow_layers=2, hidden=(8,), bins=3), {"levels": 8}),
+    "an encoder": (
+        pf.Coupling(3, hidden=(8,), context_dim=2),
+        {"context": torch.ones(200, 1), "encoder": torch.nn.Linear(1, 2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_fit_in_pyro_is_the_eager_one(name):
+    bijection, options = COMPILED[name]
+    table = small_table(200)
+    rows = np.clip(np.round(table + 4), 0, 7) if "levels" in options else table
+    options = {"steps": 40, "batch_size": 50, "lr": 1e-2, "progress": False} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that it goes on without
+        eager, replay = (in_pyro.fit_density(bijection, rows, compile=mode, **options) for mode in (False, "jit"))
+    assert eager.losses[-10:].mean() < eager.losses[:10].mean() - 0.01
+    np.testing.assert_allclose(replay.losses, eager.losses, rtol=1e-4, atol=1e-4)
+    if "validation" in options:
+        np.testing.assert_allclose(replay.validation_losses, eager.validation_losses, atol=1e-4)
+    for (name, a), (_, b) in zip(flatten(eager.params), flatten(replay.params), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4, msg=name)
+
+
 def test_jax_compiles_validation_once(monkeypatch):
     calls = []
     inverse = pf.Elementwise._inverse
@@ -84,6 +117,11 @@ def test_jax_compiles_validation_once(monkeypatch):
         in_numpyro.fit_density(pf.Elementwise(3), small_table(60), steps=steps, validation=0.5, progress=False)
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0
+
+
+def test_an_unknown_mode_of_compilation_is_an_error_before_anything_is_done():
+    with pytest.raises(ValueError, match="compile must be one of"):
+        in_pyro.fit_density(pf.maf(3), small_table(60), compile="yes")
 
 
 @pytest.mark.parametrize("validation", [-0.1, 1.0, 0.99, 0.001])

@@ -24,7 +24,7 @@ from ppl_flows.hosting import (
     evaluation,
     path_gradients,
 )
-from ppl_flows.pyro.compiled import COMPILE
+from ppl_flows.pyro.compiled import check_compile
 from ppl_flows.pyro.elbo import estimator_of
 from ppl_flows.pyro.measure import at_values, latent_shapes, weighed
 from ppl_flows.pyro.training import train
@@ -99,8 +99,7 @@ def fit(
     """
     steps, num_particles = budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
-    if compile not in COMPILE:
-        raise ValueError(f"compile must be one of {', '.join(map(repr, COMPILE))}, got {compile!r}.")
+    check_compile(compile)
     all_rows = getattr(guide, "all_rows", nullcontext)
     model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1

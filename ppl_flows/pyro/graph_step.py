@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from pyro import poutine
@@ -14,7 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_flows.fit_result import MAX_SKIPPED
-from ppl_flows.pyro.capture import CompileError, capture, explained
+from ppl_flows.pyro.capture import CompileError, aten, capture, explained
 from ppl_flows.pyro.eager import BETAS, EPS, Eager
 from ppl_flows.pyro.params import stored_state
 
@@ -113,11 +115,27 @@ def _negative_elbo(eager: Eager, weight: torch.Tensor | float) -> torch.Tensor:
     return loss / elbo.num_particles
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TorchScript announces its end, and inductor the operations that it leaves to torch."""
+    log = logging.getLogger("torch._inductor.ir")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def compiled(step: Step, example: Sequence[torch.Tensor], backend: str) -> Callable[..., Sequence[torch.Tensor]]:
     """The step as a function that runs without Python: TorchScript, or C++ made by inductor."""
-    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both announce their own future
+    with torch.no_grad(), torch.random.fork_rng(), _quiet():
         if backend == "jit":
+            for node in step.gradient.graph.find_nodes(op="call_function", target=aten.mm.default):
+                node.target = aten.matmul.default  # TorchScript takes a product of a constant to have its shape
+            step.gradient.recompile()
             return torch.jit.freeze(torch.jit.trace(step.eval(), tuple(example), check_trace=False))
         graph = make_fx(step)(*example)
         for node in graph.graph.nodes:
