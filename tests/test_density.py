@@ -103,8 +103,8 @@ def test_a_compiled_fit_in_pyro_is_the_eager_one(name):
     np.testing.assert_allclose(replay.losses, eager.losses, rtol=1e-4, atol=1e-4)
     if "validation" in options:
         np.testing.assert_allclose(replay.validation_losses, eager.validation_losses, atol=1e-4)
-    for (name, a), (_, b) in zip(flatten(eager.params), flatten(replay.params), strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4, msg=name)
+    for (path, a), (_, b) in zip(flatten(eager.params), flatten(replay.params), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4, msg=path)
 
 
 def test_jax_compiles_validation_once(monkeypatch):

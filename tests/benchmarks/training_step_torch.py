@@ -1,8 +1,10 @@
 """The variants of ``training_step`` in torch: ours, the bounds, and the other libraries in matched configuration."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import torch
 from training_step import BATCH, BINS, BOUND, HIDDEN, LAYERS, sizes
 
@@ -10,6 +12,7 @@ import ppl_flows as pf
 
 torch.set_num_threads(1)
 Step = Callable[[], object]
+STEPS = 10  # of a fit in one call, which is part of a block of hundreds there
 
 
 def batch(dim: int) -> torch.Tensor:
@@ -78,18 +81,34 @@ def ours(flow: str, dim: int) -> Step:
     return likelihood((distribution.log_prob, distribution.transforms[0].parameters()), dim)
 
 
-def ours_compiled(flow: str, dim: int) -> Step:
-    from ppl_flows.pyro import Flow
+def ours_fit(backend: str | None, flow: str, dim: int) -> Step:
+    """The steps that ``fit_density(compile=backend)`` takes: besides, these clip, check and average."""
+    from pyro import plate, sample
+    from pyro.infer import Trace_ELBO
+    from pyro.poutine import scale
 
-    distribution = Flow(recipe(flow, dim))
-    transform, base = distribution.transforms[0], distribution.base_dist
+    from ppl_flows.pyro import flow as flow_of
+    from ppl_flows.pyro.compiled import Replay
+    from ppl_flows.pyro.eager import Eager
+    from ppl_flows.pyro.graph_step import captured
 
-    @torch.compile(fullgraph=True)
-    def log_prob(params, y):
-        x, log_det = transform.bijection.inverse(params, y)
-        return base.log_prob(x) + log_det
+    bijection, x = recipe(flow, dim), batch(dim)
+    plan = np.tile([1.0, 1e-3, 1.0], (STEPS, 1))  # weight of the model, learning rate, share in the mean
 
-    return likelihood((lambda y: log_prob(transform.params, y), transform.parameters()), dim)
+    def model(_):
+        with plate("rows", BATCH), scale(scale=1 / BATCH):
+            sample("data", flow_of("density", bijection), obs=x)
+
+    loop = Eager(Trace_ELBO(), model, lambda _: None, clip=10.0)
+    list(loop.run(plan[:1]))
+    if backend:
+        loop = Replay(loop, captured(loop, annealed=False), backend)
+
+    def step() -> None:
+        list(loop.run(plan))
+
+    step.steps = STEPS
+    return step
 
 
 def pyro(flow: str, dim: int) -> Step:
@@ -116,7 +135,7 @@ def pyro(flow: str, dim: int) -> Step:
     return likelihood((dist.TransformedDistribution(base, transforms).log_prob, parameters), dim)
 
 
-def zuko(flow: str, dim: int) -> Step:
+def zuko(flow: str, dim: int, compiled: bool = False) -> Step:
     import zuko
     from zuko.distributions import DiagNormal
     from zuko.flows.coupling import GeneralCouplingTransform
@@ -141,7 +160,11 @@ def zuko(flow: str, dim: int) -> Step:
         ]
         base = zuko.lazy.UnconditionalDistribution(DiagNormal, torch.zeros(dim), torch.ones(dim), buffer=True)
         made = zuko.lazy.Flow(layers, base)
-    return likelihood((lambda x: made().log_prob(x), made.parameters()), dim)
+
+    def log_prob(x):
+        return made().log_prob(x)
+
+    return likelihood((torch.compile(log_prob) if compiled else log_prob, made.parameters()), dim)
 
 
 def nflows(flow: str, dim: int) -> Step:
@@ -225,9 +248,12 @@ VARIANTS = {
     "floor": floor,
     "networks": networks,
     "ppl_flows": ours,
-    "ppl_flows_compiled": ours_compiled,
+    "ppl_flows fit": partial(ours_fit, None),
+    "ppl_flows fit, jit": partial(ours_fit, "jit"),
+    "ppl_flows fit, inductor": partial(ours_fit, "inductor"),
     "pyro": pyro,
     "zuko": zuko,
+    "zuko, torch.compile": partial(zuko, compiled=True),
     "nflows": nflows,
     "normflows": normflows,
 }
