@@ -313,6 +313,8 @@ ENCODED = {
 def test_an_encoder_of_sets_trains_with_the_flow_and_finds_the_exact_posterior(language):
     fit_amortized, model, encoder, array = ENCODED[language]
     options = {"flow": normal_given, "encoder": encoder, "steps": 700, "lr": 2e-2, "progress": False}
+    if language == "pyro":
+        options["compile"] = "jit"
     result = fit_amortized(model, array(np.zeros((MEMBERS, 2))), **options)
     assert result.density.losses[-100:].mean() < result.density.losses[:50].mean() - 1
     probe = {"y": array(np.random.default_rng(0).normal(size=(3, MEMBERS, 2)))}

@@ -30,6 +30,7 @@ def fit_amortized(
     steps: int = 5_000,
     batch_size: int = 256,
     lr: float = 2e-3,
+    compile: bool | str = False,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -49,12 +50,13 @@ def fit_amortized(
             None: all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
-        steps, batch_size, lr, seed, progress: as in ``fit_density``.
+        steps, batch_size, lr, compile, seed, progress: as in ``fit_density``.
 
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
             100 simulations; an encoder whose result has another shape, or that has nothing to train.
         TypeError: the encoder is no ``torch.nn.Module``.
+        CompileError: as in ``fit_density``.
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
@@ -94,6 +96,7 @@ def fit_amortized(
         steps=steps,
         batch_size=batch_size,
         lr=lr,
+        compile=compile,
         seed=seed,
         progress=progress,
     )

@@ -26,6 +26,7 @@ import optax
 import pyro
 import pyro.distributions
 import torch
+from fit_loop import loop_of
 from numpyro.infer.autoguide import AutoIAFNormal as NumPyroIAF
 from pyro import poutine
 from pyro.infer.autoguide import AutoIAFNormal as PyroIAF
@@ -33,7 +34,7 @@ from pyro.infer.autoguide import AutoIAFNormal as PyroIAF
 import ppl_flows as pf
 from ppl_flows.hosting import path_gradients
 from ppl_flows.numpyro import AutoFlow as NumPyroFlow
-from ppl_flows.numpyro import fit, training
+from ppl_flows.numpyro import fit
 from ppl_flows.pyro import AutoFlow as PyroFlow
 from ppl_flows.pyro.compiled import Replay
 from ppl_flows.pyro.eager import Eager
@@ -148,24 +149,12 @@ def in_numpyro(make: Callable, dim: int, particles: int) -> tuple[dict, dict]:
 
 def loop_of_fit(model: Callable, guide: Any, particles: int) -> Callable:
     """Takes so many steps in the dispatches of a ``fit`` of 2,000: with its clipping, averaging and checks."""
-    programs, original = [], training.compile_once
-
-    def kept(f, *args, **options):
-        programs.append((original(f, *args, **options), jax.tree.map(jnp.copy, args[0])))
-        return programs[-1][0]
-
-    training.compile_once = kept
-    try:
-        fit(model, guide, steps=2_000, num_particles=particles, tolerance=None, estimator="reparam", progress=False)
-    finally:
-        training.compile_once = original
-    block, carry = programs[0]
+    options = {"num_particles": particles, "tolerance": None, "estimator": "reparam", "progress": False}
+    steps = loop_of(lambda: fit(model, guide, steps=2_000, **options))
 
     def run(n: int) -> None:
-        now = jax.tree.map(jnp.copy, carry)  # every dispatch takes the buffers of the last
         for first in range(0, n, 100):
-            now = block(now, first, min(first + 100, n))
-        jax.block_until_ready(now)
+            steps(first, min(first + 100, n))
 
     return run
 

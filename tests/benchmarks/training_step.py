@@ -34,7 +34,7 @@ NAMES = {
         "nflows",
         "normflows",
     ),
-    "jax": ("floor", "networks", "ppl_flows", "numpyro", "flowjax", "distrax"),
+    "jax": ("floor", "networks", "ppl_flows", "ppl_flows fit", "numpyro", "flowjax", "distrax"),
 }
 ABSENT = {  # flows that these libraries have not; zuko is compiled where that helps it most
     ("numpyro", "nsf"),

@@ -13,6 +13,7 @@ from training_step import BATCH, BINS, BOUND, HIDDEN, LAYERS, sizes
 import ppl_flows as pf
 
 Step = Callable[[], object]
+STEPS = 10  # of a fit in one dispatch, which is a twentieth of all of them
 
 
 def batch(dim: int) -> jax.Array:
@@ -96,6 +97,22 @@ def ours(flow: str, dim: int) -> Step:
     return training(params, lambda p, x: -Flow(bijection, p).log_prob(x).mean(), dim)
 
 
+def ours_fit(flow: str, dim: int) -> Step:
+    """The steps that ``fit_density`` takes: many in one dispatch, and besides, these clip, check and average."""
+    from fit_loop import loop_of
+
+    from ppl_flows.numpyro import fit_density
+
+    options = {"steps": 20 * STEPS, "batch_size": BATCH, "standardize": False, "progress": False}
+    steps = loop_of(lambda: fit_density(recipe(flow, dim), batch(dim), **options))
+
+    def step() -> None:
+        steps(0, STEPS)
+
+    step.steps = STEPS
+    return step
+
+
 def numpyro(flow: str, dim: int) -> Step:
     import numpyro.distributions as dist
     from jax.example_libraries import stax
@@ -176,6 +193,7 @@ VARIANTS = {
     "floor": floor,
     "networks": networks,
     "ppl_flows": ours,
+    "ppl_flows fit": ours_fit,
     "numpyro": numpyro,
     "flowjax": flowjax,
     "distrax": distrax,
