@@ -142,8 +142,8 @@ def compiled(step: Step, example: Sequence[torch.Tensor], backend: str) -> Calla
             node.meta.pop("val", None)  # real tensors, where inductor wants its own
         # fallback_random: numbers of torch's generator, so that the fit is the eager one
         options = {"cpp_wrapper": True, "fallback_random": True, "compile_threads": 1}
-        # heuristics of newer torch leave loops scalar that read every second number, as those of affine maps do: without
-        # them a step of MAF takes 0.7 times as long
+        # heuristics of newer torch leave loops scalar that read every second number, as those of affine maps do:
+        # without them a step of MAF takes 0.7 times as long
         heuristics = "cpp.enable_tiling_heuristics"
         if heuristics in torch._inductor.list_options():
             options[heuristics] = False
