@@ -51,7 +51,7 @@ def fit_density(
         context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
         encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
             it trains with the flow, and is the result's ``encoder``, in evaluation mode.
-        steps, lr, clip, compile, seed, progress: as in ``fit``; ``"inductor"`` takes .4 to .7 of the time of a step.
+        steps, lr, clip, compile, seed, progress: as in ``fit``; ``"inductor"`` takes .3 to .7 of the time of a step.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
             None: where the bijection gives real vectors.
