@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.write import log_density
 
 import ppl_flows as pf
-from golden.write import log_density
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = {
