@@ -12,10 +12,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ppl_flows.core.base import Base
+from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import check_params, flatten, initial_params
+from ppl_flows.core.precision import wide
 from ppl_flows.core.transformer import Transformer
 
 FORMAT = "1"

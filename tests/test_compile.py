@@ -14,12 +14,12 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_flows as pf
-from ppl_flows.hosting import path_gradients
+from ppl_flows.inference.validation import path_gradients
 from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, Flow, compiled, fit, flow
-from ppl_flows.pyro.capture import CompileError
-from ppl_flows.pyro.compiled import has_compiler
-from ppl_flows.pyro.eager import Eager
-from ppl_flows.pyro.graph_step import captured
+from ppl_flows.pyro.compile.capture import CompileError
+from ppl_flows.pyro.compile.replay import has_compiler
+from ppl_flows.pyro.compile.step import captured
+from ppl_flows.pyro.eager_step import Eager
 
 SHORT = {"steps": 30, "num_particles": 4, "draws": 10, "lr": 3e-2, "tolerance": None, "progress": False}
 Y = torch.tensor([1.0, -2.0, 0.5, 3.0])

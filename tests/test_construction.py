@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ppl_flows as pf
-from ppl_flows.core.ops import ACTIVATIONS, HOOKS, namespace
+from ppl_flows.core.namespace import ACTIVATIONS, HOOKS, namespace
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from zuko.transforms import FreeFormJacobianTransform
 
 import ppl_flows as pf
 import ppl_flows.core
-from ppl_flows.core.networks import MLP
+from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.params import map_params
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-11}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppl_flows.diagnostics import pareto_khat
+from ppl_flows.numerics.pareto_smoothing import pareto_khat
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.1, 0.5, 0.9, 1.3])

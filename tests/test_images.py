@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
-from ppl_flows.core.attention import CausalAttention
+from ppl_flows.conditioners.causal_attention import CausalAttention
 from ppl_flows.core.params import flatten
 
 SMALL = (2, 2, 1)

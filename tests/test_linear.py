@@ -8,7 +8,7 @@ import torch
 from cases import LIBRARIES, name_of, perturbed, points
 
 import ppl_flows as pf
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 TORCH = LIBRARIES[1]
 LINEAR = [

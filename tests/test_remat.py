@@ -12,9 +12,9 @@ from cases import JAX, NUMPY, TORCH, context, name_of, perturbed, points
 import ppl_flows as pf
 import ppl_flows.numpyro as in_numpyro
 import ppl_flows.pyro as in_pyro
-from ppl_flows.core.networks import MLP
+from ppl_flows.combinators.stack import REMAT
+from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.params import flatten, map_params
-from ppl_flows.core.remat import REMAT
 from ppl_flows.files import _build, _describe
 
 NET = {"hidden": (6, 5)}

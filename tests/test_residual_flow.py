@@ -10,11 +10,11 @@ from cases import JAX, LIBRARIES, TORCH, context, name_of, perturbed, points
 from scipy import stats
 
 import ppl_flows as pf
-from ppl_flows.core.linearized import activation_and_slope, linearize, lip_swish
-from ppl_flows.core.networks import MLP
-from ppl_flows.core.ops import ACTIVATIONS
+from ppl_flows.conditioners.mlp import MLP
+from ppl_flows.core.namespace import ACTIVATIONS
 from ppl_flows.core.params import map_params
-from ppl_flows.core.probes import PERIOD, next_step, probes
+from ppl_flows.numerics.hutchinson_probes import PERIOD, next_step, probes
+from ppl_flows.numerics.jacobian_products import activation_and_slope, linearize, lip_swish
 
 RNG = np.random.default_rng(4)
 NETWORKS = [(name, (6, 5)) for name in (*ACTIVATIONS, "lip_swish")]

@@ -11,8 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ppl_flows as pf
-from ppl_flows.core import sweep
-from ppl_flows.core.networks import MaskedMLP
+from ppl_flows.conditioners.mlp import MaskedMLP
+from ppl_flows.numerics import triangular_sweep
 
 DIM, ROWS, CONTEXT = 64, 100, 2
 RNG = np.random.default_rng(1)
@@ -136,8 +136,8 @@ def test_the_dense_network_is_not_passed_to_invert(kind, monkeypatch):
 
 def counted_passes(monkeypatch) -> list[int]:
     passes = []
-    whole_pass = sweep.whole_pass
-    monkeypatch.setattr(sweep, "whole_pass", lambda *args: passes.append(1) or whole_pass(*args))
+    whole_pass = triangular_sweep.whole_pass
+    monkeypatch.setattr(triangular_sweep, "whole_pass", lambda *args: passes.append(1) or whole_pass(*args))
     return passes
 
 

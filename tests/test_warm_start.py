@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from scipy.linalg import solve_triangular
 
-from ppl_flows.diagnostics import smoothed_weights
-from ppl_flows.warm_start import Gaussian, full_rank, laplace, match, mean_field, of_draws, optimise
+from ppl_flows.inference.gaussian_start import Gaussian, full_rank, laplace, match, mean_field, of_draws, optimise
+from ppl_flows.numerics.pareto_smoothing import smoothed_weights
 
 DIM = 5
 

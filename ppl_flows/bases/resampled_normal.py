@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ppl_flows.core.base import Base, Random
+from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.core.base_distribution import Base, Random
 from ppl_flows.core.bijection import Array, Params
-from ppl_flows.core.networks import MLP, checked_hidden
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import flatten
 
 SHIFTS, QUANTA = 1024, 1024.0  # of the nodes, and per unit of a weight: small beside a step of training

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_flows.core.base import Base, Random
+from ppl_flows.core.base_distribution import Base, Random
 from ppl_flows.core.bijection import Array, Params
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 LARGE = 20.0  # from here on the series below has all digits of float64
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
-from ppl_flows.core.moments import moments
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
+from ppl_flows.numerics.batch_statistics import moments
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from ppl_flows.conditioners.mlp import OUTPUT_SCALE
 from ppl_flows.core.bijection import Array, Bijection, Params
-from ppl_flows.core.networks import OUTPUT_SCALE
-from ppl_flows.core.ops import namespace
-from ppl_flows.core.roots import numerical_inverse
+from ppl_flows.core.namespace import namespace
+from ppl_flows.numerics.root_finding import numerical_inverse
 
 GATE_SPEED = 4.0  # the gate starts almost shut; at the step size of the weights, it would take long to open
 

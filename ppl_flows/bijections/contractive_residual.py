@@ -5,12 +5,12 @@ from math import ceil, log
 
 import numpy as np
 
+from ppl_flows.conditioners.mlp import MLP, checked_hidden
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
-from ppl_flows.core.dtypes import promoted
-from ppl_flows.core.linearized import EXACT_UP_TO, Linearized, add_identity, linearize, lip_swish
-from ppl_flows.core.networks import MLP, checked_hidden
-from ppl_flows.core.ops import namespace
-from ppl_flows.core.probes import check_dim, first_step, next_step, probes
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.precision import promoted
+from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
+from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, Linearized, add_identity, linearize, lip_swish
 
 BETA = 0.5  # LipSwish's beta is softplus of a parameter that starts here, as in the paper's code
 

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Array, Bijection, Params
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.core.bijection import Array, Bijection, Params
 from ppl_flows.core.linear import identity
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 
 @dataclass(frozen=True)

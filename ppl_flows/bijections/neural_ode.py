@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppl_flows.conditioners.mlp import MLP, checked_hidden
 from ppl_flows.core.bijection import Array, Bijection, Observed, Params
-from ppl_flows.core.dtypes import promoted
-from ppl_flows.core.linearized import EXACT_UP_TO, activation_and_slope, linearize
-from ppl_flows.core.networks import MLP, checked_hidden
-from ppl_flows.core.ops import namespace
-from ppl_flows.core.probes import check_dim, first_step, next_step, probes
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.precision import promoted
+from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
+from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, activation_and_slope, linearize
 
 
 @dataclass(frozen=True)

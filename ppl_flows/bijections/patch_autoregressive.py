@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.bijections.reshape import Squeeze
-from ppl_flows.core.attention import CausalAttention
+from ppl_flows.conditioners.causal_attention import CausalAttention
+from ppl_flows.conditioners.mlp import checked_hidden
 from ppl_flows.core.bijection import Array, Bijection, Params
-from ppl_flows.core.dtypes import promoted
-from ppl_flows.core.networks import checked_hidden
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.precision import promoted
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.transformers import Affine

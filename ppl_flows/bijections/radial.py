@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
 from ppl_flows.core.bijection import Array, Bijection, Params
-from ppl_flows.core.networks import MLP, OUTPUT_SCALE, checked_hidden
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 
 @dataclass(frozen=True)

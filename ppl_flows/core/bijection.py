@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_flows.core.dtypes import has_narrow, in_float32, is_narrow
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.precision import has_narrow, in_float32, is_narrow
 from ppl_flows.core.support import Support
 
 Array = Any  # a NumPy, torch or JAX array

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Array
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 
 def identity(dim: int, like: Array) -> Array:

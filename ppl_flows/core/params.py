@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 if TYPE_CHECKING:
-    from ppl_flows.core.base import Base
+    from ppl_flows.core.base_distribution import Base
     from ppl_flows.core.bijection import Array, Bijection, Params
 
 

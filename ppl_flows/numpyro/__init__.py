@@ -1,9 +1,9 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
-from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
-from ppl_flows.numpyro.base import BaseDistribution
+from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow, flow, random_flow
 from ppl_flows.numpyro.fit import fit

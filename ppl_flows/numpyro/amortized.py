@@ -13,12 +13,12 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.fit_result import AmortizedFit
-from ppl_flows.flows import nsf
-from ppl_flows.guides import Observations, check_simulations, check_sites
+from ppl_flows.inference.auto_flow import Observations, check_simulations, check_sites
+from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.recipes import nsf
 
 
 def fit_amortized(

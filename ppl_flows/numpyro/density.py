@@ -13,12 +13,12 @@ from jax import lax
 from numpyro import handlers
 from numpyro.infer import Trace_ELBO
 
-from ppl_flows.core.base import Base
+from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import is_stateful, merge
-from ppl_flows.fit_result import Best, DensityFit
-from ppl_flows.hosting import SETTLE_ROWS, check_rows, check_steps, density_start, held_out, some_rows
-from ppl_flows.numpyro.base import AnyBase, BaseDistribution
+from ppl_flows.inference.results import Best, DensityFit
+from ppl_flows.inference.validation import SETTLE_ROWS, check_rows, check_steps, density_start, held_out, some_rows
+from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train

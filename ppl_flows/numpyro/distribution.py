@@ -14,14 +14,14 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
-from ppl_flows.core.base import Base
-from ppl_flows.core.batched import Batched, batched
+from ppl_flows.combinators.batched import Batched, batched
+from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.dtypes import wide
 from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
+from ppl_flows.core.precision import wide
 from ppl_flows.core.support import is_real
-from ppl_flows.hosting import in_training, on_the_path
-from ppl_flows.numpyro.base import AnyBase, BaseDistribution, stored_base
+from ppl_flows.inference.validation import in_training, on_the_path
+from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.numpyro.support import Constraint, Pieces, onto
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 

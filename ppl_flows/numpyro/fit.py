@@ -14,13 +14,13 @@ from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
-from ppl_flows.fit_result import (
+from ppl_flows.inference.auto_flow import budget
+from ppl_flows.inference.results import (
     FitResult,
     Weighed,
     judged,
 )
-from ppl_flows.guides import budget
-from ppl_flows.hosting import (
+from ppl_flows.inference.validation import (
     ESTIMATORS,
     check_fit,
     evaluation,

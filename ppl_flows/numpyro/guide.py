@@ -21,11 +21,11 @@ from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.guides import ATTEMPTS, check_guide, guide_bijection, guide_params
-from ppl_flows.hosting import on_the_path
+from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
+from ppl_flows.inference.validation import on_the_path
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
-from ppl_flows.warm_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
 
 QUANTILE_DRAWS = 10_000
 BLOCK = 32  # points per call of the log density while a start is looked for

@@ -16,7 +16,7 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
-from ppl_flows.fit_result import (
+from ppl_flows.inference.results import (
     BLOCKS,
     MAX_SKIPPED,
     FitError,

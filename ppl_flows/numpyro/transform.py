@@ -11,8 +11,8 @@ import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from ppl_flows.combinators.chain import Inverse
 from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.compose import Inverse
 from ppl_flows.core.params import check_params, initial_params, map_params
 from ppl_flows.numpyro.support import constraint
 

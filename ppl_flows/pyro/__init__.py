@@ -1,9 +1,9 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
-from ppl_flows.fit_result import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
-from ppl_flows.pyro.base import BaseDistribution
+from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow, flow, random_flow
 from ppl_flows.pyro.fit import fit

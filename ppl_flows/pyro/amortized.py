@@ -12,12 +12,12 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.fit_result import AmortizedFit
-from ppl_flows.flows import nsf
-from ppl_flows.guides import Observations, check_simulations, check_sites
+from ppl_flows.inference.auto_flow import Observations, check_simulations, check_sites
+from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.recipes import nsf
 
 
 def fit_amortized(

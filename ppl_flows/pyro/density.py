@@ -8,13 +8,13 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
-from ppl_flows.core.base import Base
+from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, Params
 from ppl_flows.core.params import initial_params, is_stateful, map_params
-from ppl_flows.fit_result import Best, DensityFit
-from ppl_flows.hosting import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
-from ppl_flows.pyro.base import AnyBase, BaseDistribution
-from ppl_flows.pyro.compiled import check_compile
+from ppl_flows.inference.results import Best, DensityFit
+from ppl_flows.inference.validation import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
+from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor

@@ -12,21 +12,21 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 
-from ppl_flows.fit_result import (
+from ppl_flows.inference.auto_flow import budget
+from ppl_flows.inference.results import (
     FitResult,
     Weighed,
     judged,
 )
-from ppl_flows.guides import budget
-from ppl_flows.hosting import (
+from ppl_flows.inference.validation import (
     ESTIMATORS,
     check_fit,
     evaluation,
     path_gradients,
 )
-from ppl_flows.pyro.compiled import check_compile
+from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import estimator_of
-from ppl_flows.pyro.measure import at_values, latent_shapes, weighed
+from ppl_flows.pyro.importance import at_values, latent_shapes, weighed
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one

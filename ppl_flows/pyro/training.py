@@ -10,7 +10,7 @@ import numpy as np
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from tqdm.auto import tqdm
 
-from ppl_flows.fit_result import (
+from ppl_flows.inference.results import (
     BLOCKS,
     MAX_SKIPPED,
     FitError,
@@ -20,10 +20,10 @@ from ppl_flows.fit_result import (
     learning_rate,
     model_weight,
 )
-from ppl_flows.hosting import check_steps
-from ppl_flows.pyro.capture import CompileError
-from ppl_flows.pyro.compiled import Replay, replayed
-from ppl_flows.pyro.eager import Eager
+from ppl_flows.inference.validation import check_steps
+from ppl_flows.pyro.compile.capture import CompileError
+from ppl_flows.pyro.compile.replay import Replay, replayed
+from ppl_flows.pyro.eager_step import Eager
 
 
 def train(

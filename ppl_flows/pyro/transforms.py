@@ -5,7 +5,7 @@
 own arguments each class takes ``params``, ``context`` and ``seed`` of ``FlowTransform``.
 """
 
-from ppl_flows.hosting import transform_classes
+from ppl_flows.inference.validation import transform_classes
 from ppl_flows.pyro.transform import FlowTransform
 
 _classes = transform_classes(FlowTransform, __name__)

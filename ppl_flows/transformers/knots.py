@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Array
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 
 
 def check_knots(owner, fewest: int) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ppl_flows.core.bijection import Array
-from ppl_flows.core.ops import namespace
+from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 
 

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Array
-from ppl_flows.core.ops import namespace
-from ppl_flows.core.roots import numerical_inverse
+from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.numerics.root_finding import numerical_inverse
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ one_core()
 import numpy as np
 
 import ppl_flows as pf
+from ppl_flows.combinators.stack import REMAT
 from ppl_flows.core.params import flatten, map_params
-from ppl_flows.core.remat import REMAT
 
 DIM, BATCH, DEEP = 64, 4_096, 128
 ROUNDS = 3

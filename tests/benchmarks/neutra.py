@@ -19,7 +19,7 @@ import arviz as az
 import numpy as np
 
 import ppl_flows as pf
-from ppl_flows.fit_result import FitResult
+from ppl_flows.inference.results import FitResult
 
 DIM, SCALE = 100, 3.0
 

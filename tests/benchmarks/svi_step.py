@@ -32,13 +32,13 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoIAFNormal as PyroIAF
 
 import ppl_flows as pf
-from ppl_flows.hosting import path_gradients
+from ppl_flows.inference.validation import path_gradients
 from ppl_flows.numpyro import AutoFlow as NumPyroFlow
 from ppl_flows.numpyro import fit
 from ppl_flows.pyro import AutoFlow as PyroFlow
-from ppl_flows.pyro.compiled import Replay
-from ppl_flows.pyro.eager import Eager
-from ppl_flows.pyro.graph_step import captured
+from ppl_flows.pyro.compile.replay import Replay
+from ppl_flows.pyro.compile.step import captured
+from ppl_flows.pyro.eager_step import Eager
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=np.float32)
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=np.float32)

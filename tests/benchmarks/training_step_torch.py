@@ -88,9 +88,9 @@ def ours_fit(backend: str | None, flow: str, dim: int) -> Step:
     from pyro.poutine import scale
 
     from ppl_flows.pyro import flow as flow_of
-    from ppl_flows.pyro.compiled import Replay
-    from ppl_flows.pyro.eager import Eager
-    from ppl_flows.pyro.graph_step import captured
+    from ppl_flows.pyro.compile.replay import Replay
+    from ppl_flows.pyro.compile.step import captured
+    from ppl_flows.pyro.eager_step import Eager
 
     bijection, x = recipe(flow, dim), batch(dim)
     plan = np.tile([1.0, 1e-3, 1.0], (STEPS, 1))  # weight of the model, learning rate, share in the mean

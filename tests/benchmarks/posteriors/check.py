@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import gammaln, logsumexp
 from torch.distributions import biject_to as pyro_biject_to
 
-from ppl_flows.diagnostics import pareto_khat
+from ppl_flows.numerics.pareto_smoothing import pareto_khat
 
 jax.config.update("jax_enable_x64", True)
 torch.set_default_dtype(torch.float64)

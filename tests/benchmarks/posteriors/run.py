@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.fit_result import FitResult
-from ppl_flows.guides import QUALITIES
+from ppl_flows.inference.auto_flow import QUALITIES
+from ppl_flows.inference.results import FitResult
 
 DRAWS = 20_000  # that measure a guide
 IMPOSSIBLE = 4  # standard errors by which an ELBO may be above log Z

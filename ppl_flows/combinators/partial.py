@@ -1,0 +1,90 @@
+"""``Partial``: a bijection of some of the coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.support import REAL, Support
+
+
+@dataclass(frozen=True)
+class Partial(Wrapper):
+    """A bijection of some of the coordinates; the others pass as they are.
+
+    Args:
+        part: a bijection of vectors of size ``len(index)``; its parameters are those of this one.
+        dim: event size.
+        index: the coordinates it acts on, in the order in which it takes them.
+
+    Raises:
+        ValueError: an index that is not in ``0, ..., dim - 1`` or is there twice, or a part of another size.
+        TypeError: the part is not a Bijection.
+    """
+
+    part: Bijection
+    dim: int
+    index: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "index", tuple(int(i) for i in self.index))
+        if len(set(self.index)) < len(self.index) or not set(self.index) <= set(range(self.dim)):
+            raise ValueError(
+                f"Partial(dim={self.dim}): index must hold different numbers of 0, ..., {self.dim - 1}, "
+                f"got {self.index}."
+            )
+        size = (len(self.index),)
+        if self.part.event_shape != size or self.part.output_shape != size:
+            raise ValueError(
+                f"Partial: index {self.index} needs a bijection of shape {size}, got one from {self.part.event_shape} "
+                f"to {self.part.output_shape}."
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return (self.dim,)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (self.dim,)
+
+    @property
+    def domain(self) -> Support:
+        return self._around(self.part.domain)
+
+    @property
+    def codomain(self) -> Support:
+        return self._around(self.part.codomain)
+
+    def _around(self, support: Support) -> Support:
+        intervals = dict(zip(self.index, support or (REAL,) * len(self.index), strict=True))
+        return tuple(intervals.get(i) for i in range(self.dim))
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        return self._apply(lambda v: ({}, *self.part.forward(params, v, context)), x)[1:]
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        return self._apply(lambda v: ({}, *self.part.inverse(params, v, context)), y)[1:]
+
+    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
+        return self._apply(lambda v: self.part.observe(params, v, context, forward=forward, stage=stage), value)
+
+    def _apply(self, run: Callable[[Array], Observed], v: Array) -> Observed:
+        xp = namespace(v)
+        index, rest, back = (xp.constant(i, v) for i in _places(self.dim, self.index))
+        params, moved, log_det = run(xp.take(v, index, axis=-1))
+        whole = xp.concat([moved, xp.take(v, rest, axis=-1)], axis=-1)
+        return params, xp.take(whole, back, axis=-1), log_det
+
+
+@cache
+def _places(dim: int, index: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The index, the other coordinates, and where each coordinate stands in the two together."""
+    rest = np.setdiff1d(np.arange(dim), index)
+    return np.array(index), rest, np.argsort(np.concatenate([index, rest]))

@@ -1,0 +1,65 @@
+"""The conditioner of images: a residual convolutional network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Params
+from ppl_flows.core.namespace import namespace
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """``(*batch, height, width, inputs) -> (*batch, height, width, outputs)``: 3x3 convolutions with zero padding.
+
+    One convolution, then blocks ``a + conv1x1(act(conv3x3(act(a))))``, then an activation and a convolution that starts
+    at zero. The context is added to every pixel after the first convolution.
+
+    Args:
+        inputs, outputs: channels.
+        width: channels of the hidden layers.
+        blocks: number of residual blocks, may be 0.
+        activation: a name in ``ops.ACTIVATIONS``.
+        context_dim: size of the context, 0 for none.
+
+    Reference: He et al. (2016), Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
+    """
+
+    inputs: int
+    outputs: int
+    width: int
+    blocks: int
+    activation: str
+    context_dim: int = 0
+
+    def init(self, rng: np.random.Generator) -> Params:
+        n = self.width
+
+        def kernel(side: int, inputs: int, outputs: int) -> np.ndarray:
+            return rng.standard_normal((side, side, inputs, outputs)) / (side * side * max(inputs, 1)) ** 0.5
+
+        params: dict[str, Any] = {"w": kernel(3, self.inputs, n), "b": np.zeros(n)}
+        if self.context_dim:
+            params["c"] = rng.standard_normal((self.context_dim, n)) / self.context_dim**0.5
+        for i in range(self.blocks):
+            params[f"block{i}"] = {
+                "w0": kernel(3, n, n),
+                "b0": np.zeros(n),
+                "w1": 0.1 * kernel(1, n, n)[0, 0],
+                "b1": np.zeros(n),
+            }
+        return params | {"w_out": np.zeros((3, 3, n, self.outputs)), "b_out": np.zeros(self.outputs)}
+
+    def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
+        xp = namespace(x)
+        act = getattr(xp, self.activation)
+        a = xp.conv2d(x, params["w"]) + params["b"]
+        if context is not None:
+            a = a + (context @ params["c"])[..., None, None, :]
+        for i in range(self.blocks):
+            p = params[f"block{i}"]
+            a = a + act(xp.conv2d(act(a), p["w0"]) + p["b0"]) @ p["w1"] + p["b1"]
+        return xp.conv2d(act(a), params["w_out"]) + params["b_out"]

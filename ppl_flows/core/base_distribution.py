@@ -1,0 +1,66 @@
+"""The contract of bases: distributions of x, the side a flow starts from, with parameters that train with the flow."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from ppl_flows.core.bijection import Array, Params
+from ppl_flows.core.precision import has_narrow, is_narrow, wide, wide_params
+
+
+class Random(Protocol):
+    """Random numbers that a language supplies, in the dtype and on the device of the parameters."""
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Standard normal."""
+
+    def uniform(self, shape: tuple[int, ...]) -> Array:
+        """Uniform on [0, 1)."""
+
+    def gamma(self, concentration: Array) -> Array:
+        """Gamma of rate 1, of concentration's shape, with the pathwise gradient with respect to it."""
+
+
+class Base(abc.ABC):
+    """A distribution of vectors x of size ``dim``, with parameters.
+
+    Shapes: x ``(*batch, dim)``, log_prob ``(*batch,)``, in nats. Where x or params are narrower than float32, such as
+    bfloat16, it is computed in float32, and so are draws.
+
+    A concrete base is a final frozen dataclass, as a ``Bijection`` is: hyperparameters plus pure functions of params.
+    In a language it is a ``BaseDistribution``, or the ``base=`` of a flow.
+    """
+
+    dim: int
+    reparameterized: ClassVar[bool] = True  # samples carry the gradient with respect to all of params
+
+    @abc.abstractmethod
+    def init(self, rng: np.random.Generator) -> Params:
+        """Initial parameters as NumPy arrays: the same generator state gives the same ones in every language."""
+
+    def log_prob(self, params: Params, x: Array) -> Array:
+        """Log density of x."""
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise ValueError(f"{type(self).__name__} expects x of shape (*batch, {self.dim}), got {tuple(x.shape)}.")
+        return (
+            self._log_prob(wide_params(params), wide(x))
+            if is_narrow(x) or has_narrow(params)
+            else self._log_prob(params, x)
+        )
+
+    def sample(self, params: Params, random: Random, shape: tuple[int, ...] = ()) -> Array:
+        """Draws of shape ``(*shape, dim)``; they carry gradients if ``reparameterized``."""
+        return self._sample(wide_params(params) if has_narrow(params) else params, random, tuple(shape))
+
+    @abc.abstractmethod
+    def _log_prob(self, params: Params, x: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def _sample(self, params: Params, random: Random, shape: tuple[int, ...]) -> Array: ...
+
+    def _check_dim(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"{type(self).__name__}: dim must be at least 1, got {self.dim}.")

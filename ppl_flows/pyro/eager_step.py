@@ -1,0 +1,109 @@
+"""Training steps as Pyro takes them, one by one, and their optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.util import is_validation_enabled
+
+from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.pyro.params import stored_state
+
+BETAS, EPS = (0.9, 0.99), 1e-8  # of Adam
+
+
+class Eager:
+    """The loop's steps in Python: one optimiser for all parameters, as one for each is several times slower.
+
+    Attributes:
+        names: of all unconstrained parameters so far.
+        means: of their iterates.
+        adam: made for the first of them.
+        skipped, running: steps that were not finite, in all, and running.
+    """
+
+    def __init__(self, elbo: Trace_ELBO | TraceEnum_ELBO, model: Callable, guide: Callable, clip: float) -> None:
+        self.elbo, self.model, self.guide, self.clip = elbo, model, guide, clip
+        self.names: dict[torch.Tensor, str] = {}
+        self.means: dict[torch.Tensor, torch.Tensor] = {}
+        self.adam: Any = None
+        self.skipped = self.running = 0
+        self._validate = is_validation_enabled()
+
+    def run(self, plan: np.ndarray) -> Iterator[float]:
+        """The losses of steps by this plan, ``(n, 3)``: weight of the model, learning rate, share in the mean.
+
+        It ends early after ``MAX_SKIPPED`` steps running that were not finite.
+        """
+        for weight, lr, share in plan:
+            before = {name: value.clone() for name, value in stored_state().items()}
+            loss, finite = self.gradient(weight)
+            self.running = 0 if finite else self.running + 1
+            if not finite:
+                self.skipped += 1
+                for name, value in before.items():
+                    stored_state()[name].copy_(value)
+            elif lr:
+                for group in self.adam.param_groups:
+                    group["lr"] = lr
+                self.adam.step()
+            self.adam.zero_grad()
+            with torch.no_grad():
+                torch._foreach_lerp_([*self.means.values()], [*self.means], share)
+            yield loss
+            if self.running >= MAX_SKIPPED:
+                return
+
+    def gradient(self, weight: float) -> tuple[float, bool]:
+        """The loss, and whether it is finite and so is its gradient, which is now, clipped, in the parameters."""
+        # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
+        with pyro.validation_enabled(self._validate), poutine.trace(param_only=True) as seen:
+            loss = self.elbo.loss_and_grads(self.model, self.guide, weight)
+        self._validate = False
+        self._add({site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()})
+        norm = torch.nn.utils.clip_grad_norm_(self.names, self.clip)
+        return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
+
+    def _add(self, found: dict[torch.Tensor, str]) -> None:
+        """These parameters were seen; new ones train from now on."""
+        new = [parameter for parameter in found if parameter not in self.names]
+        if self.adam is None:
+            if not new:
+                raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
+            fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in new)
+            self.adam = torch.optim.Adam(new, betas=BETAS, eps=EPS, fused=fused)
+        elif new:
+            self.adam.add_param_group({"params": new})
+        self.names |= found
+        self.means |= {parameter: parameter.detach().clone() for parameter in new}
+
+    def sync(self) -> None:
+        """Nothing to do: Pyro's store has the parameters at every step."""
+
+    @contextmanager
+    def at_means(self) -> Iterator[None]:
+        """The parameters are their means for the moment."""
+        now = [parameter.detach().clone() for parameter in self.means]
+        self.settle()
+        yield
+        with torch.no_grad():
+            torch._foreach_copy_([*self.means], now)
+
+    def settle(self) -> None:
+        """The parameters are their means."""
+        with torch.no_grad():
+            for parameter, mean in self.means.items():
+                parameter.copy_(mean)
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Of all parameters, by name and on their own support, and of all state."""
+        store = pyro.get_param_store()
+        weights = {name: store[name].detach().clone() for name in self.names.values()}
+        return weights | {name: value.clone() for name, value in stored_state().items()}

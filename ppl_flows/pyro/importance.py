@@ -1,0 +1,75 @@
+"""What ``fit`` measures a trained guide by: its draws and their importance weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.importance import vectorized_importance_weights
+from pyro.poutine.util import prune_subsample_sites
+from torch.distributions import transform_to
+
+from ppl_flows.inference.results import Weighed
+
+
+@contextmanager
+def at_values(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
+    """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
+    with pyro.get_param_store().scope(state) as live, torch.no_grad():
+        tensors = live["params"]
+        now = {name: tensors[name].detach().clone() for name in params}
+        constraints = live["constraints"]
+        try:
+            for name, value in params.items():
+                tensors[name].copy_(transform_to(constraints[name]).inv(value))
+            yield
+        finally:
+            for name, value in now.items():
+                tensors[name].copy_(value)
+
+
+def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
+    """Shapes of the guide's latent sites."""
+    nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
+    return {
+        name: site["value"].shape
+        for name, site in nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("is_auxiliary") and not site["is_observed"]
+    }
+
+
+def weighed(
+    model: Callable,
+    guide: Callable,
+    num_samples: int,
+    batch: int,
+    nesting: int | None,
+    marginal: TraceEnum_ELBO | None,
+) -> Weighed:
+    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
+
+    Without nesting they go one by one; ``marginal`` sums over enumerated sites.
+    """
+    shapes = latent_shapes(guide)
+    size = 1 if nesting is None else batch
+    weights, values = [], []
+    for _ in range(-(-num_samples // size)):
+        if nesting is None:
+            trace = poutine.trace(guide).get_trace()
+            if marginal is None:
+                model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
+                log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+            else:
+                log_weights = torch.as_tensor(-marginal.loss(model, poutine.replay(guide, trace=trace)))
+        else:
+            log_weights, _, trace = vectorized_importance_weights(
+                model, guide, num_samples=size, max_plate_nesting=nesting
+            )
+        weights.append(log_weights.reshape(size))
+        values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
+    draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
+    return Weighed(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())

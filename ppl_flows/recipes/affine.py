@@ -1,0 +1,112 @@
+"""Additive and affine recipes."""
+
+from __future__ import annotations
+
+from ppl_flows.bijections import Coupling, Elementwise, Shuffle
+from ppl_flows.combinators.chain import Chain, Inverse, Repeat
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.recipes.spline import nsf
+from ppl_flows.recipes.stacks import Hidden, autoregressive, check_layers, couplings
+from ppl_flows.transformers import Additive, Affine, Multiplicative
+
+
+def nice(
+    dim: int,
+    *,
+    flow_layers: int = 4,
+    mask: str = "halves",
+    hidden: Hidden = None,
+    activation: str = "silu",
+    context_dim: int = 0,
+) -> Bijection:
+    """Additive couplings, and a diagonal scaling on the base side, the paper's top layer.
+
+    The paper's base is logistic: ``Flow(..., base=dist.Logistic(zeros, 1).to_event(1))``.
+
+    Args:
+        dim: event size.
+        mask: as in ``Coupling``; successive layers exchange the two parts.
+
+    Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
+    """
+    layers = couplings(dim, Additive(), flow_layers, mask, hidden, activation, context_dim)
+    return Chain((Elementwise(dim, Multiplicative(max_log_scale=None)), layers))
+
+
+def real_nvp(
+    dim: int,
+    *,
+    flow_layers: int = 8,
+    mask: str = "alternating",
+    hidden: Hidden = None,
+    activation: str = "silu",
+    residual: bool = False,
+    context_dim: int = 0,
+) -> Bijection:
+    """Affine couplings with alternating masks.
+
+    Args:
+        dim: event size.
+        mask: as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` permutes the
+            coordinates before every two layers, by one random permutation.
+
+    Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
+    """
+    return couplings(dim, Affine(), flow_layers, mask, hidden, activation, context_dim, residual=residual)
+
+
+def iaf(
+    dim: int,
+    *,
+    flow_layers: int = 3,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    residual: bool = False,
+    context_dim: int = 0,
+) -> Bijection:
+    """Affine autoregressive layers with the order reversed in between: one network pass per layer to sample.
+
+    The usual posterior: sampling and scoring the sample are fast; scoring other points is sequential in dim, at
+    about the arithmetic of one pass.
+
+    Args:
+        dim: event size.
+
+    Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
+    arXiv:1606.04934.
+    """
+    return autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual)
+
+
+def maf(
+    dim: int,
+    *,
+    flow_layers: int = 5,
+    hidden: Hidden = None,
+    activation: str = "silu",
+    residual: bool = False,
+    context_dim: int = 0,
+) -> Bijection:
+    """The ``Inverse`` of an IAF: one network pass per layer to score, which is what density estimation wants.
+
+    Args:
+        dim: event size.
+
+    Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
+    """
+    return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual))
+
+
+def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bijection:
+    """What ``AutoFlow`` uses by default: shuffled affine couplings; two splines in one dimension.
+
+    Args:
+        dim: event size.
+        flow_layers: number of couplings, an odd one rounded up.
+    """
+    check_layers(flow_layers)
+    if dim == 1:
+        return nsf(1, flow_layers=2, context_dim=context_dim)
+    hidden = (min(max(2 * dim, 16), 32),) * 2
+    pair = (Coupling(dim, flip=flip, hidden=hidden, context_dim=context_dim) for flip in (False, True))
+    return Repeat(Chain((Shuffle(dim), *pair)), (flow_layers + 1) // 2)
