@@ -8,10 +8,13 @@ from ppl_flows import bases, bijections, recipes, transformers
 from ppl_flows.bases import *  # noqa: F403
 from ppl_flows.bijections import *  # noqa: F403  a new layer is named once, in its folder
 from ppl_flows.combinators.batched import Batched
-from ppl_flows.combinators.chain import Chain, Frozen, Inverse, Repeat
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.frozen import Frozen
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.combinators.multi_scale import MultiScale
 from ppl_flows.combinators.partial import Partial
 from ppl_flows.combinators.per_pixel import PerPixel
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import merge, split

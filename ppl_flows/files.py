@@ -13,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import check_params, flatten, initial_params
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import check_params, initial_params
+from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Params
 
 FORMAT = "1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ppl_flows.core.bijection import Array
+from ppl_flows.core.types import Array
 
 
 def bits_per_dim(log_prob: Array, shape: tuple[int, ...], levels: int) -> Array:

@@ -25,8 +25,8 @@ from scipy import stats
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
-from ppl_flows.inference.auto_flow import LocalStart
 from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.local_flow import LocalStart
 
 ROWS = 12
 Y = np.random.default_rng(0).normal(1.5, 1.1, ROWS)

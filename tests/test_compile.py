@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_flows as pf
-from ppl_flows.inference.validation import path_gradients
+from ppl_flows.inference.gradient_estimators import path_gradients
 from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, Flow, compiled, fit, flow
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import has_compiler

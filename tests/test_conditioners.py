@@ -8,7 +8,8 @@ import torch
 from pyro.distributions import Normal
 
 import ppl_flows as pf
-from ppl_flows.conditioners.mlp import MLP, MaskedMLP
+from ppl_flows.conditioners.masked_mlp import MaskedMLP
+from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.params import flatten, map_params
 
 X = np.array([[0.3, -1.2, 0.7, 2.0]])

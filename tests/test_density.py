@@ -14,7 +14,7 @@ import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.validation import held_out
+from ppl_flows.inference.density import held_out
 
 UCI = Path(__file__).parent.parent.parent / "shared" / "data" / "uci"
 SHELLS = pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])

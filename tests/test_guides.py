@@ -27,10 +27,11 @@ from torch.distributions import biject_to as pyro_biject_to
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
-from ppl_flows.core.params import flatten, initial_params, map_params
+from ppl_flows.core.initialisation import initial_params
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.inference.auto_flow import QUALITIES, Quality, budget
-from ppl_flows.inference.results import converged, learning_rate
-from ppl_flows.inference.validation import path_gradients
+from ppl_flows.inference.gradient_estimators import path_gradients
+from ppl_flows.inference.schedule import converged, learning_rate
 
 MEAN = np.array([3.0, -3.0])
 COVARIANCE = np.array([[1.0, 0.9], [0.9, 1.0]])

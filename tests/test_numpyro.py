@@ -22,7 +22,7 @@ from numpyro.infer.reparam import NeuTraReparam
 from numpyro.nn import AutoregressiveNN
 
 import ppl_flows as pf
-from ppl_flows.conditioners.mlp import MaskedMLP
+from ppl_flows.conditioners.masked_mlp import MaskedMLP
 from ppl_flows.numpyro import AutoFlow, FitError, Flow, FlowTransform, fit, flow, transforms
 
 SMALL = {"steps": 150, "num_particles": 8, "draws": 1_000, "progress": False}

@@ -17,7 +17,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoIAFNormal, AutoNormalizingFlow
 
 import ppl_flows as pf
-from ppl_flows.conditioners.mlp import MaskedMLP
+from ppl_flows.conditioners.masked_mlp import MaskedMLP
 from ppl_flows.pyro import AutoFlow, FitError, Flow, FlowTransform, fit, flow, transforms
 
 SMALL = {"steps": 150, "num_particles": 8, "draws": 1_000, "progress": False}

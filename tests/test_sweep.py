@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ppl_flows as pf
-from ppl_flows.conditioners.mlp import MaskedMLP
+from ppl_flows.conditioners.masked_mlp import MaskedMLP
 from ppl_flows.numerics import triangular_sweep
 
 DIM, ROWS, CONTEXT = 64, 100, 2

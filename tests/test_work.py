@@ -12,7 +12,7 @@ from numpyro.infer.reparam import NeuTraReparam
 import ppl_flows as pf
 from ppl_flows import numpyro as pfn
 from ppl_flows import pyro as pfp
-from ppl_flows.inference.validation import ESTIMATORS, path_gradients
+from ppl_flows.inference.gradient_estimators import ESTIMATORS, path_gradients
 from ppl_flows.numpyro import training
 
 LAYERS = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ppl_flows.core.bijection import Params
 from ppl_flows.core.params import stack, unstack
+from ppl_flows.core.types import Params
 
 
 def scan(step: Callable[[Any, Params], tuple], carry: Any, params: Params, n: int, *, reverse: bool) -> tuple:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

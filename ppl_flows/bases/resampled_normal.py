@@ -9,9 +9,9 @@ import numpy as np
 
 from ppl_flows.conditioners.mlp import MLP, checked_hidden
 from ppl_flows.core.base_distribution import Base, Random
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import flatten
+from ppl_flows.core.types import Array, Params
 
 SHIFTS, QUANTA = 1024, 1024.0  # of the nodes, and per unit of a weight: small beside a step of training
 

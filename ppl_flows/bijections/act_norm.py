@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.batch_statistics import moments
 
 

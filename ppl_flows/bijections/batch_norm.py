@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.batch_statistics import moments
 
 

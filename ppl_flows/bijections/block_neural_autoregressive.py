@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from ppl_flows.conditioners.mlp import OUTPUT_SCALE
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
 
 GATE_SPEED = 4.0  # the gate starts almost shut; at the step size of the weights, it would take long to open

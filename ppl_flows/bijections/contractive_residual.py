@@ -6,9 +6,10 @@ from math import ceil, log
 import numpy as np
 
 from ppl_flows.conditioners.mlp import MLP, checked_hidden
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import promoted
+from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
 from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, Linearized, add_identity, linearize, lip_swish
 

@@ -8,10 +8,11 @@ import numpy as np
 from ppl_flows.bijections.reshape import checked_shape
 from ppl_flows.conditioners.conv_net import ConvNet
 from ppl_flows.conditioners.mlp import checked_hidden
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
+from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
 
 MASKS = ("channels", "checkerboard")

@@ -7,8 +7,9 @@ import numpy as np
 from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.bijections.reshape import checked_shape
 from ppl_flows.combinators.per_pixel import PerPixel
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.bijections.reshape import checked_shape
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support
+from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Sigmoid
 
 

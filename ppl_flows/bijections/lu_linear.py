@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.bijections.permute import Permute
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.linear import identity
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.conditioners.mlp import MLP, checked_hidden
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import promoted
+from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
 from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, activation_and_slope, linearize
 

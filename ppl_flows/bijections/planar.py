@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
 
 

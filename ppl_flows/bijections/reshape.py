@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

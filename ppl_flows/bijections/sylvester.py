@@ -8,10 +8,11 @@ from ppl_flows.bijections.householder import Householder
 from ppl_flows.bijections.orthogonal import Orthogonal
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.linear import identity
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import map_params
+from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
 
 VARIANTS = ("orthogonal", "householder", "triangular")

@@ -8,9 +8,12 @@ from math import prod
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.combinators.wrapper import Wrapper
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import flatten, initial_params, map_params, stack
+from ppl_flows.core.params import flatten, map_params, stack
+from ppl_flows.core.types import Array, Observed, Params
 
 
 @dataclass(frozen=True)

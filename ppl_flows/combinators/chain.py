@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ppl_flows.combinators.stack import Stack, check_remat
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
-from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import stack
-from ppl_flows.core.precision import is_narrow, promoted
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.support import Support, chained
+from ppl_flows.core.types import Params
 
 
 @dataclass(frozen=True)
@@ -106,122 +104,3 @@ class Chain(Stack):
         for i, part in reversed(list(enumerate(self.parts))) if reverse else enumerate(self.parts):
             carry, outs[str(i)] = step(part, carry, params[str(i)])
         return carry, outs
-
-
-@dataclass(frozen=True)
-class Repeat(Stack, Wrapper):
-    """The same bijection several times, each time with parameters of its own.
-
-    Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
-    repetitions. In JAX they are scanned: the program, and the time to compile it, do not grow with their number.
-
-    Args:
-        part: what is repeated; it gives the shape that it takes. A ``Chain`` makes a block of different layers.
-        times: how often, at least 1.
-        remat: as in ``Chain``, with the repetitions as the parts.
-
-    Raises:
-        ValueError: times below 1, a part that changes the shape or the support, or a remat that the part cannot have.
-        TypeError: the part is not a Bijection.
-    """
-
-    part: Bijection
-    times: int
-    _: KW_ONLY
-    remat: str = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.times < 1:
-            raise ValueError(f"Repeat: times must be at least 1, got {self.times}.")
-        if self.part.event_shape != self.part.output_shape:
-            raise ValueError(
-                f"Repeat: the part must give the shape that it takes, got {self.part.event_shape} to "
-                f"{self.part.output_shape}; write the layers as a Chain instead."
-            )
-        if self.part.domain != self.part.codomain:
-            raise ValueError(
-                f"Repeat: the part must map a support onto itself, got {self.part.domain} to {self.part.codomain}; "
-                "put a change of support after it, in a Chain."
-            )
-        check_remat(self)
-
-    def init(self, rng: np.random.Generator) -> Params:
-        return stack([self.part.init(rng) for _ in range(self.times)])
-
-    def _run(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
-        return super()._run(params, promoted(v, params, context), context, forward, stage)
-
-    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
-        xp = namespace(carry[0])
-        return xp.scan(lambda carry, row: step(self.part, carry, row), carry, params, self.times, reverse=reverse)
-
-
-@dataclass(frozen=True)
-class Inverse(Wrapper):
-    """A bijection with its directions exchanged: the way from an IAF to a MAF and back.
-
-    Args:
-        part: the bijection to turn round; it keeps its parameters, which are those of this one.
-
-    Raises:
-        TypeError: the part is not a Bijection.
-    """
-
-    part: Bijection
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.part.output_shape
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.part.event_shape
-
-    @property
-    def domain(self) -> Support:
-        return self.part.codomain
-
-    @property
-    def codomain(self) -> Support:
-        return self.part.domain
-
-    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.inverse(params, x, context)
-
-    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.forward(params, y, context)
-
-    def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        return self.part.observe(params, value, context, forward=not forward, stage=stage)
-
-
-@dataclass(frozen=True)
-class Frozen(Wrapper):
-    """A bijection whose parameters never train: they are state, as BatchNorm's running averages are.
-
-    ``params`` is ``{"state": params of the part}``; give those of a trained flow to keep it as it is inside a larger
-    one.
-
-    Args:
-        part: the bijection; it has no state of its own.
-
-    Raises:
-        TypeError: the part is not a Bijection.
-    """
-
-    part: Bijection
-
-    def init(self, rng: np.random.Generator) -> Params:
-        return {"state": self.part.init(rng)}
-
-    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return _in_dtype_of(x, *self.part.forward(params["state"], x, context))
-
-    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return _in_dtype_of(y, *self.part.inverse(params["state"], y, context))
-
-
-def _in_dtype_of(v: Array, out: Array, log_det: Array) -> tuple[Array, Array]:
-    """Frozen parameters in float32 leave a narrower v what it is, as other state does."""
-    return (namespace(v).astype(out, v.dtype) if is_narrow(v) else out), log_det

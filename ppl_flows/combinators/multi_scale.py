@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, is_real
+from ppl_flows.core.types import Array, Observed, Params
 
 
 @dataclass(frozen=True)

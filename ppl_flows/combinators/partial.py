@@ -8,9 +8,11 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.combinators.wrapper import Wrapper
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, Support
+from ppl_flows.core.types import Array, Observed, Params
 
 
 @dataclass(frozen=True)

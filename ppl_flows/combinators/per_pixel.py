@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ppl_flows.core.bijection import Array, Bijection, Observed, Params, Wrapper
+from ppl_flows.combinators.wrapper import Wrapper
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support
+from ppl_flows.core.types import Array, Observed, Params
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.conditioners.mlp import OUTPUT_SCALE
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.linear import identity
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

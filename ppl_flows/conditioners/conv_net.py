@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
+from ppl_flows.core.types import Array, Params
 
 OUTPUT_SCALE = 0.01  # last layer: small, so that a flow starts next to the identity, yet not a dead start
 
@@ -122,111 +121,3 @@ class MLP(HiddenLayers):
         given = context if x is None else x
         layers = ((params[f"w{i}"], params[f"b{i}"]) for i in range(1, len(self.widths) + 1))
         return self.propagate(namespace(given).linear(given, w, b), layers)[-1]
-
-
-@dataclass(frozen=True)
-class MaskedMLP(HiddenLayers):
-    """MADE: output t, of size ``outputs``, sees only ``x[:t]`` and the context.
-
-    A hidden unit of degree m sees ``x[:m]``. Degrees are spread evenly and *sorted*, so that the units which
-    ``x[t]`` newly determines are contiguous rows: this is what makes the incremental inverse possible (``sweep``).
-    ``hidden=()`` gives masked linear maps. With a context, units of degree 0 see the context alone. Layers of one
-    width have the same degrees, so that residual blocks keep them.
-
-    Args:
-        dim: size of x.
-        outputs: numbers per coordinate; the result is ``(*batch, dim, outputs)``.
-        hidden, activation, context_dim, residual: as in ``MLP``.
-        flip: the coordinates in reverse order: output t sees only ``x[t + 1:]``.
-
-    Reference: Germain et al. (2015), MADE: Masked Autoencoder for Distribution Estimation, arXiv:1502.03509; with
-    residual blocks: Nash & Durkan (2019), Autoregressive Energy Machines, arXiv:1904.05626.
-    """
-
-    dim: int
-    outputs: int
-    hidden: tuple[int, ...]
-    activation: str
-    context_dim: int = 0
-    flip: bool = False
-    residual: bool = False
-
-    def init(self, rng: np.random.Generator) -> Params:
-        params: dict[str, np.ndarray] = {}
-        first = self.hidden[0] if self.hidden else self.dim * self.outputs
-        if self.context_dim:
-            params["c"] = rng.standard_normal((self.context_dim, first)) / self.context_dim**0.5
-            params["c"] *= 1.0 if self.hidden else OUTPUT_SCALE
-        for i, mask in enumerate(self.masks()):
-            fan_in = np.maximum(mask.sum(axis=0), 1)  # what each unit really sees
-            params |= {
-                f"w{i}": self.scale(i) * rng.standard_normal(mask.shape) / fan_in**0.5,
-                f"b{i}": np.zeros(mask.shape[1]),
-            }
-        return params
-
-    def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
-        return namespace(x).keeping_products(self._output)(*self.layers(params, x, context), x)
-
-    def _output(self, weights: list[Array], biases: list[Array], x: Array) -> Array:
-        return self.trace(weights, biases, x)[1]
-
-    def trace(self, weights: list[Array], biases: list[Array], x: Array) -> tuple[list[Array], Array]:
-        """What ``activations`` take, and the output, for the arrays of ``layers``."""
-        layers = zip(weights[1:], biases[1:], strict=True)
-        *seen, a = self.propagate(namespace(x).linear(x, weights[0], biases[0]), layers)
-        return seen, a.reshape(*a.shape[:-1], self.dim, self.outputs)
-
-    def layers(self, params: Params, like: Array, context: Array | None) -> tuple[list[Array], list[Array]]:
-        """Masked weights ``(in, out)`` and biases; the context is part of the first bias, ``(*batch, out)``."""
-        xp = namespace(like)
-        weights = [params[f"w{i}"] * xp.constant(mask, like) for i, mask in enumerate(self.masks())]
-        biases = [params[f"b{i}"] for i in range(len(weights))]
-        if context is not None:
-            biases[0] = biases[0] + context @ params["c"]
-        return weights, biases
-
-    def unflipped(self, params: Params) -> tuple[MaskedMLP, Params]:
-        """The network and parameters of the same function of coordinates in reverse order."""
-        first, last = "w0", len(self.widths)
-        xp = namespace(params[first])
-
-        def reverse_outputs(a: Array) -> Array:
-            return xp.reshape(xp.flip(xp.reshape(a, (*a.shape[:-1], self.dim, self.outputs)), axis=-2), a.shape)
-
-        flipped = {**params, first: xp.flip(params[first], axis=0)}
-        flipped |= {name: reverse_outputs(flipped[name]) for name in (f"w{last}", f"b{last}")}
-        if not self.hidden and "c" in params:
-            flipped["c"] = reverse_outputs(params["c"])
-        return replace(self, flip=False), flipped
-
-    def masks(self) -> tuple[np.ndarray, ...]:
-        return _masks(self.dim, self.outputs, self.widths, self.context_dim > 0, self.flip)
-
-    def bounds(self) -> tuple[tuple[int, ...], ...]:
-        """For x and each hidden layer: units ``[bounds[t], bounds[t + 1])`` are those that first see ``x[:t]``.
-
-        Not of a flipped network: ``unflipped`` comes first.
-        """
-        return _bounds(self.dim, self.widths, self.context_dim > 0)
-
-
-@cache
-def _degrees(dim: int, hidden: tuple[int, ...], with_context: bool) -> list[np.ndarray]:
-    """How many leading coordinates each x and each hidden unit sees."""
-    low = 0 if with_context else 1
-    spread = (low + np.arange(width) * max(dim - low, 0) // width for width in hidden)
-    return [np.arange(1, dim + 1), *spread]
-
-
-@cache
-def _masks(dim: int, outputs: int, hidden: tuple[int, ...], with_context: bool, flip: bool) -> tuple[np.ndarray, ...]:
-    x, *units = _degrees(dim, hidden, with_context)
-    sources = [x[::-1] if flip else x, *units]
-    targets = [*units, np.repeat(np.arange(dim)[:: -1 if flip else 1], outputs)]
-    return tuple(s[:, None] <= t for s, t in zip(sources, targets, strict=True))
-
-
-@cache
-def _bounds(dim: int, hidden: tuple[int, ...], with_context: bool) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(np.sum(s < t)) for t in range(dim + 1)) for s in _degrees(dim, hidden, with_context))

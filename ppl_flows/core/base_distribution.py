@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array, Params
 from ppl_flows.core.precision import has_narrow, is_narrow, wide, wide_params
+from ppl_flows.core.types import Array, Params
 
 
 class Random(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,10 +12,7 @@ import numpy as np
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import has_narrow, in_float32, is_narrow
 from ppl_flows.core.support import Support
-
-Array = Any  # a NumPy, torch or JAX array
-Params = Mapping[str, Any]  # nested dict of arrays; those below a key "state" are no weights: nothing trains them
-Observed = tuple[Params, Array, Array]  # what ``observe`` returns
+from ppl_flows.core.types import Array, Observed, Params
 
 STAGES = ("start", "train", "settle")
 
@@ -164,47 +161,3 @@ class Bijection(abc.ABC):
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
             )
-
-
-class Wrapper(Bijection):
-    """A bijection made of another, ``part``: whatever it does not write itself is the part's.
-
-    Raises:
-        TypeError: the part is not a Bijection.
-    """
-
-    part: Bijection
-    widens: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(
-                f"{type(self).__name__} takes a bijection such as pf.nsf(2), got {type(self.part).__name__}."
-            )
-
-    @property
-    def context_dim(self) -> int:  # type: ignore[override]
-        return self.part.context_dim
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.part.batch_shape
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return self.part.event_shape
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.part.output_shape
-
-    @property
-    def domain(self) -> Support:
-        return self.part.domain
-
-    @property
-    def codomain(self) -> Support:
-        return self.part.codomain
-
-    def init(self, rng: np.random.Generator) -> Params:
-        return self.part.init(rng)

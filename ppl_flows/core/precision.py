@@ -9,7 +9,7 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import flatten, map_params, split
 
 if TYPE_CHECKING:
-    from ppl_flows.core.bijection import Array, Params
+    from ppl_flows.core.types import Array, Params
 
 
 def is_narrow(*arrays: Array | None) -> bool:

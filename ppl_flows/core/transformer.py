@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.support import REAL, Interval
+from ppl_flows.core.types import Array
 
 
 class Transformer(abc.ABC):

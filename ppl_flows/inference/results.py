@@ -9,22 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Array, Bijection, Params
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_weights
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KHAT, USABLE_KHAT = 0.5, 0.7  # Vehtari et al. (2024), arXiv:1507.02646, sec. 3.2.4
-BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
-JUDGED_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 SAME_WEIGHTS = 0.1  # nats of spread below which weights are so nearly constant that their tail says nothing
-
-
-class Training(NamedTuple):
-    """What the optimiser's loop returns: as in ``FitResult``."""
-
-    losses: np.ndarray
-    skipped: int
-    params: dict[str, Any]
 
 
 class Elbo(NamedTuple):
@@ -155,25 +147,6 @@ class DensityFit:
         return f"DensityFit({loss} nats per row)"
 
 
-class Best:
-    """The parameters with the smallest validation loss of those that it was called with.
-
-    Attributes:
-        params: these; None before the first call.
-        losses: of all.
-    """
-
-    def __init__(self, loss: Callable[[Any], Any]) -> None:
-        self.params: Any = None
-        self.losses: list[float] = []
-        self._loss, self._smallest = loss, np.inf
-
-    def __call__(self, params: Any) -> None:
-        self.losses.append(float(self._loss(params)))
-        if self.params is None or self.losses[-1] < self._smallest:
-            self.params, self._smallest = params, self.losses[-1]
-
-
 @dataclass(frozen=True)
 class AmortizedFit:
     """A posterior for every data set of a model.
@@ -209,32 +182,3 @@ class FitError(RuntimeError):
             "finite; or try a smaller lr or another init_loc_fn."
         )
         self.step, self.losses, self.params = step, losses, params
-
-
-def learning_rate(step: Any, steps: int, xp: Any) -> Any:
-    """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0."""
-    return xp.minimum(1.0, (step + 1) / max(0.05 * steps, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / steps))
-
-
-def model_weight(step: Any, steps: int, anneal: float) -> Any:
-    """Weight of the model's log density at a step: from ``anneal`` to 1 over the first half."""
-    return np.minimum(1.0, anneal + (1 - anneal) * np.asarray(step) / max(steps / 2, 1))
-
-
-def averaging_share(step: Any, steps: int) -> Any:
-    """Share of a step's parameters in their mean, which starts anew in every block."""
-    return 1 / (step % max(1, steps // BLOCKS) + 1)
-
-
-def converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
-    """Whether a fit with these losses so far has converged, by its last two blocks.
-
-    The ELBO moved by less than the tolerance from one to the other, and half the variance of the log weights, which
-    near the posterior is KL(guide || posterior), is below it in the last.
-    """
-    block = steps // BLOCKS
-    first = len(losses) - 2 * block
-    if tolerance is None or block < JUDGED_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
-        return False
-    before, last = losses[first:].reshape(2, block)
-    return num_particles * last.var(ddof=1) / 2 < tolerance and abs(last.mean() - before.mean()) < tolerance

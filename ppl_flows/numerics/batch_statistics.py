@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 
 def moments(owner: str, v: Array) -> tuple[Array, Array]:

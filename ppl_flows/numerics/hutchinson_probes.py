@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 SIZE = 4096  # of the tables; a product of two numbers below it is exact in float32
 RESOLUTION = 2.0**14  # rows that agree to its inverse share their numbers: forward and inverse see the same noise

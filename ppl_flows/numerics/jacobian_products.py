@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.linear import identity
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 EXACT_UP_TO = 32  # dim to which layers take exact determinants and traces: about as many products as an estimate takes
 

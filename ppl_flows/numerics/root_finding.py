@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 MAX_ITERATIONS = 200
 WIDEST = 88.0  # asinh of the largest |x| looked at: 8e37, within float32

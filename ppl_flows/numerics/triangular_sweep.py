@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 if TYPE_CHECKING:
-    from ppl_flows.conditioners.mlp import MaskedMLP
+    from ppl_flows.conditioners.masked_mlp import MaskedMLP
     from ppl_flows.core.transformer import Transformer
 
 BLOCK = 16  # steps; more make the small products of a step longer, fewer make the large ones inefficient

@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.inference.auto_flow import Observations, check_simulations, check_sites
+from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.density import fit_density

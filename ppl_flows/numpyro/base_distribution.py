@@ -13,9 +13,10 @@ from numpyro.distributions.util import validate_sample
 from numpyro.primitives import _PYRO_STACK
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Params
-from ppl_flows.core.params import check_params, flatten, initial_params, map_params
+from ppl_flows.core.initialisation import check_params, initial_params
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
+from ppl_flows.core.types import Params
 from ppl_flows.numpyro.transform import to_array
 
 AnyBase: TypeAlias = dist.Distribution | Base | None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from ppl_flows.inference.auto_flow import ENCODED_ROWS, check_encoded
+from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 
 
 class Context:

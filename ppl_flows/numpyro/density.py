@@ -14,10 +14,14 @@ from numpyro import handlers
 from numpyro.infer import Trace_ELBO
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import is_stateful, merge
-from ppl_flows.inference.results import Best, DensityFit
-from ppl_flows.inference.validation import SETTLE_ROWS, check_rows, check_steps, density_start, held_out, some_rows
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import is_stateful
+from ppl_flows.core.params import merge
+from ppl_flows.core.types import Params
+from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.inference.results import DensityFit
+from ppl_flows.inference.schedule import Best
+from ppl_flows.inference.validation import check_steps
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow

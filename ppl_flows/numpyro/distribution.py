@@ -16,11 +16,13 @@ from numpyro.primitives import _PYRO_STACK, mutable
 
 from ppl_flows.combinators.batched import Batched, batched
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params, merge, split
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params, is_stateful
+from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.support import is_real
-from ppl_flows.inference.validation import in_training, on_the_path
+from ppl_flows.core.types import Params
+from ppl_flows.inference.gradient_estimators import in_training, on_the_path
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.numpyro.support import Constraint, Pieces, onto
 from ppl_flows.numpyro.transform import FlowTransform, to_array

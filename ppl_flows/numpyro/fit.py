@@ -15,17 +15,9 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
 from ppl_flows.inference.auto_flow import budget
-from ppl_flows.inference.results import (
-    FitResult,
-    Weighed,
-    judged,
-)
-from ppl_flows.inference.validation import (
-    ESTIMATORS,
-    check_fit,
-    evaluation,
-    path_gradients,
-)
+from ppl_flows.inference.gradient_estimators import ESTIMATORS, evaluation, path_gradients
+from ppl_flows.inference.results import FitResult, Weighed, judged
+from ppl_flows.inference.validation import check_fit
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import estimator_of
 from ppl_flows.numpyro.training import train

@@ -23,7 +23,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
-from ppl_flows.inference.validation import on_the_path
+from ppl_flows.inference.gradient_estimators import on_the_path
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 

@@ -20,8 +20,8 @@ from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.auto_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
-from ppl_flows.inference.validation import on_the_path
+from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.local_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide import AutoFlow, is_subsampled, set_up
 from ppl_flows.numpyro.transform import to_array

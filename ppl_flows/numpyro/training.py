@@ -16,16 +16,8 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.svi import SVIState
 from tqdm.auto import tqdm
 
-from ppl_flows.inference.results import (
-    BLOCKS,
-    MAX_SKIPPED,
-    FitError,
-    Training,
-    averaging_share,
-    converged,
-    learning_rate,
-    model_weight,
-)
+from ppl_flows.inference.results import MAX_SKIPPED, FitError
+from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, converged, learning_rate, model_weight
 from ppl_flows.numpyro.compile_once import compile_once
 
 

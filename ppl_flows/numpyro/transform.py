@@ -11,9 +11,11 @@ import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from ppl_flows.combinators.chain import Inverse
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import check_params, initial_params, map_params
+from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import check_params, initial_params
+from ppl_flows.core.params import map_params
+from ppl_flows.core.types import Params
 from ppl_flows.numpyro.support import constraint
 
 

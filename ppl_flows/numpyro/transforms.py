@@ -5,8 +5,8 @@
 own arguments each class takes ``params``, ``context`` and ``seed`` of ``FlowTransform``.
 """
 
-from ppl_flows.inference.validation import transform_classes
 from ppl_flows.numpyro.transform import FlowTransform
+from ppl_flows.transform_classes import transform_classes
 
 _classes = transform_classes(FlowTransform, __name__)
 globals().update(_classes)

@@ -12,7 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.inference.auto_flow import Observations, check_simulations, check_sites
+from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density

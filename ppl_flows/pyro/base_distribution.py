@@ -10,9 +10,10 @@ from pyro.distributions import constraints
 from pyro.poutine.runtime import am_i_wrapped
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Params
-from ppl_flows.core.params import check_params, flatten, initial_params
+from ppl_flows.core.initialisation import check_params, initial_params
+from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
+from ppl_flows.core.types import Params
 from ppl_flows.pyro.params import ParamTree, stored_params
 
 AnyBase: TypeAlias = dist.Distribution | Base | None

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pyro
 import torch
 
-from ppl_flows.inference.auto_flow import ENCODED_ROWS, check_encoded
+from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 
 Values: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor]
 

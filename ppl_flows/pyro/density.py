@@ -9,10 +9,13 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import initial_params, is_stateful, map_params
-from ppl_flows.inference.results import Best, DensityFit
-from ppl_flows.inference.validation import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params, is_stateful
+from ppl_flows.core.params import map_params
+from ppl_flows.core.types import Params
+from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.inference.results import DensityFit
+from ppl_flows.inference.schedule import Best
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values

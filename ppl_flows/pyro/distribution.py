@@ -12,11 +12,13 @@ from pyro.poutine.runtime import am_i_wrapped
 
 from ppl_flows.combinators.batched import Batched, batched
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import flatten, initial_params, is_stateful, map_params
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params, is_stateful
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.support import is_real
-from ppl_flows.inference.validation import in_training, on_the_path
+from ppl_flows.core.types import Params
+from ppl_flows.inference.gradient_estimators import in_training, on_the_path
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
 from ppl_flows.pyro.support import Constraint, Pieces, onto

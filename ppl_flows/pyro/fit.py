@@ -13,17 +13,9 @@ from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 
 from ppl_flows.inference.auto_flow import budget
-from ppl_flows.inference.results import (
-    FitResult,
-    Weighed,
-    judged,
-)
-from ppl_flows.inference.validation import (
-    ESTIMATORS,
-    check_fit,
-    evaluation,
-    path_gradients,
-)
+from ppl_flows.inference.gradient_estimators import ESTIMATORS, evaluation, path_gradients
+from ppl_flows.inference.results import FitResult, Weighed, judged
+from ppl_flows.inference.validation import check_fit
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import estimator_of
 from ppl_flows.pyro.importance import at_values, latent_shapes, weighed

@@ -19,8 +19,8 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.auto_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
-from ppl_flows.inference.validation import on_the_path
+from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.local_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow, set_up
 from ppl_flows.pyro.params import to_tensor

@@ -9,8 +9,8 @@ import numpy as np
 import pyro
 import torch
 
-from ppl_flows.core.bijection import Params
 from ppl_flows.core.params import flatten, map_params, split
+from ppl_flows.core.types import Params
 
 MARK = "$state."  # in the names of what is state in Pyro's store
 

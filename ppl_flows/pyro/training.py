@@ -10,16 +10,8 @@ import numpy as np
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from tqdm.auto import tqdm
 
-from ppl_flows.inference.results import (
-    BLOCKS,
-    MAX_SKIPPED,
-    FitError,
-    Training,
-    averaging_share,
-    converged,
-    learning_rate,
-    model_weight,
-)
+from ppl_flows.inference.results import MAX_SKIPPED, FitError
+from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, replayed

@@ -9,8 +9,9 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_transform import TransformModule
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ppl_flows.core.bijection import Bijection, Params
-from ppl_flows.core.params import check_params, initial_params, is_stateful
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
+from ppl_flows.core.types import Params
 from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
 from ppl_flows.pyro.support import constraint
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Coupling, Elementwise, Shuffle
-from ppl_flows.combinators.chain import Chain, Inverse, Repeat
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.spline import nsf
 from ppl_flows.recipes.stacks import Hidden, autoregressive, check_layers, couplings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import NeuralODE
-from ppl_flows.combinators.chain import Repeat
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.stacks import Hidden, check_layers, default_hidden
 

@@ -10,9 +10,11 @@ from ppl_flows.bijections import (
     PatchAutoregressive,
     Squeeze,
 )
-from ppl_flows.combinators.chain import Chain, Inverse, Repeat
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.combinators.multi_scale import MultiScale
 from ppl_flows.combinators.per_pixel import PerPixel
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.recipes.stacks import check_layers

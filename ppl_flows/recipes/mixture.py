@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Elementwise, Householder
-from ppl_flows.combinators.chain import Chain, Inverse
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.stacks import Hidden, check_layers, couplings, default_hidden
 from ppl_flows.transformers import MixtureGaussianization, MixtureLogisticCDF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppl_flows.combinators.chain import Inverse
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.stacks import Hidden, autoregressive, couplings
 from ppl_flows.transformers import BernsteinPolynomial, SumOfSquares

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import ContractiveResidual, Planar, Radial, Sylvester
-from ppl_flows.combinators.chain import Chain, Inverse, Repeat
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.stacks import Hidden, check_layers, default_hidden
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ppl_flows.bijections import LULinear
-from ppl_flows.combinators.chain import Inverse
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.stacks import Hidden, autoregressive, couplings
 from ppl_flows.transformers import RationalQuadratic

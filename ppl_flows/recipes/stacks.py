@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Permute
-from ppl_flows.combinators.chain import Chain, Repeat
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.repeat import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.transformer import Transformer
 

@@ -6,9 +6,9 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.numerics.root_finding import numerical_inverse
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.transformers.knots import bin_of_rows, bins_first, check_knots, pick
 from ppl_flows.transformers.rational_quadratic import knot_slopes, spline, spline_inverse
 

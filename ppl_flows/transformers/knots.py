@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Array
 
 
 def check_knots(owner, fewest: int) -> None:

@@ -5,9 +5,9 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.numerics.root_finding import numerical_inverse
 from ppl_flows.transformers.affine import bounded_log_scale, check_max_log_scale
 from ppl_flows.transformers.deep_sigmoidal import check_min_slope, logit_of_mixture

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.transformers.knots import bin_of, bin_sizes, check_knots, knots
 
 

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.transformers.knots import bin_of_rows, bins_first, check_knots, pick
 
 

@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ppl_flows.core.bijection import Array
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Interval
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Array
 from ppl_flows.transformers.affine import Affine, check_max_log_scale
 
 

@@ -34,8 +34,8 @@ import ppl_flows.pyro.training
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.results import Best
-from ppl_flows.inference.validation import held_out
+from ppl_flows.inference.density import held_out
+from ppl_flows.inference.schedule import Best
 
 UCI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "uci"
 TABLES = ("kin8nm", "power_plant", "protein")

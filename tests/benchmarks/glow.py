@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import ppl_flows as pf
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.results import learning_rate
+from ppl_flows.inference.schedule import learning_rate
 from ppl_flows.pyro import fit_density
 
 LEVELS, BLOCKS, SHAPE, GREYS = 2, 8, (8, 8, 1), 17

@@ -32,7 +32,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoIAFNormal as PyroIAF
 
 import ppl_flows as pf
-from ppl_flows.inference.validation import path_gradients
+from ppl_flows.inference.gradient_estimators import path_gradients
 from ppl_flows.numpyro import AutoFlow as NumPyroFlow
 from ppl_flows.numpyro import fit
 from ppl_flows.pyro import AutoFlow as PyroFlow

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ppl_flows.combinators.stack import allowed_error, ill_conditioned, round_trip_error, walk, walk_back
+from ppl_flows.numerics.reversible_pass import allowed_error, ill_conditioned, round_trip_error, walk, walk_back
 
 
 def checkpoint(run):

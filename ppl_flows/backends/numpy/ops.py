@@ -9,8 +9,8 @@ from scipy.special import erfc, ndtri
 from scipy.special import gammaln as lgamma
 
 from ppl_flows.backends.eager_scan import scan
-from ppl_flows.combinators.stack import walk as reversible  # without gradients there is nothing to save
 from ppl_flows.numerics import triangular_sweep
+from ppl_flows.numerics.reversible_pass import walk as reversible
 
 
 def constant(array, like):
@@ -122,7 +122,7 @@ def odeint(f, y, args, times, *, rtol, atol):
 
 def vmap(f):
     def mapped(params, *args):
-        from ppl_flows.core.params import stack, unstack  # params imports ops
+        from ppl_flows.core.params import stack, unstack
 
         rows = [f(p, *a) for p, *a in zip(unstack(params, len(args[0])), *args, strict=True)]
         return stack([row[0] for row in rows]), *(np.stack(parts) for parts in list(zip(*rows, strict=True))[1:])

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from torch.autograd import Function
 
-from ppl_flows.combinators.stack import allowed_error, ill_conditioned, round_trip_error, walk, walk_back
 from ppl_flows.core.params import flatten, map_params, split
+from ppl_flows.numerics.reversible_pass import allowed_error, ill_conditioned, round_trip_error, walk, walk_back
 
 
 def checkpoint(run):

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.combinators.stack import Stack, check_remat
+from ppl_flows.combinators.wrapper import Wrapper
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.params import stack
+from ppl_flows.core.precision import promoted
+from ppl_flows.core.types import Array, Observed, Params
+
+
+@dataclass(frozen=True)
+class Repeat(Stack, Wrapper):
+    """The same bijection several times, each time with parameters of its own.
+
+    Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
+    repetitions. In JAX they are scanned: the program, and the time to compile it, do not grow with their number.
+
+    Args:
+        part: what is repeated; it gives the shape that it takes. A ``Chain`` makes a block of different layers.
+        times: how often, at least 1.
+        remat: as in ``Chain``, with the repetitions as the parts.
+
+    Raises:
+        ValueError: times below 1, a part that changes the shape or the support, or a remat that the part cannot have.
+        TypeError: the part is not a Bijection.
+    """
+
+    part: Bijection
+    times: int
+    _: KW_ONLY
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.times < 1:
+            raise ValueError(f"Repeat: times must be at least 1, got {self.times}.")
+        if self.part.event_shape != self.part.output_shape:
+            raise ValueError(
+                f"Repeat: the part must give the shape that it takes, got {self.part.event_shape} to "
+                f"{self.part.output_shape}; write the layers as a Chain instead."
+            )
+        if self.part.domain != self.part.codomain:
+            raise ValueError(
+                f"Repeat: the part must map a support onto itself, got {self.part.domain} to {self.part.codomain}; "
+                "put a change of support after it, in a Chain."
+            )
+        check_remat(self)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return stack([self.part.init(rng) for _ in range(self.times)])
+
+    def _run(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
+        return super()._run(params, promoted(v, params, context), context, forward, stage)
+
+    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+        xp = namespace(carry[0])
+        return xp.scan(lambda carry, row: step(self.part, carry, row), carry, params, self.times, reverse=reverse)

@@ -1,0 +1,47 @@
+"""The parameters that a bijection or a base starts with, and what they must look like."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppl_flows.core.params import flatten, split
+
+if TYPE_CHECKING:
+    from ppl_flows.core.base_distribution import Base
+    from ppl_flows.core.bijection import Bijection
+    from ppl_flows.core.types import Params
+
+
+@lru_cache(maxsize=1024)
+def is_stateful(bijection: Bijection) -> bool:
+    """Whether some of its params are state."""
+    return bool(split(bijection.init(np.random.default_rng(0)))[1])
+
+
+@lru_cache(maxsize=128)
+def initial_params(bijection: Bijection | Base, seed: int) -> Params:
+    """``bijection.init`` from a seed; the arrays are shared between calls and read-only."""
+    params = bijection.init(np.random.default_rng(seed))
+    for _, array in flatten(params):
+        array.flags.writeable = False
+    return params
+
+
+def check_params(bijection: Bijection | Base, params: Params) -> None:
+    """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
+    expected = _shapes(bijection)
+    got = {name: tuple(a.shape) for name, a in flatten(params)}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"params do not fit {type(bijection).__name__}: {name!r} should have shape {expected.get(name)}, "
+                f"got {got.get(name)} (None: absent); make them with bijection.init or pf.load."
+            )
+
+
+@lru_cache(maxsize=1024)
+def _shapes(bijection: Bijection | Base) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}

@@ -1,0 +1,112 @@
+"""What ``fit_density`` of both shells shares: the rows it takes, and where it starts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppl_flows.bijections import Elementwise
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params
+from ppl_flows.core.namespace import namespace
+from ppl_flows.core.support import REAL, is_real
+from ppl_flows.core.types import Array, Params
+from ppl_flows.transformers import Affine
+
+# of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
+START_ROWS, START_NUMBERS, SETTLE_ROWS = 1_024, 2**16, 16_384
+
+
+def located(bijection: Bijection) -> Bijection:
+    """The bijection and, on the target side, a trainable location and scale per coordinate."""
+    return Chain((bijection, Elementwise(bijection.output_shape[0], Affine(max_log_scale=None))))
+
+
+def located_params(bijection: Bijection, loc: Array, scale: Array | float, seed: int) -> Params:
+    """Initial parameters of ``located(...)`` that start it at this location and scale."""
+    xp = namespace(loc)
+    log_scale = xp.log(xp.zeros_like(loc) + scale)
+    return {**initial_params(bijection, seed), "1": {"theta": xp.stack([loc, log_scale], axis=-1)}}
+
+
+def density_start(
+    bijection: Bijection,
+    data: np.ndarray,
+    context: np.ndarray | None,
+    *,
+    standardize: bool | None,
+    levels: int | None,
+    seed: int,
+) -> tuple[Bijection, Params]:
+    """What ``fit_density`` trains, and its initial parameters, for which some of the rows have passed through."""
+    vectors = len(bijection.output_shape) == 1
+    if standardize and not (vectors and is_real(bijection.codomain)):
+        raise ValueError(
+            "fit_density: standardize=True puts a location and scale after the bijection, which needs real vectors, "
+            f"but its values have shape {bijection.output_shape} and range {bijection.codomain or 'real'}; pass "
+            "standardize=False."
+        )
+    if levels is not None:
+        data = (data + np.random.default_rng(seed).random(data.shape)) / levels
+    params = initial_params(bijection, seed)
+    if vectors and standardize is not False and is_real(bijection.codomain):
+        bijection = located(bijection)
+        params = located_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
+    rows = some_rows(len(data), max(2, min(START_ROWS, START_NUMBERS // data[0].size)), seed)
+    given = None if context is None else context[rows]
+    return bijection, bijection.observe(params, data[rows], given, stage="start")[0]
+
+
+def some_rows(n: int, at_most: int, seed: int) -> np.ndarray:
+    """Indices of so many of n rows, without replacement."""
+    return np.random.default_rng(seed).permutation(n)[:at_most]
+
+
+def held_out(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of n rows, in no order: of those to train on, and of the share to validate by.
+
+    Raises:
+        ValueError: the share is not in [0, 1), or leaves fewer than 2 rows to train on or none to validate by.
+    """
+    held = round(validation * n)
+    if not (0 <= validation < 1 and n - held >= 2 and (held > 0 or validation == 0)):
+        raise ValueError(
+            f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
+            f"of {n} rows."
+        )
+    rows = some_rows(n, n, seed) if held else np.arange(n)
+    return rows[held:], rows[:held]
+
+
+def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
+    """Raises ValueError unless data are finite rows in the bijection's range and context goes with them."""
+    if data.shape[1:] != bijection.output_shape or len(data) < 2:
+        raise ValueError(
+            f"data must have shape (rows, {', '.join(map(str, bijection.output_shape))}) with at least 2 rows, "
+            f"got {data.shape}."
+        )
+    given = None if context is None else context.shape
+    wanted = (len(data), bijection.context_dim) if bijection.context_dim else None
+    if given != wanted:
+        raise ValueError(f"context must have shape {wanted} for this bijection and these data, got {given}.")
+    for name, array in (("data", data), ("context", context)):
+        if array is not None and not np.all(np.isfinite(array)):
+            bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=-1))
+            raise ValueError(
+                f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is row {bad[0]}); "
+                "drop or impute them."
+            )
+    if levels is not None and not np.all((data == np.floor(data)) & (data >= 0) & (data < levels)):
+        raise ValueError(
+            f"levels={levels}: data must be whole numbers 0, ..., {levels - 1}, got values from {data.min()} to "
+            f"{data.max()}."
+        )
+    if not is_real(bijection.codomain):
+        low, high = np.array([i or REAL for i in bijection.codomain or ()]).T
+        rows = data.reshape(len(data), -1) if levels is None else np.array([[0.5], [levels - 0.5]]) / levels
+        outside = np.flatnonzero(((rows <= low) | (rows >= high)).any(axis=-1))
+        if len(outside):
+            raise ValueError(
+                f"{len(outside)} of {len(data)} rows of data are not inside the bijection's range "
+                f"{sorted({i or REAL for i in bijection.codomain or ()})} (the first is row {outside[0]})."
+            )

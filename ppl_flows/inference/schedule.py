@@ -1,0 +1,68 @@
+"""How a training goes: its rates, its averages, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
+
+JUDGED_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
+
+
+class Training(NamedTuple):
+    """What the optimiser's loop returns: as in ``FitResult``."""
+
+    losses: np.ndarray
+    skipped: int
+    params: dict[str, Any]
+
+
+class Best:
+    """The parameters with the smallest validation loss of those that it was called with.
+
+    Attributes:
+        params: these; None before the first call.
+        losses: of all.
+    """
+
+    def __init__(self, loss: Callable[[Any], Any]) -> None:
+        self.params: Any = None
+        self.losses: list[float] = []
+        self._loss, self._smallest = loss, np.inf
+
+    def __call__(self, params: Any) -> None:
+        self.losses.append(float(self._loss(params)))
+        if self.params is None or self.losses[-1] < self._smallest:
+            self.params, self._smallest = params, self.losses[-1]
+
+
+def learning_rate(step: Any, steps: int, xp: Any) -> Any:
+    """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0."""
+    return xp.minimum(1.0, (step + 1) / max(0.05 * steps, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / steps))
+
+
+def model_weight(step: Any, steps: int, anneal: float) -> Any:
+    """Weight of the model's log density at a step: from ``anneal`` to 1 over the first half."""
+    return np.minimum(1.0, anneal + (1 - anneal) * np.asarray(step) / max(steps / 2, 1))
+
+
+def averaging_share(step: Any, steps: int) -> Any:
+    """Share of a step's parameters in their mean, which starts anew in every block."""
+    return 1 / (step % max(1, steps // BLOCKS) + 1)
+
+
+def converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
+    """Whether a fit with these losses so far has converged, by its last two blocks.
+
+    The ELBO moved by less than the tolerance from one to the other, and half the variance of the log weights, which
+    near the posterior is KL(guide || posterior), is below it in the last.
+    """
+    block = steps // BLOCKS
+    first = len(losses) - 2 * block
+    if tolerance is None or block < JUDGED_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
+        return False
+    before, last = losses[first:].reshape(2, block)
+    return num_particles * last.var(ddof=1) / 2 < tolerance and abs(last.mean() - before.mean()) < tolerance
