@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,16 @@ from ppl_flows.core.types import Params
 class Chain(Stack):
     """Bijections one after another: ``forward`` applies the first part first.
 
-    Parts with a context all get the same one. ``params`` holds one entry per part, named ``"0"``, ``"1"``, …
+    Parts with a context all get the same one. ``params`` holds one entry per part, named ``"0"``, ``"1"``, …, or as the
+    mapping names them: ``Chain({"flow": pf.iaf(2), "affine": pf.TriangularAffine(2)})``.
 
     ``remat`` says what is kept for the backward pass; values, gradients and ``params`` are the same. Under it, torch
     and JAX recompute in the backward pass what was not kept (NumPy has no gradients). ``dataclasses.replace`` gives a
     flow that was made by a recipe another one.
 
     Args:
-        parts: at least one bijection; each takes what the one before it gives.
+        parts: at least one bijection; each takes what the one before it gives. A mapping gives them names.
+        names: of the parts; instead of a mapping.
         remat: ``"none"``: everything is kept. ``"checkpoint"``: the input of each part; costs one more pass.
             ``"reversible"``: only the input and the output of the whole, however many parts there are; the backward
             pass walks back through the inverses, which costs one more pass in each direction, and raises where
@@ -49,13 +51,29 @@ class Chain(Stack):
     """
 
     parts: tuple[Bijection, ...]
+    names: tuple[str, ...]
     remat: str = "none"
 
-    def __init__(self, parts: Iterable[Bijection], *, remat: str = "none") -> None:
-        object.__setattr__(self, "parts", tuple(parts))
+    def __init__(
+        self,
+        parts: Iterable[Bijection] | Mapping[str, Bijection],
+        *,
+        names: Iterable[str] | None = None,
+        remat: str = "none",
+    ) -> None:
+        if isinstance(parts, Mapping):
+            parts, names = parts.values(), parts.keys()
+        parts = tuple(parts)
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "names", tuple(map(str, range(len(parts)))) if names is None else tuple(names))
         object.__setattr__(self, "remat", remat)
         if not self.parts:
             raise ValueError("Chain got no parts; give at least one bijection (flow_layers >= 1 in the recipes).")
+        if len(set(self.names)) != len(self.parts) or any("." in name or name == "state" for name in self.names):
+            raise ValueError(
+                f"Chain: {len(self.parts)} parts need as many different names, without dots and not 'state', got "
+                f"{self.names}."
+            )
         for part in self.parts:
             if not isinstance(part, Bijection):
                 raise TypeError(
@@ -97,10 +115,11 @@ class Chain(Stack):
         return self.parts[-1].output_shape
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {str(i): part.init(rng) for i, part in enumerate(self.parts)}
+        return {name: part.init(rng) for name, part in zip(self.names, self.parts, strict=True)}
 
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
         outs: dict[str, Params] = {name: {} for name in params}  # in their order
-        for i, part in reversed(list(enumerate(self.parts))) if reverse else enumerate(self.parts):
-            carry, outs[str(i)] = step(part, carry, params[str(i)])
+        named = list(zip(self.names, self.parts, strict=True))
+        for name, part in reversed(named) if reverse else named:
+            carry, outs[name] = step(part, carry, params[name])
         return carry, outs
