@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -14,13 +14,56 @@ from safetensors.numpy import save_file
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.file_upgrades import from_format_1
 from ppl_flows.core.types import Params
 
-FORMAT = "1"
+FORMAT = "2"
+PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  # what a description is made of
+_registered: dict[str, type] = {}
+AnyClass = TypeVar("AnyClass", bound=type)
+
+
+def register(cls: AnyClass) -> AnyClass:
+    """Makes a class of your own one that ``save`` and ``load`` know, by its name; also as a decorator.
+
+    A file holds names and never code: register the class before loading, too.
+
+    Args:
+        cls: a frozen dataclass that subclasses ``Bijection``, ``Transformer``, ``Conditioner``,
+            ``AutoregressiveConditioner`` or ``Base``, whose fields are numbers, strings, bools, None, tuples of these,
+            and objects of such classes.
+
+    Raises:
+        TypeError: another kind of class, or no dataclass.
+        ValueError: another class has its name.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import ppl_flows as pf
+        >>> @pf.register
+        ... @dataclass(frozen=True)
+        ... class Doubled(pf.Bijection):
+        ...     dim: int
+        ...     def _forward(self, params, x, context):
+        ...         return 2 * x, 0 * x.sum(-1) + self.dim * 0.6931471805599453
+        ...     def _inverse(self, params, y, context):
+        ...         return y / 2, 0 * y.sum(-1) - self.dim * 0.6931471805599453
+    """
+    if not (isinstance(cls, type) and issubclass(cls, PARTS) and dataclasses.is_dataclass(cls)):
+        raise TypeError(
+            "register takes a dataclass that subclasses pf.Bijection, pf.Transformer, pf.Conditioner, "
+            f"pf.AutoregressiveConditioner or pf.Base, got {cls!r}."
+        )
+    known = _classes().get(cls.__name__)
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"register: {known!r} has the name {cls.__name__!r} already; give yours another.")
+    _registered[cls.__name__] = cls
+    return cls
 
 
 def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Params) -> None:
@@ -31,11 +74,11 @@ def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Para
 
     Args:
         path: the file to write.
-        bijection: a bijection or a base, made of ppl_flows' own classes.
+        bijection: a bijection or a base, made of ppl_flows' own classes and those that you have registered.
         params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``.
 
     Raises:
-        ValueError: params do not have the bijection's structure and shapes, or it holds a class of another package.
+        ValueError: params do not have the bijection's structure and shapes, or it holds a class that is not registered.
     """
     check_params(bijection, params)
     arrays = {name: _to_numpy(array) for name, array in flatten(params)}
@@ -60,12 +103,11 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
         raise ValueError(f"{os.fspath(path)!r} is not a .safetensors file: {error}.") from error
     with opened as file:
         metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in ("1", FORMAT):
             raise ValueError(
-                f"{os.fspath(path)!r}: expected a ppl_flows file of format {FORMAT}, got {metadata.get('format')!r}; "
-                "a newer ppl_flows may read it."
+                f"{os.fspath(path)!r}: expected a ppl_flows file of format 1 or {FORMAT}, got "
+                f"{metadata.get('format')!r}; a newer ppl_flows may read it."
             )
-        bijection = _build(json.loads(metadata["bijection"]))
         params: dict[str, Any] = {}
         for name in file.keys():  # noqa: SIM118  safe_open is no mapping
             *groups, leaf = name.split(".")
@@ -73,6 +115,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
             for group in groups:
                 node = node.setdefault(group, {})
             node[leaf] = file.get_tensor(name)
+    description = json.loads(metadata["bijection"])
+    if metadata["format"] == "1":
+        description, params = from_format_1(description, params)
+    bijection = _build(description)
     if not isinstance(bijection, Bijection | Base):
         raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection or a base.")
     complete = _with_empty_groups(initial_params(bijection, 0), params)
@@ -98,13 +144,16 @@ def _classes() -> dict[str, type]:
     import ppl_flows  # here: the package imports this module
 
     public = (getattr(ppl_flows, name) for name in ppl_flows.__all__)
-    return {c.__name__: c for c in public if isinstance(c, type) and dataclasses.is_dataclass(c)}
+    return {c.__name__: c for c in public if isinstance(c, type) and dataclasses.is_dataclass(c)} | _registered
 
 
 def _describe(value: Any) -> Any:
-    if isinstance(value, Base | Bijection | Transformer):
+    if isinstance(value, PARTS):
         if _classes().get(type(value).__name__) is not type(value):
-            raise ValueError(f"only ppl_flows' own classes can be saved, got {type(value)!r}.")
+            raise ValueError(
+                f"only ppl_flows' own classes and registered ones can be saved, got {type(value)!r}; call "
+                f"pf.register({type(value).__name__}) first, here and where the file is loaded."
+            )
         fields = {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
         return {"class": type(value).__name__, **fields}
     if isinstance(value, tuple):
@@ -124,7 +173,10 @@ def _build(value: Any) -> Any:
     fields = {k: _build(v) for k, v in value.items() if k != "class"}
     known = _classes().get(value.get("class", ""))
     if known is None:
-        raise ValueError(f"unknown class {value.get('class')!r} in the file; a newer ppl_flows may know it.")
+        raise ValueError(
+            f"unknown class {value.get('class')!r} in the file; if it is your own, pf.register it before loading, else a "
+            "newer ppl_flows may know it."
+        )
     unknown = fields.keys() - {f.name for f in dataclasses.fields(known)}
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)} of {known.__name__}; a newer ppl_flows may know it.")

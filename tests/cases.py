@@ -17,7 +17,10 @@ from ppl_flows.core.support import REAL, is_real
 
 DIM, CONTEXT = 4, 3
 SHAPE = (2, 4, 2)  # of an image
-NET = {"hidden": (6, 5)}
+NET = {"conditioner": pf.MLP((6, 5))}
+CONV = pf.ConvNet(3)
+SEQUENCE = (3, 2)  # length and size of its vectors
+ATTENTION = pf.CausalAttention(4, heads=2, blocks=1)
 
 
 def public(base: type) -> list[type]:
@@ -39,42 +42,44 @@ def layers() -> list[pf.Bijection]:
 
 
 def image_layers() -> list[pf.Bijection]:
-    """Every class of images, with a context too where it takes one, and what is made of them."""
-    alone = [c for c in public(pf.Bijection) if takes(c, "shape")]
-    small = {"hidden": 3, "width": 4, "heads": 2, "context_dim": CONTEXT}
-    conditional = [
-        c(SHAPE, **{k: v for k, v in small.items() if takes(c, k)}) for c in alone if takes(c, "context_dim")
-    ]
+    """Every class of images and of sequences, with a context too where it takes one, and what is made of them."""
     h, w, c = SHAPE
     return [
-        *(c(SHAPE) for c in alone if not takes(c, "context_dim")),
-        *conditional,
+        *(made(SHAPE) for made in public(pf.Bijection) if takes(made, "shape")),
         pf.Invertible1x1Conv(SHAPE, dense=True),
-        pf.ImageCoupling(SHAPE, pf.RationalQuadratic(), mask="checkerboard", flip=True, hidden=3),
-        pf.PerPixel(pf.Chain([pf.Coupling(c, context_dim=CONTEXT, **NET), pf.ActNorm(c)]), h, w),
+        pf.Coupling(SHAPE, conditioner=CONV, context_dim=CONTEXT),
+        pf.Coupling(SHAPE, conditioner=pf.MLP((5,)), flip=True, mask="alternating", context_dim=CONTEXT),
+        pf.Coupling(SHAPE, pf.RationalQuadratic(), mask="checkerboard", flip=True, conditioner=CONV),
+        pf.MaskedAutoregressive(SEQUENCE, conditioner=ATTENTION, context_dim=CONTEXT),
+        pf.MaskedAutoregressive(SEQUENCE, pf.RationalQuadratic(), flip=True, conditioner=ATTENTION),
+        pf.PerPixel(
+            pf.Chain([pf.Coupling(c, context_dim=CONTEXT, **NET), pf.ActNorm(c)]),
+            height=h,
+            width=w,
+        ),
         pf.MultiScale(
             [
-                pf.Chain([pf.ImageCoupling((h // 2, w // 2, 4 * c), hidden=3), pf.Inverse(pf.Squeeze(SHAPE))]),
-                pf.ImageCoupling((h // 2, w // 2, 2 * c), hidden=3, context_dim=CONTEXT),
+                pf.Chain([pf.Coupling((h // 2, w // 2, 4 * c), conditioner=CONV), pf.Inverse(pf.Squeeze(SHAPE))]),
+                pf.Coupling((h // 2, w // 2, 2 * c), conditioner=CONV, context_dim=CONTEXT),
             ]
         ),
     ]
 
 
-def arguments(name: str) -> tuple[Any, ...]:
-    """What the class of that name is made from."""
+def arguments(name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the class of that name is made from: positional arguments, and those by name."""
     part = pf.Reverse(DIM)
     needed = {
-        "Batched": (part, (1,)),
-        "Chain": ([part],),
-        "Frozen": (part,),
-        "Inverse": (part,),
-        "MultiScale": ([pf.Squeeze(SHAPE)],),
-        "Partial": (part, DIM + 1, (0, 4, 1, 2)),
-        "PerPixel": (part, 2, 3),
-        "Repeat": (part, 2),
+        "Batched": ((part,), {"batch": (1,)}),
+        "Chain": (([part],), {}),
+        "Frozen": ((part,), {}),
+        "Inverse": ((part,), {}),
+        "MultiScale": (([pf.Squeeze(SHAPE)],), {}),
+        "Partial": ((part,), {"dim": DIM + 1, "index": (0, 4, 1, 2)}),
+        "PerPixel": ((part,), {"height": 2, "width": 3}),
+        "Repeat": ((part,), {"times": 2}),
     }
-    return needed.get(name, (SHAPE,) if takes(getattr(pf, name), "shape") else (DIM,))
+    return needed.get(name, ((SHAPE,) if takes(getattr(pf, name), "shape") else (DIM,), {}))
 
 
 def wired(wiring: type, transformer: type, context_dim: int = 0) -> pf.Bijection:
@@ -110,33 +115,40 @@ def compositions() -> list[pf.Bijection]:
         pf.Inverse(made),
         pf.Chain([pf.Coupling(DIM, **NET), pf.Reverse(DIM), pf.Inverse(pf.MaskedAutoregressive(DIM, **NET))]),
         pf.Chain([pf.Permute(DIM, seed=1), pf.Coupling(DIM, context_dim=CONTEXT, **NET)]),
-        pf.Repeat(pf.Chain([pf.MaskedAutoregressive(DIM, context_dim=CONTEXT, **NET), pf.BatchNorm(DIM)]), 2),
+        pf.Repeat(pf.Chain([pf.MaskedAutoregressive(DIM, context_dim=CONTEXT, **NET), pf.BatchNorm(DIM)]), times=2),
         pf.Coupling(DIM, pf.Affine(max_log_scale=1.0), mask="alternating", **NET),
         pf.Elementwise(DIM, pf.Affine(max_log_scale=None)),
         pf.Coupling(DIM, mask="random", flip=True, **NET),
         pf.Coupling(DIM, mask=(True, False, False, False), **NET),
         pf.MaskedAutoregressive(DIM, flip=True, **NET),
-        pf.MaskedAutoregressive(DIM, flip=True, context_dim=CONTEXT, hidden=()),
-        pf.MaskedAutoregressive(DIM, hidden=()),
-        pf.MaskedAutoregressive(DIM, hidden=(), context_dim=CONTEXT),
-        pf.MaskedAutoregressive(DIM, hidden=(2,)),  # fewer units than degrees
+        pf.MaskedAutoregressive(DIM, flip=True, context_dim=CONTEXT, conditioner=pf.MLP(())),
+        pf.MaskedAutoregressive(DIM, conditioner=pf.MLP(())),
+        pf.MaskedAutoregressive(DIM, conditioner=pf.MLP(()), context_dim=CONTEXT),
+        pf.MaskedAutoregressive(DIM, conditioner=pf.MLP((2,))),  # fewer units than degrees
         pf.MaskedAutoregressive(1, pf.RationalQuadratic(), context_dim=CONTEXT, **NET),
-        pf.Coupling(DIM, hidden=(6, 6), residual=True, context_dim=CONTEXT),
+        pf.Coupling(DIM, conditioner=pf.MLP((6, 6), residual=True), context_dim=CONTEXT),
         pf.MaskedAutoregressive(
-            DIM, pf.RationalQuadratic(), flip=True, hidden=(5, 5), residual=True, context_dim=CONTEXT
+            DIM, pf.RationalQuadratic(), flip=True, conditioner=pf.MLP((5, 5), residual=True), context_dim=CONTEXT
         ),
-        pf.Partial(pf.Coupling(2, pf.RationalQuadratic(), context_dim=CONTEXT, **NET), DIM, (3, 1)),
+        pf.MaskedAutoregressive(DIM, conditioner=ATTENTION, context_dim=CONTEXT),
+        pf.Partial(pf.Coupling(2, pf.RationalQuadratic(), context_dim=CONTEXT, **NET), dim=DIM, index=(3, 1)),
         pf.Chain([pf.Coupling(DIM, **NET), pf.Elementwise(DIM, pf.Tanh())]),
         pf.Chain([pf.Inverse(pf.Elementwise(DIM, pf.Sigmoid())), pf.Coupling(DIM, **NET), partly_bounded()]),
         pf.Coupling(DIM, pf.Softplus(), mask="alternating", **NET),
-        pf.Repeat(pf.Chain([pf.Shuffle(DIM), pf.Frozen(pf.Coupling(DIM, context_dim=CONTEXT, **NET))]), 2),
+        pf.Repeat(pf.Chain([pf.Shuffle(DIM), pf.Frozen(pf.Coupling(DIM, context_dim=CONTEXT, **NET))]), times=2),
+        pf.Chain({"first": pf.Coupling(DIM, **NET), "second": pf.Reverse(DIM)}),
     ]
 
 
 def partly_bounded() -> pf.Bijection:
     """Onto ``(0, 1) x R x (0, inf)^2``."""
     positive = pf.MaskedAutoregressive(2, pf.Softplus(), **NET)
-    return pf.Chain([pf.Partial(pf.Elementwise(1, pf.Sigmoid()), DIM, (0,)), pf.Partial(positive, DIM, (3, 2))])
+    return pf.Chain(
+        [
+            pf.Partial(pf.Elementwise(1, pf.Sigmoid()), dim=DIM, index=(0,)),
+            pf.Partial(positive, dim=DIM, index=(3, 2)),
+        ]
+    )
 
 
 def recipes() -> list[pf.Bijection]:

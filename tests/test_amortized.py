@@ -38,7 +38,7 @@ Z = (MU + 4 * Y) / 5  # means of the local latents; their variances are 0.2 and 
 
 
 def small(dim: int, *, context_dim: int) -> pf.Bijection:
-    return pf.Elementwise(dim, pf.Affine(), hidden=(4,), context_dim=context_dim)
+    return pf.Elementwise(dim, pf.Affine(), context_dim=context_dim, conditioner=pf.MLP((4,)))
 
 
 def small_iaf(dim: int) -> pf.Bijection:
@@ -217,7 +217,7 @@ def small_nsf(dim, *, context_dim):
 
 def normal_given(dim, *, context_dim):
     """A normal, its location and log scale linear in the context."""
-    return pf.Elementwise(dim, pf.Affine(), hidden=(), context_dim=context_dim)
+    return pf.Elementwise(dim, pf.Affine(), context_dim=context_dim, conditioner=pf.MLP(()))
 
 
 AMORTIZED = {

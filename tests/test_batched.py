@@ -32,7 +32,7 @@ PARTS = (
     pf.residual_flow(2, flow_layers=1, hidden=(4,)),
     pf.Permute(3),
     pf.nsf(2, flow_layers=1, hidden=(4,), context_dim=CONTEXT),
-    pf.glow((2, 2, 1), levels=1, steps=1, hidden=3),
+    pf.glow((2, 2, 1), scales=1, flow_layers=1, hidden=3),
 )
 LANGUAGES = (
     SimpleNamespace(
@@ -72,7 +72,7 @@ def one(params, index):
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{type(part).__name__}-{part.event_shape}")
 def test_every_element_has_its_own_bijection(part, convert):
-    batched, rng = pf.Batched(part, (2, 3)), np.random.default_rng(0)
+    batched, rng = pf.Batched(part, batch=(2, 3)), np.random.default_rng(0)
     params = perturbed(batched)
     x = rng.standard_normal((5, 2, 3, *part.event_shape))
     context = rng.standard_normal((2, 3, CONTEXT)) if part.context_dim else None
@@ -90,7 +90,7 @@ def test_every_element_has_its_own_bijection(part, convert):
 
 def test_values_and_contexts_broadcast_against_the_batch():
     part = pf.nsf(2, flow_layers=1, hidden=(4,), context_dim=CONTEXT)
-    batched, rng = pf.Batched(part, (3, 1)), np.random.default_rng(0)
+    batched, rng = pf.Batched(part, batch=(3, 1)), np.random.default_rng(0)
     params = perturbed(batched)
     x, context = rng.standard_normal(2), rng.standard_normal((4, CONTEXT))
     y, log_det = batched.forward(params, x, context)
@@ -98,11 +98,11 @@ def test_values_and_contexts_broadcast_against_the_batch():
     for i, j in np.ndindex(3, 4):
         np.testing.assert_allclose(y[i, j], part.forward(one(params, (i, 0)), x, context[j])[0], atol=1e-12)
     with pytest.raises(ValueError, match=r"of x \(5,\).* of the bijection \(3,\) do not broadcast"):
-        pf.Batched(pf.Permute(2), (3,)).forward({}, np.zeros((5, 2)))
+        pf.Batched(pf.Permute(2), batch=(3,)).forward({}, np.zeros((5, 2)))
 
 
 def test_a_batch_inside_a_chain_is_the_batch_of_the_chain():
-    inside = pf.Chain([pf.Permute(3), pf.Inverse(pf.Batched(pf.iaf(3, hidden=(4,)), (2,)))])
+    inside = pf.Chain([pf.Permute(3), pf.Inverse(pf.Batched(pf.iaf(3, hidden=(4,)), batch=(2,)))])
     params = perturbed(inside)
     x = np.random.default_rng(0).standard_normal(3)
     y, log_det = inside.forward(params, x)
@@ -111,7 +111,7 @@ def test_a_batch_inside_a_chain_is_the_batch_of_the_chain():
 
 
 def test_each_element_starts_at_its_own_data():
-    batched, rng = pf.Batched(pf.ActNorm(2), (2,)), np.random.default_rng(0)
+    batched, rng = pf.Batched(pf.ActNorm(2), batch=(2,)), np.random.default_rng(0)
     data = rng.standard_normal((500, 2, 2)) * np.array([[1.0, 2.0], [3.0, 4.0]]) + np.array([[5.0, 6.0], [7.0, 8.0]])
     params, x, _ = batched.observe(batched.init(rng), data, stage="start")
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-10)
@@ -120,7 +120,7 @@ def test_each_element_starts_at_its_own_data():
 
 
 def test_a_batch_is_saved_like_any_bijection(tmp_path):
-    batched = pf.Batched(pf.nsf(2, flow_layers=1, hidden=(4,)), (3,))
+    batched = pf.Batched(pf.nsf(2, flow_layers=1, hidden=(4,)), batch=(3,))
     params = perturbed(batched)
     save(tmp_path / "flow.safetensors", batched, params)
     loaded, values = load(tmp_path / "flow.safetensors")
@@ -132,11 +132,19 @@ def test_a_batch_is_saved_like_any_bijection(tmp_path):
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: pf.Batched(pf.Affine(), (2,)), TypeError, "Batched takes a bijection"),
-        (lambda: pf.Batched(pf.Permute(2), ()), ValueError, r"positive numbers, got \(\)"),
-        (lambda: pf.Batched(pf.Permute(2), (2, 0)), ValueError, r"positive numbers, got \(2, 0\)"),
-        (lambda: pf.Batched(pf.Batched(pf.Permute(2), (2,)), (3,)), ValueError, r"batch shape \(2,\) already"),
-        (lambda: pf.PerPixel(pf.Batched(pf.Permute(2), (2,)), 2, 2), ValueError, "make the whole Batched"),
+        (lambda: pf.Batched(pf.Affine(), batch=(2,)), TypeError, "Batched takes a bijection"),
+        (lambda: pf.Batched(pf.Permute(2), batch=()), ValueError, r"positive numbers, got \(\)"),
+        (lambda: pf.Batched(pf.Permute(2), batch=(2, 0)), ValueError, r"positive numbers, got \(2, 0\)"),
+        (
+            lambda: pf.Batched(pf.Batched(pf.Permute(2), batch=(2,)), batch=(3,)),
+            ValueError,
+            r"batch shape \(2,\) already",
+        ),
+        (
+            lambda: pf.PerPixel(pf.Batched(pf.Permute(2), batch=(2,)), height=2, width=2),
+            ValueError,
+            "make the whole Batched",
+        ),
     ],
 )
 def test_batches_that_cannot_be_made_are_errors(make, error, match):
@@ -170,7 +178,7 @@ def test_the_flows_of_a_plate_learn_each_their_own_population(lang):
         density = lang.pf.flow("density", pf.maf(2, flow_layers=2, hidden=(8,)), batch_shape=(3,))
         draws = density.sample((2_000,)).detach().numpy()
     else:
-        density = lang.pf.Flow(pf.Batched(pf.maf(2, flow_layers=2, hidden=(8,)), (3,)), trained.params["density"])
+        density = lang.pf.Flow(pf.Batched(pf.maf(2, flow_layers=2, hidden=(8,)), batch=(3,)), trained.params["density"])
         draws = np.asarray(density.sample(jax.random.key(0), (2_000,)))
     assert tuple(density.batch_shape) == (3,)
     np.testing.assert_allclose(draws.mean(0), centres, atol=0.5)

@@ -55,7 +55,7 @@ def normalised():
     """Running averages, which every training step moves."""
     data = torch.stack([Y, Y**2], dim=-1)
     with pyro.plate("rows", 4):
-        bijection = pf.Chain([pf.Coupling(2, hidden=(4,)), pf.BatchNorm(2)])
+        bijection = pf.Chain([pf.Coupling(2, conditioner=pf.MLP((4,))), pf.BatchNorm(2)])
         pyro.sample("x", flow("density", bijection, training=True), obs=data)
 
 

@@ -23,7 +23,7 @@ library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda lib: lib.name
 
 @library
 def test_a_linear_field_moves_by_the_matrix_exponential(library):
-    bijection = pf.NeuralODE(3, (), **TIGHT)
+    bijection = pf.NeuralODE(3, hidden=(), **TIGHT)
     x = points(bijection)
     A = np.random.default_rng(1).standard_normal((3, 3))
     params = {"w0": np.concatenate([A, np.zeros((1, 3))]), "b0": np.zeros(3)}
@@ -34,7 +34,7 @@ def test_a_linear_field_moves_by_the_matrix_exponential(library):
 
 
 def test_it_is_zukos_free_form_jacobian_transform_of_the_same_field():
-    bijection = pf.NeuralODE(4, (6, 5), context_dim=3, **TIGHT)
+    bijection = pf.NeuralODE(4, hidden=(6, 5), context_dim=3, **TIGHT)
     params, x = TORCH.params(perturbed(bijection, 0.5)), TORCH.array(points(bijection))
     c = TORCH.array(context(bijection))
     net = MLP(4, 4, (6, 5), "tanh", context_dim=4)
@@ -49,12 +49,12 @@ def test_it_is_zukos_free_form_jacobian_transform_of_the_same_field():
 
 
 def test_the_tolerances_decide_the_precision():
-    tight = pf.NeuralODE(4, (6, 5), **TIGHT)
+    tight = pf.NeuralODE(4, hidden=(6, 5), **TIGHT)
     params, x = TORCH.params(perturbed(tight, 0.5)), TORCH.array(points(tight))
     exact = tight.forward(params, x)
 
     def error(tolerance):
-        found = pf.NeuralODE(4, (6, 5), rtol=tolerance, atol=tolerance).forward(params, x)
+        found = pf.NeuralODE(4, hidden=(6, 5), rtol=tolerance, atol=tolerance).forward(params, x)
         return max((a - b).abs().max().item() for a, b in zip(found, exact, strict=True))
 
     assert error(1e-8) < 1e-6 < 10 * error(1e-4) < 1e-1
@@ -62,7 +62,7 @@ def test_the_tolerances_decide_the_precision():
 
 @pytest.mark.parametrize("library", [TORCH, JAX], ids=lambda lib: lib.name)
 def test_a_hard_row_does_not_hide_among_easy_ones(library):
-    bijection = pf.NeuralODE(2, (8,))
+    bijection = pf.NeuralODE(2, hidden=(8,))
     params = library.params(perturbed(bijection, 1.0))
     far = np.concatenate([[[0.3, -0.2]], 1e3 * np.ones((2_000, 2))])  # tanh is flat there
     alone = library.run(bijection.forward, params, library.array(far[:1]))
@@ -72,16 +72,16 @@ def test_a_hard_row_does_not_hide_among_easy_ones(library):
 
 
 def test_the_estimated_trace_and_its_gradient_are_unbiased_over_steps():
-    exact = pf.NeuralODE(4, (8,), exact=True)
+    exact = pf.NeuralODE(4, hidden=(8,), exact=True)
     x = points(exact, 3)
-    residual.assert_unbiased(exact, pf.NeuralODE(4, (8,), exact=False), perturbed(exact, 0.5), x, 2_000)
+    residual.assert_unbiased(exact, pf.NeuralODE(4, hidden=(8,), exact=False), perturbed(exact, 0.5), x, 2_000)
 
 
 def test_the_estimate_is_for_deep_networks_of_many_dimensions_and_a_training_step_advances_it():
     rng = np.random.default_rng(0)
     assert "state" not in pf.NeuralODE(33).init(rng), "two hidden layers: the exact trace costs nothing"
-    assert "state" not in pf.NeuralODE(32, (4, 4, 4)).init(rng)
-    bijection = pf.NeuralODE(33, (4, 4, 4))
+    assert "state" not in pf.NeuralODE(32, hidden=(4, 4, 4)).init(rng)
+    bijection = pf.NeuralODE(33, hidden=(4, 4, 4))
     params, y = bijection.init(rng), rng.standard_normal((5, 33))
     for stage in ("start", "settle"):
         assert bijection.observe(params, y, stage=stage)[0]["state"]["step"] == params["state"]["step"]
@@ -92,7 +92,7 @@ def test_the_estimate_is_for_deep_networks_of_many_dimensions_and_a_training_ste
 
 
 def test_the_estimate_runs_everywhere():
-    bijection = pf.NeuralODE(4, (6, 5, 4), exact=False)
+    bijection = pf.NeuralODE(4, hidden=(6, 5, 4), exact=False)
     args = [laws.arrays(bijection, lib)[:2] for lib in LIBRARIES]
     results = [lib.run(bijection.forward, *a) for lib, a in zip(LIBRARIES, args, strict=True)]
     for y, log_det in results[1:]:
@@ -102,7 +102,7 @@ def test_the_estimate_runs_everywhere():
 
 def test_torch_func_maps_gradients_over_params_and_rows():
     """Mapped over, torchdiffeq sees one batch; each mapped flow has its own gradients."""
-    bijection = pf.NeuralODE(3, (5,), context_dim=2, **TIGHT)
+    bijection = pf.NeuralODE(3, hidden=(5,), context_dim=2, **TIGHT)
     params, x, c = TORCH.params(perturbed(bijection)), TORCH.array(points(bijection)), TORCH.array(context(bijection))
     several = map_params(lambda _, a: torch.stack([a, 1.3 * a]), params)
 
@@ -123,7 +123,7 @@ def test_torch_func_maps_gradients_over_params_and_rows():
 
 
 def test_second_derivatives_exist_in_autograd_and_are_refused_under_torch_func():
-    bijection = pf.NeuralODE(2, (4,), **TIGHT)
+    bijection = pf.NeuralODE(2, hidden=(4,), **TIGHT)
     params, x = TORCH.params(perturbed(bijection)), TORCH.array(points(bijection)[0])
 
     def log_det(x):
@@ -143,7 +143,7 @@ def test_a_missing_solver_is_an_error_that_says_what_to_install(library, package
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"ppl_flows.core.{driver}", raising=False)
     monkeypatch.delattr(ppl_flows.core, driver, raising=False)
-    bijection = pf.NeuralODE(2, (4,))
+    bijection = pf.NeuralODE(2, hidden=(4,))
     with pytest.raises(ImportError, match=f"pip install {package}"):
         bijection.forward(library.params(perturbed(bijection)), library.array(points(bijection)))
     bijection.forward(perturbed(bijection), points(bijection))
@@ -151,7 +151,7 @@ def test_a_missing_solver_is_an_error_that_says_what_to_install(library, package
 
 @pytest.mark.parametrize(("library", "slope"), [(TORCH, np.nan), (JAX, -1e6)])  # the latter would take 300,000 steps
 def test_a_solver_that_fails_gives_nan(library, slope):
-    bijection = pf.NeuralODE(1, ())
+    bijection = pf.NeuralODE(1, hidden=())
     params = library.params({"w0": [[slope], [0.0]], "b0": [0.0]})
     y, log_det = library.run(bijection.forward, params, library.array([[1.0]]))
     assert np.isnan(y)

@@ -65,7 +65,7 @@ def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2, 60, 1)).astype(np.float32)  # nothing to learn, so that it overfits
     encoder = torch.nn.Linear(1, 2) if shell is in_pyro else lambda v: v @ numpyro.param("w", jnp.ones((1, 2)))
-    bijection = pf.Elementwise(1, hidden=(64, 64), context_dim=2)
+    bijection = pf.Elementwise(1, context_dim=2, conditioner=pf.MLP((64, 64)))
     options = {"context": x, "encoder": encoder, "steps": 60, "lr": 3e-2, "progress": False}
     fit = shell.fit_density(bijection, y, validation=0.5, **options)
     assert fit.losses[-5:].mean() < fit.losses[:5].mean() - 0.2
@@ -78,13 +78,13 @@ def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
 
 COMPILED = {
     "running averages and a base that trains": (
-        pf.Chain([pf.Coupling(3, hidden=(8,)), pf.BatchNorm(3)]),
+        pf.Chain([pf.Coupling(3, conditioner=pf.MLP((8,))), pf.BatchNorm(3)]),
         {"base": pf.DiagonalNormal(3), "validation": 0.2, "standardize": False},  # whose shift the averages undo
     ),
     "all rows, which are constants": (pf.maf(3, flow_layers=2, hidden=(8,)), {"batch_size": 200}),
     "dequantised rows": (pf.nsf(3, flow_layers=2, hidden=(8,), bins=3), {"levels": 8}),
     "an encoder": (
-        pf.Coupling(3, hidden=(8,), context_dim=2),
+        pf.Coupling(3, context_dim=2, conditioner=pf.MLP((8,))),
         {"context": torch.ones(200, 1), "encoder": torch.nn.Linear(1, 2)},
     ),
 }

@@ -14,7 +14,7 @@ from ppl_flows.core.params import flatten, map_params
 
 BF16 = {"torch": torch.bfloat16, "jax": jnp.bfloat16}
 LANGUAGES = pytest.mark.parametrize("library", [TORCH, JAX], ids=["torch", "jax"])
-SMALL = pf.Chain([pf.Coupling(4, hidden=(8,)), pf.Shuffle(4), pf.Elementwise(4, pf.RationalQuadratic())])
+SMALL = pf.Chain([pf.Coupling(4, conditioner=pf.MLP((8,))), pf.Shuffle(4), pf.Elementwise(4, pf.RationalQuadratic())])
 
 
 def cast(a, dtype):
@@ -88,10 +88,10 @@ def test_many_coordinates_are_summed_in_float32():
 @pytest.mark.parametrize("remat", ["checkpoint", "reversible"])
 @LANGUAGES
 def test_remat_in_bfloat16(remat, library):
-    stack = pf.Repeat(pf.Coupling(4, hidden=(8,)), 2)
+    stack = pf.Repeat(pf.Coupling(4, conditioner=pf.MLP((8,))), times=2)
     params, x = rounded(library, perturbed(stack, 0.1)), cast(library.array(points(stack)), BF16[library.name])
     found = []
-    for flow in (stack, pf.Repeat(stack.part, 2, remat=remat)):
+    for flow in (stack, pf.Repeat(stack.part, times=2, remat=remat)):
         loss = lambda p, flow=flow: flow.forward(p, x)[1].sum()  # noqa: E731
         grad = (torch.func.grad if library is TORCH else jax.grad)(loss)
         found.append(jax.tree.leaves(compiled(library, grad)(params)))
@@ -121,7 +121,7 @@ def test_a_flow_scores_and_samples_in_float32(library, base):
 
 def test_a_flow_of_bfloat16_weights_trains():
     y = torch.tensor(np.random.default_rng(0).standard_normal((256, 2)) * [2.0, 0.5] + 1.0).bfloat16()
-    flow = pf.Chain([pf.Coupling(2, hidden=(8,)), pf.Elementwise(2)])
+    flow = pf.Chain([pf.Coupling(2, conditioner=pf.MLP((8,))), pf.Elementwise(2)])
     transform = in_pyro.FlowTransform(flow).bfloat16()
     density = in_pyro.Flow(transform)
     before = [p.detach().clone() for p in transform.parameters()]

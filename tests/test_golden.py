@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.write import log_density
 
 import ppl_flows as pf
+from ppl_flows.core.params import map_params
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = {
@@ -17,7 +17,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("folder", "name"), EXPECTED, ids="-".join)
+@pytest.mark.parametrize(("folder", "name"), EXPECTED)
 def test_a_golden_file_loads_and_gives_its_log_densities(folder, name):
     expected = EXPECTED[folder, name]
     made, params = pf.load(GOLDEN / folder / f"{name}.safetensors")
@@ -31,3 +31,13 @@ def test_every_golden_file_is_checked():
     files = {(path.parent.name, path.stem) for path in GOLDEN.glob("format_*/*.safetensors")}
     assert files == EXPECTED.keys()
     assert len(files) > 150
+
+
+def log_density(made, params, y: np.ndarray, context: np.ndarray | None) -> np.ndarray:
+    """Of a base; or of a bijection under the formula of a standard normal, whatever its domain. In float64."""
+    params = map_params(lambda _, a: np.asarray(a, np.float64), params)
+    if isinstance(made, pf.Base):
+        return made.log_prob(params, y)
+    x, log_det = made.inverse(params, y, context)
+    axes = tuple(range(-len(made.event_shape), 0))
+    return log_det - 0.5 * np.sum(x**2 + np.log(2 * np.pi), axis=axes)

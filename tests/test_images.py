@@ -19,7 +19,7 @@ from ppl_flows.core.params import flatten
 
 SMALL = (2, 2, 1)
 RECIPES = [
-    pf.glow((4, 4, 1), steps=2, hidden=4, context_dim=2),
+    pf.glow((4, 4, 1), flow_layers=2, hidden=4, context_dim=2),
     pf.real_nvp_image((4, 4, 1), hidden=4, context_dim=2),
     pf.tarflow((4, 4, 1), width=4, heads=2, flow_layers=2, context_dim=2),
 ]
@@ -42,7 +42,7 @@ def test_masks_are_what_their_names_say():
         ("checkerboard", np.broadcast_to((np.indices((4, 4)).sum(0) % 2 == 0)[..., None], x.shape)),
     ):
         for flip in (False, True):
-            layer = pf.ImageCoupling((4, 4, 2), mask=mask, flip=flip, hidden=3)
+            layer = pf.Coupling((4, 4, 2), mask=mask, flip=flip, conditioner=pf.ConvNet(3))
             y, _ = layer.forward(perturbed(layer), x)
             np.testing.assert_array_equal(y == x, passes != flip)
 
@@ -118,7 +118,7 @@ def test_inverting_patches_sends_each_through_the_network_once(flip, monkeypatch
     [
         pf.PatchAutoregressive(SMALL, transformer=pf.Sigmoid(), width=4, heads=2),
         pf.MultiScale([pf.LogitTransform(SMALL)]),
-        pf.PerPixel(pf.Elementwise(1, pf.Softplus()), 2, 2),
+        pf.PerPixel(pf.Elementwise(1, pf.Softplus()), height=2, width=2),
     ],
     ids=["patches", "multi-scale", "per pixel"],
 )
@@ -133,8 +133,8 @@ def test_hosts_see_the_range_of_pixels(flow):
 
 
 def test_images_of_different_intervals_are_refused_by_the_hosts():
-    half = pf.PerPixel(pf.Partial(pf.Elementwise(1, pf.Sigmoid()), 2, (0,)), 2, 2)
-    coupled = pf.ImageCoupling((2, 2, 2), pf.Sigmoid(), hidden=2)
+    half = pf.PerPixel(pf.Partial(pf.Elementwise(1, pf.Sigmoid()), dim=2, index=(0,)), height=2, width=2)
+    coupled = pf.Coupling((2, 2, 2), pf.Sigmoid(), conditioner=pf.ConvNet(2))
     assert half.codomain[:2] == ((0, 1), None)
     assert coupled.codomain[:2] == ((-np.inf, np.inf), (0, 1))
     for shell in (in_pyro, in_numpyro):
@@ -151,13 +151,13 @@ def test_images_of_different_intervals_are_refused_by_the_hosts():
         (lambda: pf.MultiScale([pf.Squeeze((4, 4, 1)), pf.Squeeze((2, 2, 2))]), "so the next must take"),
         (lambda: pf.MultiScale([pf.Inverse(pf.LogitTransform(SMALL))]), "not on the reals"),
         (lambda: pf.Squeeze((3, 4, 1)), "factor must divide height and width"),
-        (lambda: pf.ImageCoupling((4, 4, 1)), "one channel cannot be split"),
-        (lambda: pf.ImageCoupling((4, 4, 2), mask="rows"), "unknown mask 'rows'"),
-        (lambda: pf.ImageCoupling((4, 4)), r"shape must be \(height, width, channels\)"),
+        (lambda: pf.Coupling((4, 4, 1)), "one channel cannot be split"),
+        (lambda: pf.Coupling((4, 4, 2), mask="rows"), "unknown mask 'rows'"),
+        (lambda: pf.Coupling((4, 4)), r"shape must be \(height, width, channels\)"),
         (lambda: pf.PatchAutoregressive((4, 4, 1), width=6, heads=4), "width must be a multiple of heads"),
-        (lambda: pf.PerPixel(pf.Squeeze((2, 2, 1)), 2, 2), "must map the vector of channels"),
+        (lambda: pf.PerPixel(pf.Squeeze((2, 2, 1)), height=2, width=2), "must map the vector of channels"),
         (lambda: pf.LogitTransform(SMALL, alpha=0.5), "alpha must be between 0 and 0.5"),
-        (lambda: pf.glow((8, 8, 1), levels=0), "at least 1"),
+        (lambda: pf.glow((8, 8, 1), scales=0), "at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused_where_it_is_made(make, message):
@@ -181,7 +181,7 @@ def test_hosts_see_images(flow):
 
 def test_act_norm_starts_every_channel_at_mean_0_and_variance_1_in_both_languages():
     images = (load_digits().images[:64, ..., None] / 16).astype("float32")
-    flow = pf.Chain([pf.PerPixel(pf.ActNorm(4), 4, 4), pf.Inverse(pf.Squeeze((8, 8, 1)))])
+    flow = pf.Chain([pf.PerPixel(pf.ActNorm(4), height=4, width=4), pf.Inverse(pf.Squeeze((8, 8, 1)))])
     params = [in_pyro.flow("f", flow, start=torch.tensor(images)).transforms[0].params]
     params.append(numpyro.handlers.seed(lambda: in_numpyro.flow("f", flow, start=images), 0)().transforms[0].params)
     for p in params:
@@ -208,7 +208,7 @@ def test_bits_per_dim_bounds_the_entropy_of_what_the_density_gives_each_level():
 def test_glow_learns_digits(shell):
     images = load_digits().images[..., None]
     given = torch.tensor(images) if shell is in_pyro else jnp.asarray(images)
-    flow = pf.Chain([pf.glow((8, 8, 1), steps=1, hidden=8, blocks=0), pf.LogitTransform((8, 8, 1))])
+    flow = pf.Chain([pf.glow((8, 8, 1), flow_layers=1, hidden=8, blocks=0), pf.LogitTransform((8, 8, 1))])
     fit = shell.fit_density(flow, given, levels=17, steps=60, batch_size=64, lr=1e-2, progress=False)
     bits = pf.bits_per_dim(-fit.losses, (8, 8, 1), 17)
     assert bits[-10:].mean() < bits[:3].mean() - 0.2
@@ -234,7 +234,7 @@ DEQUANTISER = pf.Chain(
     [
         pf.nsf(4, flow_layers=1, hidden=(8,), context_dim=4),
         pf.Reshape(SMALL),
-        pf.PerPixel(pf.Elementwise(1, pf.Sigmoid()), 2, 2),
+        pf.PerPixel(pf.Elementwise(1, pf.Sigmoid()), height=2, width=2),
     ]
 )
 

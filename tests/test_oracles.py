@@ -112,27 +112,29 @@ def test_affine_coupling_is_nflows():
     *hidden, (w, b) = layers_of(arrays)
     one_by_one = [0, 2, 1, 3]  # their outputs are all shifts, then all scales
     h = affine(lambda u: np.log(expit(u + 2) + 1e-3))
-    layer = pf.Coupling(DIM, h, mask=MASK, hidden=(WIDTH, WIDTH), activation="tanh")
+    layer = pf.Coupling(DIM, h, mask=MASK, conditioner=pf.MLP((WIDTH, WIDTH), activation="tanh"))
     agree(layer, mlp([*hidden, (w[one_by_one], b[one_by_one])]), *numbers)
 
 
 def test_spline_coupling_with_a_residual_network_is_nflows():
     numbers, arrays = recorded("spline_coupling")
     h = spline(partial(nflows_spline, divide_by=WIDTH**0.5))  # as they do for their own networks
-    layer = pf.Coupling(DIM, h, mask=MASK, hidden=(WIDTH,), activation="tanh", residual=True)
+    layer = pf.Coupling(DIM, h, mask=MASK, conditioner=pf.MLP((WIDTH,), activation="tanh", residual=True))
     agree(layer, mlp(layers_of(arrays)), *numbers)
 
 
 def test_affine_autoregressive_layer_is_nflows():
     numbers, arrays = recorded("affine_autoregressive")
     h = affine(lambda u: np.log(np.logaddexp(0, u) + 1e-3), shift=1)
-    layer = pf.MaskedAutoregressive(DIM, h, hidden=(WIDTH, WIDTH), activation="tanh")
+    layer = pf.MaskedAutoregressive(DIM, h, conditioner=pf.MLP((WIDTH, WIDTH), activation="tanh"))
     agree(layer, made(layers_of(arrays), np.arange(WIDTH) % (DIM - 1)), *numbers)
 
 
 def test_spline_autoregressive_layer_with_residual_blocks_is_nflows():
     numbers, arrays = recorded("spline_autoregressive")
-    layer = pf.MaskedAutoregressive(DIM, spline(nflows_spline), hidden=(WIDTH,), activation="tanh", residual=True)
+    layer = pf.MaskedAutoregressive(
+        DIM, spline(nflows_spline), conditioner=pf.MLP((WIDTH,), activation="tanh", residual=True)
+    )
     agree(layer, made(layers_of(arrays), np.arange(WIDTH) % (DIM - 1)), *numbers)
 
 
@@ -186,7 +188,7 @@ def zukos(make, **kwargs):
 def test_coupling_is_zukos(h):
     ours, theirs = ZUKO[h]
     weights, numbers = zukos(zuko.flows.GeneralCouplingTransform, mask=MASK, **theirs)
-    layer = pf.Coupling(DIM, ours, mask=MASK, hidden=(8, 8), activation="tanh", context_dim=CONTEXT)
+    layer = pf.Coupling(DIM, ours, mask=MASK, context_dim=CONTEXT, conditioner=pf.MLP((8, 8), activation="tanh"))
     agree(layer, mlp(weights), *numbers)
 
 
@@ -194,7 +196,7 @@ def test_coupling_is_zukos(h):
 def test_autoregressive_layer_is_zukos(h):
     ours, theirs = ZUKO[h]
     weights, numbers = zukos(zuko.flows.MaskedAutoregressiveTransform, **theirs)
-    layer = pf.MaskedAutoregressive(DIM, ours, hidden=(8, 8), activation="tanh", context_dim=CONTEXT)
+    layer = pf.MaskedAutoregressive(DIM, ours, context_dim=CONTEXT, conditioner=pf.MLP((8, 8), activation="tanh"))
     agree(layer, made(weights, np.arange(8) % DIM), *numbers)
 
 
@@ -242,7 +244,9 @@ def flowjaxs(make, network, h, **kwargs):
 def test_coupling_is_flowjaxs(h):
     weights, numbers = flowjaxs(flowjax.Coupling, lambda layer: layer.conditioner, h, untransformed_dim=1)
     mask = (True, False, False, False)
-    layer = pf.Coupling(DIM, FLOWJAX[h][0], mask=mask, hidden=(8, 8), activation="tanh", context_dim=CONTEXT)
+    layer = pf.Coupling(
+        DIM, FLOWJAX[h][0], mask=mask, context_dim=CONTEXT, conditioner=pf.MLP((8, 8), activation="tanh")
+    )
     agree(layer, mlp(weights), *numbers)
 
 
@@ -250,5 +254,7 @@ def test_coupling_is_flowjaxs(h):
 def test_autoregressive_layer_is_flowjaxs(h):
     weights, numbers = flowjaxs(flowjax.MaskedAutoregressive, lambda layer: layer.masked_autoregressive_mlp, h)
     weights = [(np.where(w == 0, 1.0, w), b) for w, b in weights]  # what their masks made 0, ours must too
-    layer = pf.MaskedAutoregressive(DIM, FLOWJAX[h][0], hidden=(8, 8), activation="tanh", context_dim=CONTEXT)
+    layer = pf.MaskedAutoregressive(
+        DIM, FLOWJAX[h][0], context_dim=CONTEXT, conditioner=pf.MLP((8, 8), activation="tanh")
+    )
     agree(layer, made(weights, np.arange(8) % DIM), *numbers)

@@ -165,7 +165,7 @@ def test_log_prob_follows_an_edit_of_the_sample_in_place():
 
 
 def test_a_first_use_in_inference_mode_leaves_no_trace():
-    layer = pf.MaskedAutoregressive(7, hidden=(11,))  # a shape no other test uses: its masks are made here
+    layer = pf.MaskedAutoregressive(7, conditioner=pf.MLP((11,)))  # a shape no other test uses: its masks are made here
     t = FlowTransform(layer)
     with torch.inference_mode():
         t(torch.randn(7))

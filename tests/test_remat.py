@@ -20,12 +20,12 @@ from ppl_flows.files import _build, _describe
 NET = {"hidden": (6, 5)}
 BLOCK = pf.Chain(
     [
-        pf.Coupling(4, context_dim=3, hidden=(5,)),
+        pf.Coupling(4, context_dim=3, conditioner=pf.MLP((5,))),
         pf.Shuffle(4),  # state among the parameters
-        pf.Inverse(pf.Coupling(4, hidden=(4,))),
+        pf.Inverse(pf.Coupling(4, conditioner=pf.MLP((4,)))),
     ]
 )
-STACKS = [pf.Chain([BLOCK, pf.Elementwise(4, pf.SinhArcsinh())]), pf.Repeat(BLOCK, 3)]
+STACKS = [pf.Chain([BLOCK, pf.Elementwise(4, pf.SinhArcsinh())]), pf.Repeat(BLOCK, times=3)]
 OTHERS = ("checkpoint", "reversible")
 each = pytest.mark.parametrize("stack", STACKS, ids=name_of)
 other = pytest.mark.parametrize("remat", OTHERS)
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_autodiff(stack):
 
 
 def test_float32_gradients_agree_too():
-    agree(pf.Repeat(pf.real_nvp(8, flow_layers=2, hidden=(8,)), 8), "float32", 0.05, 1e-5)
+    agree(pf.Repeat(pf.real_nvp(8, flow_layers=2, hidden=(8,)), times=8), "float32", 0.05, 1e-5)
 
 
 def test_gradients_agree_where_an_inverse_is_numerical_or_sequential():
@@ -98,7 +98,7 @@ def test_values_are_those_of_the_plain_stack(stack, remat):
 
 
 def test_it_runs_under_the_transformations_of_torch():
-    stack = pf.Repeat(pf.Coupling(4, hidden=(3,)), 2)
+    stack = pf.Repeat(pf.Coupling(4, conditioner=pf.MLP((3,))), times=2)
     params, x = TORCH.params(perturbed(stack)), TORCH.array(points(stack))
     two, xs = side_by_side(TORCH, stack)
     vmap, grad = torch.func.vmap, torch.func.grad
@@ -112,7 +112,7 @@ def test_it_runs_under_the_transformations_of_torch():
         found = (
             vmap(grad(one), (0, None))(two, x),
             vmap(grad(one, (0, 1)), (None, 0))(params, x),
-            grad(lambda p, flow=flow: loss(pf.Batched(flow, (2,)), p, xs))(two),
+            grad(lambda p, flow=flow: loss(pf.Batched(flow, batch=(2,)), p, xs))(two),
             torch.func.jacrev(grad(one, 1), 1)(params, x[0]),
         )
         results.append(jax.tree.leaves(found))
@@ -122,9 +122,9 @@ def test_it_runs_under_the_transformations_of_torch():
 
 
 def test_it_runs_under_jax_vmap():
-    stack = pf.Repeat(pf.Coupling(4, hidden=(3,)), 2)
-    expected = in_torch(pf.Batched(stack, (2,)), *side_by_side(TORCH, stack))
-    found = in_jax(pf.Batched(with_remat(stack, "reversible"), (2,)), *side_by_side(JAX, stack))
+    stack = pf.Repeat(pf.Coupling(4, conditioner=pf.MLP((3,))), times=2)
+    expected = in_torch(pf.Batched(stack, batch=(2,)), *side_by_side(TORCH, stack))
+    found = in_jax(pf.Batched(with_remat(stack, "reversible"), batch=(2,)), *side_by_side(JAX, stack))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
 
@@ -150,7 +150,7 @@ def test_passes_of_the_networks(remat, passes, monkeypatch):
     calls = []
     call = MLP.__call__
     monkeypatch.setattr(MLP, "__call__", lambda *args: calls.append(1) or call(*args))
-    for stack in (pf.Chain([pf.Coupling(4)] * 5), pf.Repeat(pf.Coupling(4), 5)):
+    for stack in (pf.Chain([pf.Coupling(4)] * 5), pf.Repeat(pf.Coupling(4), times=5)):
         calls.clear()
         params = map_params(lambda _, a: a.requires_grad_(), TORCH.params(stack.init(np.random.default_rng(0))))
         out, log_det = with_remat(stack, remat).inverse(params, TORCH.array(points(stack)))
@@ -185,8 +185,8 @@ def temporary(layers, remat, kind):
 
 
 def deep(layers, remat, kind):
-    layer = pf.Coupling(8, hidden=(32,))
-    return pf.Chain([layer] * layers, remat=remat) if kind == "Chain" else pf.Repeat(layer, layers, remat=remat)
+    layer = pf.Coupling(8, conditioner=pf.MLP((32,)))
+    return pf.Chain([layer] * layers, remat=remat) if kind == "Chain" else pf.Repeat(layer, times=layers, remat=remat)
 
 
 @pytest.mark.parametrize(("measure", "kind"), [(kept, "Chain"), (kept, "Repeat"), (temporary, "Repeat")])
@@ -201,7 +201,7 @@ def test_memory(measure, kind):
 
 def stiff():
     """Couplings whose inverse cannot undo them in float32."""
-    stack = pf.Repeat(pf.Chain([pf.Coupling(4, hidden=(8,)), pf.Reverse(4)]), 10, remat="reversible")
+    stack = pf.Repeat(pf.Chain([pf.Coupling(4, conditioner=pf.MLP((8,))), pf.Reverse(4)]), times=10, remat="reversible")
     return stack, perturbed(stack, 0.5), np.random.default_rng(0).standard_normal((8, 4))
 
 
@@ -229,7 +229,7 @@ def test_the_start_of_a_flow_at_the_origin_is_well_conditioned():
 @other
 def test_observe_moves_the_state_and_has_the_same_gradient(remat):
     stateful = pf.BatchNorm(4) if remat == "checkpoint" else pf.ContractiveResidual(4, exact=False, hidden=(5,))
-    stack = pf.Repeat(pf.Chain([pf.Coupling(4, hidden=(5,)), stateful]), 2)
+    stack = pf.Repeat(pf.Chain([pf.Coupling(4, conditioner=pf.MLP((5,))), stateful]), times=2)
     y, results = 0.1 * np.random.default_rng(0).standard_normal((6, 4)), []
     for library, chosen in ((TORCH, "none"), (TORCH, remat), (JAX, remat)):
         batch = library.array(y)
@@ -262,8 +262,8 @@ def test_it_is_checked_at_construction():
         pf.Chain([pf.Reverse(2)], remat="all")
     nested = pf.Chain([pf.Coupling(2), pf.Inverse(pf.BatchNorm(2))])
     with pytest.raises(ValueError, match=r"of BatchNorm depends on the whole batch .* or ActNorm"):
-        pf.Repeat(nested, 2, remat="reversible")
-    pf.Repeat(nested, 2, remat="checkpoint")
+        pf.Repeat(nested, times=2, remat="reversible")
+    pf.Repeat(nested, times=2, remat="checkpoint")
 
 
 def test_it_is_a_field_like_any_other(tmp_path):
@@ -293,7 +293,7 @@ def test_a_density_trains_the_same_in_pyro():
 
 
 def test_a_density_trains_in_numpyro():
-    flow = pf.Repeat(pf.Coupling(2, hidden=(8,)), 2, remat="reversible")
+    flow = pf.Repeat(pf.Coupling(2, conditioner=pf.MLP((8,))), times=2, remat="reversible")
     fit = in_numpyro.fit_density(flow, Y, steps=60, batch_size=32, progress=False)
     assert fit.losses[-5:].mean() < fit.losses[:5].mean()
     first = flow.init(np.random.default_rng(0))

@@ -166,7 +166,7 @@ def test_the_triangular_recipe_takes_turns():
     [
         (lambda: pf.Planar(0), "dim must be at least 1"),
         (lambda: pf.Radial(0), "dim must be at least 1"),
-        (lambda: pf.Planar(2, activation="sine"), "unknown activation 'sine'"),
+        (lambda: pf.Planar(2, conditioner=pf.MLP(activation="sine")), "unknown activation 'sine'"),
         (lambda: pf.Sylvester(3, rank=4), "rank must be one of 1, ..., 3, got 4"),
         (lambda: pf.Sylvester(3, variant="diagonal"), "unknown variant 'diagonal'"),
         (lambda: pf.Sylvester(3, variant="householder", reflections=3), "even and at least 2"),

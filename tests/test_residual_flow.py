@@ -142,14 +142,16 @@ def assert_unbiased(exact, estimating, params, x, steps, run="forward"):
 @pytest.mark.parametrize(("dim", "run"), [(1, "forward"), (4, "forward"), (4, "inverse")])
 def test_the_estimate_and_its_gradient_are_unbiased_over_steps(dim, run):
     """With one term that is always kept, nearly all is Russian roulette's; in one dimension nothing else is random."""
-    exact, estimating = (pf.ContractiveResidual(dim, (8,), lipschitz=0.8, exact=e, terms=1) for e in (True, False))
+    exact, estimating = (
+        pf.ContractiveResidual(dim, hidden=(8,), lipschitz=0.8, exact=e, terms=1) for e in (True, False)
+    )
     # aligned matrices and active units: J is near its bound, and the late terms count
     params = map_params(lambda _, a: a + 1.5, perturbed(exact, 0.5))
     assert_unbiased(exact, estimating, params, 0.3 * points(exact, 3), 3_000, run)
 
 
 def test_the_estimate_obeys_the_laws_that_noise_allows():
-    bijection = pf.ContractiveResidual(4, (6, 5), exact=False)
+    bijection = pf.ContractiveResidual(4, hidden=(6, 5), exact=False)
     laws.test_the_inverse_undoes_the_forward_map_the_same_in_every_library(bijection)
     laws.test_a_batch_is_a_loop_over_its_rows(bijection)
     laws.test_values_and_gradients_are_finite_far_out(bijection)
@@ -157,7 +159,7 @@ def test_the_estimate_obeys_the_laws_that_noise_allows():
 
 
 def test_only_a_training_step_advances_the_noise():
-    bijection = pf.ContractiveResidual(40, (8,))
+    bijection = pf.ContractiveResidual(40, hidden=(8,))
     params, y = bijection.init(RNG), RNG.standard_normal((6, 40))
     assert pf.split(params)[1].keys() == {"state"}, "above dim 32 log_det is estimated"
     for stage in ("start", "settle"):

@@ -19,9 +19,9 @@ from ppl_flows.core.params import flatten, stack, unstack
 
 NORMALISED = pf.Chain(
     [
-        pf.Coupling(2, hidden=(8,), flip=True),
+        pf.Coupling(2, flip=True, conditioner=pf.MLP((8,))),
         pf.BatchNorm(2),
-        pf.Coupling(2, hidden=(8,)),
+        pf.Coupling(2, conditioner=pf.MLP((8,))),
         pf.ActNorm(2),
         pf.BatchNorm(2, momentum=0.3),
     ]
@@ -47,7 +47,7 @@ def test_a_training_pass_changes_no_weight_and_where_there_is_no_state_it_is_the
 
 
 @pytest.mark.parametrize("stage", ["start", "train", "settle"])
-@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: pf.Repeat(b, 2), lambda b: pf.Chain([pf.Permute(2), b])])
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: pf.Repeat(b, times=2), lambda b: pf.Chain([pf.Permute(2), b])])
 def test_a_training_pass_is_the_same_in_every_library(stage, wrap):
     bijection = wrap(NORMALISED)
 
@@ -137,8 +137,8 @@ def test_split_and_merge_are_inverse():
 
 
 def test_repeat_is_a_chain_of_its_rows():
-    part = pf.Chain([pf.MaskedAutoregressive(3, hidden=(4,)), pf.Reverse(3), pf.LULinear(3)])
-    repeat = pf.Repeat(part, 4)
+    part = pf.Chain([pf.MaskedAutoregressive(3, conditioner=pf.MLP((4,))), pf.Reverse(3), pf.LULinear(3)])
+    repeat = pf.Repeat(part, times=4)
     params, x = perturbed(repeat), np.random.default_rng(0).standard_normal((5, 3))
     rows = unstack(params, 4)
     assert dict(flatten(stack(rows))).keys() == dict(flatten(params)).keys()
@@ -151,7 +151,7 @@ def test_repeat_is_a_chain_of_its_rows():
 
 def test_the_program_of_a_repeat_does_not_grow_with_its_length():
     def size(times):
-        repeat = pf.Repeat(pf.MaskedAutoregressive(3, hidden=(4,)), times)
+        repeat = pf.Repeat(pf.MaskedAutoregressive(3, conditioner=pf.MLP((4,))), times=times)
         params = JAX.params(repeat.init(np.random.default_rng(0)))
         return len(str(jax.make_jaxpr(repeat.forward)(params, jnp.ones((5, 3)))).splitlines())
 
@@ -160,9 +160,9 @@ def test_the_program_of_a_repeat_does_not_grow_with_its_length():
 
 def test_repeat_refuses_what_it_cannot_repeat():
     with pytest.raises(TypeError, match="Repeat takes a bijection"):
-        pf.Repeat(pf.Affine(), 2)
+        pf.Repeat(pf.Affine(), times=2)
     with pytest.raises(ValueError, match="times must be at least 1, got 0"):
-        pf.Repeat(pf.Reverse(2), 0)
+        pf.Repeat(pf.Reverse(2), times=0)
 
 
 # ----------------------------------------------------------------- in the languages

@@ -124,7 +124,9 @@ def test_bijections_know_their_supports():
     [
         lambda: pf.Chain([pf.Elementwise(2, pf.Tanh()), pf.Coupling(2)]),
         lambda: pf.Chain([pf.Elementwise(2, pf.Tanh()), pf.Inverse(pf.Elementwise(2, pf.Sigmoid()))]),
-        lambda: pf.Chain([pf.Partial(pf.Elementwise(1, pf.Tanh()), 2, (0,)), pf.Partial(pf.nsf(1), 2, (0,))]),
+        lambda: pf.Chain(
+            [pf.Partial(pf.Elementwise(1, pf.Tanh()), dim=2, index=(0,)), pf.Partial(pf.nsf(1), dim=2, index=(0,))]
+        ),
         lambda: pf.Chain([pf.nsf(2), pf.Inverse(pf.Elementwise(2, pf.Sigmoid()))]),
     ],
 )
@@ -135,7 +137,7 @@ def test_a_chain_whose_supports_do_not_fit_is_refused(make):
 
 def test_a_repeat_that_changes_the_support_is_refused():
     with pytest.raises(ValueError, match="must map a support onto itself"):
-        pf.Repeat(pf.Elementwise(2, pf.Tanh()), 2)
+        pf.Repeat(pf.Elementwise(2, pf.Tanh()), times=2)
 
 
 # --- Partial --------------------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def test_a_repeat_that_changes_the_support_is_refused():
 
 def test_partial_is_its_part_on_the_index_and_lets_the_rest_pass():
     part = pf.Coupling(2, context_dim=3, **NET)
-    bijection = pf.Partial(part, DIM, (3, 1))
+    bijection = pf.Partial(part, dim=DIM, index=(3, 1))
     params, x, c = perturbed(bijection), points(bijection), context(bijection)
     y, log_det = bijection.forward(params, x, c)
     expected, expected_log_det = part.forward(params, x[:, [3, 1]], c)
@@ -153,7 +155,7 @@ def test_partial_is_its_part_on_the_index_and_lets_the_rest_pass():
 
 
 def test_partial_shows_its_part_the_batch():
-    bijection = pf.Partial(pf.ActNorm(2), 3, (2, 0))
+    bijection = pf.Partial(pf.ActNorm(2), dim=3, index=(2, 0))
     batch = np.random.default_rng(0).normal([1.0, 2.0, 3.0], [0.1, 1.0, 10.0], (50, 3))
     params, x, _ = bijection.observe(bijection.init(np.random.default_rng(0)), batch, stage="start")
     assert set(params) == set(bijection.init(np.random.default_rng(0)))
@@ -164,9 +166,9 @@ def test_partial_shows_its_part_the_batch():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: pf.Partial(pf.nsf(2), 3, (0, 3)), "index must hold different numbers of 0, ..., 2"),
-        (lambda: pf.Partial(pf.nsf(2), 3, (1, 1)), "index must hold different numbers"),
-        (lambda: pf.Partial(pf.nsf(3), 4, (0, 1)), r"needs a bijection of shape \(2,\), got one from \(3,\)"),
+        (lambda: pf.Partial(pf.nsf(2), dim=3, index=(0, 3)), "index must hold different numbers of 0, ..., 2"),
+        (lambda: pf.Partial(pf.nsf(2), dim=3, index=(1, 1)), "index must hold different numbers"),
+        (lambda: pf.Partial(pf.nsf(3), dim=4, index=(0, 1)), r"needs a bijection of shape \(2,\), got one from \(3,\)"),
     ],
 )
 def test_a_partial_that_does_not_fit_is_refused(make, message):
@@ -278,7 +280,7 @@ def test_a_base_must_lie_in_the_domain(host):
 @host
 def test_a_support_is_the_hosts_bijection_after_the_flow(host, name, float64):
     support, dim, size = supports(host.constraints)[name]
-    bijection = pf.Coupling(dim, hidden=(5,))
+    bijection = pf.Coupling(dim, conditioner=pf.MLP((5,)))
     params = host.params(bijection)
     d = host.shell.Flow(bijection, params, support=support, validate_args=True)
     if name != "mixed":
@@ -356,7 +358,7 @@ def test_a_support_that_does_not_fit_is_refused(host):
 
 
 def test_pyros_support_inside_a_plate_and_a_gradient_to_the_parameters():
-    bijection = pf.Coupling(2, hidden=(4,))
+    bijection = pf.Coupling(2, conditioner=pf.MLP((4,)))
 
     def model():
         with pyro.plate("rows", 3):
@@ -372,7 +374,7 @@ def test_pyros_support_inside_a_plate_and_a_gradient_to_the_parameters():
 
 
 def test_numpyros_support_inside_a_plate_and_a_gradient_to_the_parameters():
-    bijection = pf.Coupling(2, hidden=(4,))
+    bijection = pf.Coupling(2, conditioner=pf.MLP((4,)))
     data = jnp.array([[0.2, 0.3, 0.5]] * 3)
 
     def model(y=None):
@@ -398,7 +400,7 @@ def test_a_sample_that_is_scored_is_one_pass_in_pyro_and_leaves_nothing_behind(m
 
 
 def test_a_sample_is_scored_by_one_pass_in_numpyro(monkeypatch):
-    d = shell_of_numpyro.Flow(pf.Coupling(2, hidden=(4,)), support=nconstraints.simplex)
+    d = shell_of_numpyro.Flow(pf.Coupling(2, conditioner=pf.MLP((4,))), support=nconstraints.simplex)
     value, intermediates = d.sample_with_intermediates(jax.random.key(0), (3,))
     with monkeypatch.context() as patch:
         patch.setattr(pf.Coupling, "_forward", lambda *_: pytest.fail("run forward"))
@@ -421,9 +423,15 @@ def test_numpyros_mixed_support_is_a_pytree_and_equal_to_its_like():
 
 def frozen(host):
     """Two priors of frozen flows: on a simplex, and on ``(0, 1) x R x (0, inf)``."""
-    flow = pf.Coupling(2, hidden=(4,))
+    flow = pf.Coupling(2, conditioner=pf.MLP((4,)))
     unit, positive = pf.Elementwise(1, pf.Sigmoid()), pf.Elementwise(1, pf.Softplus())
-    bounded = pf.Chain([pf.Coupling(3, hidden=(4,)), pf.Partial(unit, 3, (0,)), pf.Partial(positive, 3, (2,))])
+    bounded = pf.Chain(
+        [
+            pf.Coupling(3, conditioner=pf.MLP((4,))),
+            pf.Partial(unit, dim=3, index=(0,)),
+            pf.Partial(positive, dim=3, index=(2,)),
+        ]
+    )
     simplex = host.shell.Flow(flow, host.params(flow), support=host.constraints.simplex)
     return simplex, host.shell.Flow(bounded, host.params(bounded))
 

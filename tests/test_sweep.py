@@ -226,7 +226,7 @@ def test_an_unknown_method_is_refused():
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("context_dim", [0, 2])
 def test_a_coordinate_depends_on_all_before_it_and_on_none_after(context_dim, residual):
-    layer = pf.MaskedAutoregressive(5, context_dim=context_dim, residual=residual)
+    layer = pf.MaskedAutoregressive(5, context_dim=context_dim, conditioner=pf.MLP(residual=residual))
     rng = np.random.default_rng(0)
     params = {k: jnp.asarray(a + 0.3 * rng.standard_normal(a.shape)) for k, a in layer.init(rng).items()}
     context = jnp.ones(2) if context_dim else None
@@ -240,7 +240,7 @@ def test_a_coordinate_depends_on_all_before_it_and_on_none_after(context_dim, re
 
 @pytest.mark.parametrize("hidden", [(), (3,), (9, 9)])  # fewer units than degrees, and more
 def test_a_residual_inverse_undoes_its_forward_map_for_every_width(hidden):
-    layer = pf.MaskedAutoregressive(6, hidden=hidden, residual=True)
+    layer = pf.MaskedAutoregressive(6, conditioner=pf.MLP(hidden, residual=True))
     params = {k: a + 0.3 * np.sin(np.arange(a.size)).reshape(a.shape) for k, a in initial(layer).items()}
     x = X[:7, :6]
     for library in (NUMPY, TORCH, JAX):

@@ -37,7 +37,7 @@ def slow_inverse(layer, params, y, context):
 def derivatives(request):
     """A layer of two blocks, where it acts, and what autodiff through the plain loop makes there of a loss."""
     fields = {"residual": True, "context_dim": CONTEXT} if request.param == "residual" else {}
-    layer = pf.MaskedAutoregressive(18, hidden=(6, 6, 6), **fields)
+    layer = pf.MaskedAutoregressive(18, **fields, conditioner=pf.MLP((6, 6, 6)))
     rng = np.random.default_rng(2)
     args = (perturbed(layer), rng.standard_normal((3, 18)), *([C] if fields else []))
     weights = rng.standard_normal((3, 18))
@@ -89,7 +89,7 @@ def test_first_and_second_derivatives_in_jax_are_those_of_the_plain_loop(derivat
 
 @METHODS
 def test_forward_mode_in_jax_is_the_finite_difference(method):
-    layer = pf.MaskedAutoregressive(5, context_dim=CONTEXT, flip=True, method=method, hidden=(6,))
+    layer = pf.MaskedAutoregressive(5, context_dim=CONTEXT, flip=True, method=method, conditioner=pf.MLP((6,)))
     params, y, c = perturbed(layer), jnp.asarray(X[:3, :5]), C
     along = X[3:6, :5]
     found = jax.jit(lambda y: jax.jvp(lambda y: layer.inverse(params, y, c), (y,), (jnp.asarray(along),))[1])(y)

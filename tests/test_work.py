@@ -115,14 +115,14 @@ def test_a_program_in_jax_does_not_grow_with_depth(recipe):
 
 
 def test_a_network_in_jax_keeps_one_array_of_each_hidden_layer():
-    layer = pf.Coupling(4, hidden=(7, 7))  # silu, whose own rule keeps three
+    layer = pf.Coupling(4, conditioner=pf.MLP((7, 7)))  # silu, whose own rule keeps three
     params = jax.tree.map(jnp.asarray, layer.init(np.random.default_rng(0)))
     _, pull = jax.vjp(lambda p: layer.inverse(p, jnp.ones((5, 4))), params)
     assert [leaf.shape for leaf in jax.tree.leaves(pull)].count((5, 7)) == 2
 
 
 def test_a_program_in_jax_does_not_spell_its_masks_out():
-    layer = pf.MaskedAutoregressive(64, hidden=(64, 64))
+    layer = pf.MaskedAutoregressive(64, conditioner=pf.MLP((64, 64)))
     params = jax.tree.map(jnp.asarray, layer.init(np.random.default_rng(0)))
     program = jax.jit(layer.forward).lower(params, jnp.ones((3, 64))).as_text()
     assert len(program) < 4 * 64 * 64  # numbers in its masks; in full each takes several characters

@@ -37,7 +37,7 @@ def bijection(name: str, shape: tuple[int, ...]) -> pf.Bijection:
         return pf.Chain([pf.nice(size, hidden=(256, 256)), pf.Reshape(shape)])
     spline = pf.RationalQuadratic(bins=6, bound=4.0)
     flows = {
-        "glow": pf.glow(shape, steps=4, transformer=spline, hidden=32),
+        "glow": pf.glow(shape, flow_layers=4, transformer=spline, hidden=32),
         "real_nvp": pf.real_nvp_image(shape, hidden=32),
         "tarflow": pf.tarflow(shape, flow_layers=3, transformer=spline),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -27,7 +28,7 @@ class DiagonalNormal(Base):
     dim: int
 
     def __post_init__(self) -> None:
-        self._check_dim()
+        check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         return {"loc": np.zeros(self.dim), "log_scale": np.zeros(self.dim)}

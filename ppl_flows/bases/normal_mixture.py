@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -33,12 +34,11 @@ class NormalMixture(Base):
     """
 
     dim: int
+    _: KW_ONLY
     components: int = 8
 
     def __post_init__(self) -> None:
-        self._check_dim()
-        if self.components < 1:
-            raise ValueError(f"NormalMixture: components must be at least 1, got {self.components}.")
+        check_whole(self, dim=1, components=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         loc = 0.5**0.5 * rng.standard_normal((self.components, self.dim))

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import KW_ONLY, dataclass
+from functools import cache, cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.conditioners import MLP
+from ppl_flows.conditioners.mlp import DenseNetwork
 from ppl_flows.core.base_distribution import Base, Random
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.params import flatten
 from ppl_flows.core.types import Array, Params
 
@@ -47,6 +49,7 @@ class ResampledNormal(Base):
     """
 
     dim: int
+    _: KW_ONLY
     truncation: int = 100
     nodes: int = 4096
     hidden: tuple[int, ...] = (64, 64)
@@ -54,16 +57,14 @@ class ResampledNormal(Base):
     reparameterized: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._check_dim()
-        if self.truncation < 2:
-            raise ValueError(f"ResampledNormal: truncation must be at least 2, got {self.truncation}.")
-        if self.nodes < 2 or self.nodes & (self.nodes - 1):
+        check_whole(self, dim=1, truncation=2, nodes=2)
+        if self.nodes & (self.nodes - 1):
             raise ValueError(f"ResampledNormal: nodes must be a power of 2 such as 4096, got {self.nodes}.")
-        object.__setattr__(self, "hidden", checked_hidden("ResampledNormal", self.hidden, self.activation))
+        object.__setattr__(self, "hidden", checked_widths("ResampledNormal", self.hidden, self.activation, ACTIVATIONS))
 
-    @property
-    def _network(self) -> MLP:
-        return MLP(self.dim, 1, self.hidden, self.activation)
+    @cached_property
+    def _network(self) -> DenseNetwork:
+        return MLP(self.hidden, activation=self.activation).bind(self.dim, 1)
 
     def init(self, rng: np.random.Generator) -> Params:
         zeros = np.zeros(self.dim)

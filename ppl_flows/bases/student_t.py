@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -34,10 +35,11 @@ class StudentT(Base):
     """
 
     dim: int
+    _: KW_ONLY
     df: float = 5.0
 
     def __post_init__(self) -> None:
-        self._check_dim()
+        check_whole(self, dim=1)
         if not 0 < self.df < math.inf:
             raise ValueError(
                 f"StudentT: df must be positive and finite, got {self.df}; for tails of a normal use a DiagonalNormal."

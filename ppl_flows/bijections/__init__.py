@@ -7,14 +7,12 @@ from ppl_flows.bijections.contractive_residual import ContractiveResidual
 from ppl_flows.bijections.coupling import Coupling
 from ppl_flows.bijections.elementwise import Elementwise
 from ppl_flows.bijections.householder import Householder
-from ppl_flows.bijections.image_coupling import ImageCoupling
 from ppl_flows.bijections.invertible_1x1_conv import Invertible1x1Conv
 from ppl_flows.bijections.logit_transform import LogitTransform
 from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.bijections.masked_autoregressive import MaskedAutoregressive
 from ppl_flows.bijections.neural_ode import NeuralODE
 from ppl_flows.bijections.orthogonal import Orthogonal
-from ppl_flows.bijections.patch_autoregressive import PatchAutoregressive
 from ppl_flows.bijections.permute import Permute, Reverse, Shuffle
 from ppl_flows.bijections.planar import Planar
 from ppl_flows.bijections.radial import Radial
@@ -30,14 +28,12 @@ __all__ = [
     "Coupling",
     "Elementwise",
     "Householder",
-    "ImageCoupling",
     "Invertible1x1Conv",
     "LULinear",
     "LogitTransform",
     "MaskedAutoregressive",
     "NeuralODE",
     "Orthogonal",
-    "PatchAutoregressive",
     "Permute",
     "Planar",
     "Radial",

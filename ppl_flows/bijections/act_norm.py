@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Observed, Params
-from ppl_flows.numerics.batch_statistics import moments
+from ppl_flows.numerics.batch_statistics import batch_mean_and_variance
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class ActNorm(Bijection):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"ActNorm: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         return {"log_scale": np.zeros(self.dim), "shift": np.zeros(self.dim)}
@@ -47,7 +47,7 @@ class ActNorm(Bijection):
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         if stage == "start":
             xp = namespace(value)
-            mean, var = moments("ActNorm", value)
+            mean, var = batch_mean_and_variance("ActNorm", value)
             # a column that is constant up to rounding has no scale to take; it is only centred
             constant = var <= float(xp.finfo(var.dtype).eps) ** 2 * mean**2
             s = 0.5 * xp.log(xp.where(constant, 1.0, var))

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Observed, Params
-from ppl_flows.numerics.batch_statistics import moments
+from ppl_flows.numerics.batch_statistics import batch_mean_and_variance
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class BatchNorm(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     momentum: float = 0.1
     eps: float = 1e-5
     row_wise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"BatchNorm: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
         if not 0 < self.momentum <= 1:
             raise ValueError(f"BatchNorm: momentum must be in (0, 1], got {self.momentum}.")
         if not self.eps > 0:
@@ -72,7 +73,7 @@ class BatchNorm(Bijection):
                 "outside Inverse, or use ActNorm."
             )
         xp = namespace(value)
-        mean, var = moments("BatchNorm", value)
+        mean, var = batch_mean_and_variance("BatchNorm", value)
         batch = {"mean": mean, "var": var}
         share = self.momentum if stage == "train" else 1.0
         averages = {k: old + share * (xp.stop_gradient(batch[k]) - old) for k, old in params["state"].items()}

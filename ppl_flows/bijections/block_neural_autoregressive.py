@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import OUTPUT_SCALE
+from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
@@ -40,16 +41,13 @@ class BlockNeuralAutoregressive(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     hidden_factor: int = 8
     layers: int = 2
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.hidden_factor, self.layers) < 1:
-            raise ValueError(
-                "BlockNeuralAutoregressive: dim, hidden_factor and layers must be at least 1, "
-                f"got dim={self.dim}, hidden_factor={self.hidden_factor}, layers={self.layers}."
-            )
+        check_whole(self, dim=1, hidden_factor=1, layers=1, context_dim=0)
 
     @property
     def _sizes(self) -> list[tuple[int, int]]:

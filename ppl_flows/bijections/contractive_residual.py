@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import ceil, log
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import promoted
+from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Observed, Params
-from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
-from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, Linearized, add_identity, linearize, lip_swish
+from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, random_probes
+from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, Linearized, add_unit_matrix, linearize, lip_swish
 
 BETA = 0.5  # LipSwish's beta is softplus of a parameter that starts here, as in the paper's code
 
@@ -52,6 +52,7 @@ class ContractiveResidual(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     hidden: tuple[int, ...] = (64, 64)
     lipschitz: float = 0.9
     exact: bool | None = None
@@ -59,13 +60,10 @@ class ContractiveResidual(Bijection):
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"ContractiveResidual: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1, terms=1, context_dim=0)
         if not 0 < self.lipschitz < 1:
             raise ValueError(f"ContractiveResidual: lipschitz must lie between 0 and 1, got {self.lipschitz}.")
-        if self.terms < 1:
-            raise ValueError(f"ContractiveResidual: terms must be at least 1, got {self.terms}.")
-        object.__setattr__(self, "hidden", checked_hidden("ContractiveResidual", self.hidden, "silu"))
+        object.__setattr__(self, "hidden", checked_widths("ContractiveResidual", self.hidden, "silu", ACTIVATIONS))
         if not self._exact:
             check_dim("ContractiveResidual", self.dim)
 
@@ -74,7 +72,7 @@ class ContractiveResidual(Bijection):
         return self.dim <= EXACT_UP_TO if self.exact is None else self.exact
 
     def init(self, rng: np.random.Generator) -> Params:
-        params = MLP(self.dim, self.dim, self.hidden, "silu", self.context_dim).init(rng)
+        params = MLP(self.hidden).bind(self.dim, self.dim, self.context_dim).init(rng)
         params = {**params, "beta": np.full(len(self.hidden), BETA)}
         return params if self._exact else {**params, "state": {"step": first_step(rng)}}
 
@@ -92,18 +90,17 @@ class ContractiveResidual(Bijection):
         return weights, biases, xp.softplus(params["beta"])
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        x = promoted(x, params, context)
         g = _linearize(x, *self._network(params, context))
         return x + g.value, self._log_det(params, x, g)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        xp, y = namespace(y), promoted(y, params, context)
+        xp = namespace(y)
         weights, biases, betas = self._network(params, context)
         stopped = [xp.stop_gradient(w) for w in weights], [xp.stop_gradient(b) for b in biases], xp.stop_gradient(betas)
         x = xp.stop_gradient(self._solve(xp.stop_gradient(y), *stopped))
         g = _linearize(x, weights, biases, betas)
         # one Newton step whose Jacobian is held fixed, as in numerical_inverse: its derivative is that of x
-        x = x + _divide(xp.stop_gradient(add_identity(g.jacobian())), y - x - g.value)
+        x = x + _divide(xp.stop_gradient(add_unit_matrix(g.jacobian())), y - x - g.value)
         return x, -self._log_det(params, x, _linearize(x, weights, biases, betas))
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
@@ -126,7 +123,7 @@ class ContractiveResidual(Bijection):
         def body(state: tuple) -> tuple:
             x, size, going = state
             residual, _, g = residual_at(x)
-            newton, fixed = x + _divide(add_identity(g.jacobian()), residual), x + residual
+            newton, fixed = x + _divide(add_unit_matrix(g.jacobian()), residual), x + residual
             newton_size, fixed_size = residual_at(newton)[1], residual_at(fixed)[1]
             closer = newton_size <= fixed_size
             best = xp.where(closer[..., None], newton, fixed)
@@ -141,8 +138,8 @@ class ContractiveResidual(Bijection):
     def _log_det(self, params: Params, x: Array, g: Linearized) -> Array:
         xp = namespace(x)
         if self._exact:
-            return xp.linalg.slogdet(add_identity(g.jacobian()))[1]
-        v, u = probes(x, params["state"]["step"])
+            return xp.linalg.slogdet(add_unit_matrix(g.jacobian()))[1]
+        v, u = random_probes(x, params["state"]["step"])
         stopped = Linearized(
             xp.stop_gradient(g.value), *(tuple(map(xp.stop_gradient, a)) for a in (g.weights, g.slopes))
         )

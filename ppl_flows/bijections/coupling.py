@@ -1,96 +1,116 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cache, cached_property
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.conditioners import MLP, ConvNet
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole, checked_shape
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import alike, has_narrow, is_narrow, wide
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
 
-MASKS = ("halves", "alternating", "random")
+MASKS = ("halves", "alternating", "random", "checkerboard")
 
 
 @dataclass(frozen=True)
 class Coupling(Bijection):
     """One part of x passes and conditions the map of the other: ``y_a = x_a, y_b = h(x_b; net(x_a, context))``.
 
-    With ``Additive`` this is NICE's layer, with ``Affine`` RealNVP's, with ``RationalQuadratic`` that of neural
-    spline flows. Starts next to the identity. Both directions cost one pass of the network.
+    With ``Additive`` this is NICE's layer, with ``Affine`` RealNVP's and Glow's, with ``RationalQuadratic`` that of
+    neural spline flows. Starts next to the identity. Both directions cost one pass of the network.
 
     Args:
-        dim: event size, at least 2.
+        dim: event size of vectors, at least 2; or ``(height, width, channels)`` of images.
         transformer: the scalar map h.
-        mask: which coordinates pass (True): ``"halves"`` the first half, ``"alternating"`` every second one from the
-            first, ``"random"`` a random half drawn from ``seed``, or a tuple of ``dim`` bools.
-        flip: exchange the two parts.
+        mask: what passes (True). Of the coordinates, or the channels: ``"halves"`` the first half, ``"alternating"``
+            every second one from the first, ``"random"`` a random half drawn from ``seed``, or a tuple of bools. Of
+            images also ``"checkerboard"``: every second pixel, with all its channels.
+        flip: exchange the two parts; every second layer of a flow wants it.
         seed: used only to draw a random mask, which is kept as a tuple.
-        hidden: widths of the network's hidden layers.
-        activation: of the network, a name such as ``"silu"``.
-        residual: the entries of hidden, all equal, are residual blocks of two matrices each instead of plain layers;
-            one linear map comes before them and one after.
-        context_dim: size of the context, 0 for none.
+        conditioner: the network, without its sizes. None: ``MLP((64, 64))``, of images ``ConvNet(64)``.
+        context_dim: size of the context, 0 for none; of images, such as a class as one-hot vector.
 
     Raises:
-        ValueError: dim below 2, an unknown mask or one that leaves a part empty, or residual blocks of unequal widths.
+        TypeError: a dim that is no whole number or shape, no transformer, or no conditioner of such events.
+        ValueError: dim below 2, or an unknown mask or one that leaves a part empty.
 
-    Reference: Dinh et al. (2014), NICE, arXiv:1410.8516, sec. 3; Dinh et al. (2017), Real NVP, arXiv:1605.08803.
+    Reference: Dinh et al. (2014), NICE, arXiv:1410.8516, sec. 3; Dinh et al. (2017), Real NVP, arXiv:1605.08803, of
+    images sec. 3.4; Kingma & Dhariwal (2018), Glow, arXiv:1807.03039.
     """
 
-    dim: int
+    dim: int | tuple[int, int, int]
     transformer: Transformer = Affine()
+    _: KW_ONLY
     mask: str | tuple[bool, ...] = "halves"
     flip: bool = False
     seed: int = 0
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "silu"
-    residual: bool = False
+    conditioner: Conditioner = None  # type: ignore[assignment]  # None is replaced by a network
     context_dim: int = 0
-    widens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.dim < 2:
+        check_whole(self, context_dim=0)
+        if isinstance(self.dim, Sequence):
+            object.__setattr__(self, "dim", checked_shape("Coupling", self.dim))
+        else:
+            check_whole(self, dim=1, context_dim=0)
+        check_transformer("Coupling", self.transformer)
+        if self.conditioner is None:
+            object.__setattr__(self, "conditioner", MLP() if len(self.event_shape) == 1 else ConvNet())
+        check_conditioner("Coupling", self.conditioner, len(self.event_shape))
+        object.__setattr__(self, "mask", self._checked_mask())
+
+    def _checked_mask(self) -> str | tuple[bool, ...]:
+        size, images = self.event_shape[-1], len(self.event_shape) == 3
+        masks = MASKS if images else MASKS[:-1]
+        if isinstance(self.mask, str) and self.mask not in masks:
             raise ValueError(
-                f"Coupling(dim={self.dim}) needs dim >= 2, since one part of x conditions the other; "
+                f"Coupling: unknown mask {self.mask!r}; choose one of {', '.join(masks)}, or give a tuple of bools."
+            )
+        if self.mask == "checkerboard":
+            return self.mask
+        if size < 2:
+            raise ValueError(
+                f"Coupling(dim={self.dim}): one channel cannot be split; squeeze first, or use mask='checkerboard'."
+                if images
+                else f"Coupling(dim={self.dim}) needs dim >= 2, since one part of x conditions the other; "
                 "for one dimension use Elementwise or MaskedAutoregressive."
             )
-        check_transformer("Coupling", self.transformer)
-        hidden = checked_hidden("Coupling", self.hidden, self.activation, self.residual)
-        object.__setattr__(self, "hidden", hidden)
-        if (
-            isinstance(self.mask, str) and self.mask == "random"
-        ):  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
-            order = np.random.default_rng(self.seed).permutation(self.dim)
-            object.__setattr__(self, "mask", tuple(order < self.dim // 2))
-        if not isinstance(self.mask, str):
-            object.__setattr__(self, "mask", tuple(bool(m) for m in self.mask))
-            if len(self.mask) != self.dim or all(self.mask) or not any(self.mask):
-                raise ValueError(
-                    f"Coupling(dim={self.dim}): mask must hold {self.dim} bools, some True and some False, "
-                    f"got {self.mask}."
-                )
-        elif self.mask not in MASKS:
+        if self.mask == "random":  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
+            return tuple(bool(i < size // 2) for i in np.random.default_rng(self.seed).permutation(size))
+        if isinstance(self.mask, str):
+            return self.mask
+        mask = tuple(bool(m) for m in self.mask)
+        if len(mask) != size or all(mask) or not any(mask):
             raise ValueError(
-                f"Coupling: unknown mask {self.mask!r}; choose one of {', '.join(MASKS)}, or give a tuple of bools."
+                f"Coupling(dim={self.dim}): mask must hold {size} bools, some True and some False, got {mask}."
             )
+        return mask
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return (self.dim,) if isinstance(self.dim, int) else self.dim
 
     @property
     def codomain(self) -> Support:
-        passing, _, _ = _parts(self.dim, self.mask, self.flip)
-        return where_moved(self.transformer.codomain, [i not in passing for i in range(self.dim)])
+        if self.mask == "checkerboard":
+            passing = _checkerboard(*self.event_shape[:2], self.flip)
+        else:
+            passing = np.isin(np.arange(self.event_shape[-1]), _parts(self.event_shape[-1], self.mask, self.flip)[0])
+        return where_moved(self.transformer.codomain, np.broadcast_to(~passing, self.event_shape).ravel().tolist())
 
-    @property
-    def _network(self) -> MLP:
-        passing, moved, _ = _parts(self.dim, self.mask, self.flip)
-        outputs = len(moved) * self.transformer.size
-        return MLP(len(passing), outputs, self.hidden, self.activation, self.context_dim, self.residual)
+    @cached_property
+    def _network(self) -> Network:
+        passing = moved = self.event_shape[-1]
+        if self.mask != "checkerboard":
+            passing, moved = map(len, _parts(self.event_shape[-1], self.mask, self.flip)[:2])
+        return self.conditioner.bind(passing, moved * self.transformer.size, self.context_dim)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)
@@ -101,29 +121,37 @@ class Coupling(Bijection):
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         return self._apply(self.transformer.inverse, params, y, context)
 
-    def _apply(self, h, params: Params, v: Array, context: Array | None) -> tuple[Array, Array]:
-        xp = namespace(v)
-        narrow = is_narrow(v, context) or has_narrow(params)
-        if narrow:
-            params, v, context = alike(params, v, context)
+    def _widened(self, params: Params) -> Params:
+        return params  # the network multiplies in the dtype of its weights
+
+    def _apply(
+        self, h: Callable[[Array, Array], tuple[Array, Array]], params: Params, v: Array, context: Array | None
+    ) -> tuple[Array, Array]:
+        xp, images = namespace(v), not isinstance(self.dim, int)
+        if images and context is not None:
+            context = context[..., None, None, :]  # one for all pixels
+        axis = (-3, -2, -1) if images else -1
+        if self.mask == "checkerboard":
+            passes = xp.constant(_checkerboard(*self.event_shape[:2], self.flip), v) > 0
+            theta = theta_of(self._network, params, xp.where(passes, v, 0.0), context)
+            out, slopes = h(theta.reshape(*theta.shape[:-1], v.shape[-1], self.transformer.size), v)
+            return xp.where(passes, v, out), xp.sum(xp.where(passes, 0.0, slopes), axis=axis)
         a, b = self._split(v)
-        theta = self._network(params, a, context)
-        theta = theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size)
-        b, slopes = h(wide(theta), wide(b)) if narrow else h(theta, b)
-        b = xp.astype(b, v.dtype) if narrow else b
-        return self._join(a, b), xp.sum(slopes, axis=-1)
+        theta = theta_of(self._network, params, a, context)
+        b, slopes = h(theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size), b)
+        return self._join(a, b), xp.sum(slopes, axis=axis)
 
     def _split(self, v: Array) -> tuple[Array, Array]:
         """What passes and what moves; by slices where they are regular, whose gradients are much cheaper."""
-        xp = namespace(v)
+        xp, size = namespace(v), v.shape[-1]
         if self.mask == "halves":
-            parts = xp.pieces(v, (self.dim // 2, self.dim - self.dim // 2), axis=-1)
+            first, second = xp.pieces(v, (size // 2, size - size // 2), axis=-1)
         elif self.mask == "alternating":
-            parts = v[..., ::2], v[..., 1::2]
+            first, second = v[..., ::2], v[..., 1::2]
         else:
-            passing, moved, _ = _parts(self.dim, self.mask, self.flip)
+            passing, moved, _ = _parts(size, self.mask, self.flip)
             return xp.take(v, xp.constant(passing, v), axis=-1), xp.take(v, xp.constant(moved, v), axis=-1)
-        return (parts[1], parts[0]) if self.flip else (parts[0], parts[1])
+        return (second, first) if self.flip else (first, second)
 
     def _join(self, a: Array, b: Array) -> Array:
         xp = namespace(a)
@@ -133,16 +161,23 @@ class Coupling(Bijection):
         if self.mask == "alternating":
             n = second.shape[-1]
             pairs = xp.stack([first[..., :n], second], axis=-1).reshape(*a.shape[:-1], 2 * n)
-            return xp.concat([pairs, first[..., n:]], axis=-1) if self.dim % 2 else pairs
-        back = _parts(self.dim, self.mask, self.flip)[2]
+            return xp.concat([pairs, first[..., n:]], axis=-1) if self.event_shape[-1] % 2 else pairs
+        back = _parts(self.event_shape[-1], self.mask, self.flip)[2]
         return xp.take(xp.concat([a, b], axis=-1), xp.constant(back, a), axis=-1)
 
 
 @cache
-def _parts(dim: int, mask: str | tuple[bool, ...], flip: bool) -> tuple[np.ndarray, ...]:
+def _parts(size: int, mask: str | tuple[bool, ...], flip: bool) -> tuple[np.ndarray, ...]:
     """Indices that pass, indices that move, and where each coordinate stands in the two together."""
     if isinstance(mask, str):
-        mask = tuple(i < dim // 2 if mask == "halves" else i % 2 == 0 for i in range(dim))
+        mask = tuple(i < size // 2 if mask == "halves" else i % 2 == 0 for i in range(size))
     passing = [i for i, m in enumerate(mask) if m != flip]
     moved = [i for i, m in enumerate(mask) if m == flip]
     return np.array(passing), np.array(moved), np.argsort(passing + moved)
+
+
+@cache
+def _checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
+    """Where pixels pass, ``(height, width, 1)``."""
+    i, j = np.indices((height, width))
+    return ((i + j) % 2 == int(flip))[..., None]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
@@ -17,43 +20,38 @@ from ppl_flows.transformers import Affine
 class Elementwise(Bijection):
     """Every coordinate through its own scalar map: ``y_i = h(x_i; theta_i)``.
 
-    theta is a parameter, or with a context the output of an MLP of it. Starts at the identity (with a context: next
+    theta is a parameter, or with a context the output of a network of it. Starts at the identity (with a context: next
     to it). Cost O(dim) both ways, besides the network.
 
     Args:
         dim: event size, at least 1.
         transformer: the scalar map h.
-        hidden: widths of the MLP's hidden layers; only used with a context.
-        activation: of the MLP, a name such as ``"silu"``.
-        residual: of the MLP, as in ``Coupling``.
+        conditioner: the network that reads the context, without its sizes; not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, an unknown activation, or residual blocks of unequal widths.
+        TypeError: a size that is no whole number, no transformer, or no conditioner.
+        ValueError: dim below 1.
     """
 
     dim: int
     transformer: Transformer = Affine()
-    hidden: tuple[int, ...] = (32,)
-    activation: str = "silu"
-    residual: bool = False
+    _: KW_ONLY
+    conditioner: Conditioner = MLP((32,))
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Elementwise: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1, context_dim=0)
         check_transformer("Elementwise", self.transformer)
-        hidden = checked_hidden("Elementwise", self.hidden, self.activation, self.residual)
-        object.__setattr__(self, "hidden", hidden)
+        check_conditioner("Elementwise", self.conditioner, 1)
 
     @property
     def codomain(self) -> Support:
         return where_moved(self.transformer.codomain, [True] * self.dim)
 
-    @property
-    def _network(self) -> MLP:
-        outputs = self.dim * self.transformer.size
-        return MLP(0, outputs, self.hidden, self.activation, self.context_dim, self.residual)
+    @cached_property
+    def _network(self) -> Network:
+        return self.conditioner.bind(self.context_dim, self.dim * self.transformer.size)
 
     def init(self, rng: np.random.Generator) -> Params:
         if self.context_dim:
@@ -63,7 +61,7 @@ class Elementwise(Bijection):
     def _theta(self, params: Params, context: Array | None) -> Array:
         if context is None:
             return params["theta"]
-        theta = self._network(params["net"], None, context)
+        theta = self._network(params["net"], context, None)
         return theta.reshape(*theta.shape[:-1], self.dim, self.transformer.size)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -31,14 +32,15 @@ class Householder(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     reflections: int = None  # type: ignore[assignment]  # None is replaced by a number
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Householder: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
         if self.reflections is None:
             object.__setattr__(self, "reflections", self.dim + self.dim % 2)
-        if self.reflections < 2 or self.reflections % 2:
+        check_whole(self, reflections=1)
+        if self.reflections % 2:
             raise ValueError(
                 f"Householder: reflections must be even and at least 2, got {self.reflections}; "
                 "an odd number cannot start at the identity."

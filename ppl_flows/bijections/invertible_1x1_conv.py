@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ppl_flows.bijections.lu_linear import LULinear
-from ppl_flows.bijections.reshape import checked_shape
 from ppl_flows.combinators.per_pixel import PerPixel
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_shape
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -32,22 +33,23 @@ class Invertible1x1Conv(Bijection):
     """
 
     shape: tuple[int, ...]
+    _: KW_ONLY
     dense: bool = False
     order: str | tuple[int, ...] = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", checked_shape("Invertible1x1Conv", self.shape))
-        object.__setattr__(self, "order", LULinear(self.shape[-1], self.order, seed=self.seed).order)
+        object.__setattr__(self, "order", LULinear(self.shape[-1], order=self.order, seed=self.seed).order)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.shape
 
-    @property
+    @cached_property
     def _lu(self) -> Bijection:
         height, width, channels = self.shape
-        return PerPixel(LULinear(channels, self.order, bias=False), height, width)
+        return PerPixel(LULinear(channels, order=self.order, bias=False), height=height, width=width)
 
     def init(self, rng: np.random.Generator) -> Params:
         if not self.dense:
@@ -56,12 +58,12 @@ class Invertible1x1Conv(Bijection):
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         if not self.dense:
-            return self._lu.forward(params, x)
+            return self._lu._forward(params, x, None)
         return x @ params["w"].T, self._log_det(params, x)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         if not self.dense:
-            return self._lu.inverse(params, y)
+            return self._lu._inverse(params, y, None)
         return y @ namespace(y).linalg.inv(params["w"]).T, -self._log_det(params, y)
 
     def _log_det(self, params: Params, like: Array) -> Array:

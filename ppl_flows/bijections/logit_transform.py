@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from ppl_flows.bijections.reshape import checked_shape
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_shape
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Params
@@ -31,6 +31,7 @@ class LogitTransform(Bijection):
     """
 
     shape: tuple[int, ...]
+    _: KW_ONLY
     alpha: float = 0.05
 
     def __post_init__(self) -> None:

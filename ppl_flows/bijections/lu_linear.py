@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
 
@@ -34,24 +35,24 @@ class LULinear(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     order: str | tuple[int, ...] = "identity"
     bias: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"LULinear: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
         if isinstance(self.order, str) and self.order not in ("identity", "random"):
             raise ValueError(
                 f"LULinear: unknown order {self.order!r}; choose 'identity' or 'random', or give a permutation."
             )
         order = tuple(range(self.dim)) if self.order == "identity" else self.order
-        drawn = Permute(self.dim, None if order == "random" else order, self.seed)  # type: ignore[arg-type]
+        drawn = Permute(self.dim, order=None if order == "random" else order, seed=self.seed)  # type: ignore[arg-type]
         object.__setattr__(self, "order", drawn.order)
 
-    @property
+    @cached_property
     def _permutation(self) -> Permute:
-        return Permute(self.dim, self.order)  # type: ignore[arg-type]
+        return Permute(self.dim, order=self.order)  # type: ignore[arg-type]
 
     def init(self, rng: np.random.Generator) -> Params:
         # below the diagonal L, above it U, on it the logarithm of U's diagonal
@@ -61,17 +62,17 @@ class LULinear(Bijection):
     def _factors(self, params: Params) -> tuple[Array, Array, Array]:
         lu = params["lu"]
         xp = namespace(lu)
-        eye, log_diagonal = identity(self.dim, lu), xp.linalg.diagonal(lu)
+        eye, log_diagonal = unit_matrix(self.dim, lu), xp.linalg.diagonal(lu)
         return xp.tril(lu, k=-1) + eye, xp.triu(lu, k=1) + eye * xp.exp(log_diagonal), xp.sum(log_diagonal)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         lower, upper, log_det = self._factors(params)
-        y, zero = self._permutation.forward({}, x @ upper.T @ lower.T)
+        y, zero = self._permutation._forward({}, x @ upper.T @ lower.T, None)
         return y + params["b"] if self.bias else y, zero + log_det
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         xp = namespace(y)
         lower, upper, log_det = self._factors(params)
-        z, zero = self._permutation.inverse({}, y - params["b"] if self.bias else y)
+        z, zero = self._permutation._inverse({}, y - params["b"] if self.bias else y, None)
         z = xp.solve_triangular(lower, z, lower=True)
         return xp.solve_triangular(upper, z, lower=False), zero - log_det

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from math import prod
 
 import numpy as np
 
-from ppl_flows.conditioners.masked_mlp import MaskedMLP
-from ppl_flows.conditioners.mlp import checked_hidden
+from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole, whole_number
+from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
@@ -25,15 +29,14 @@ class MaskedAutoregressive(Bijection):
     sequential in dim, but each hidden unit is computed once, when its inputs are known: about the arithmetic of one
     pass. Its derivatives, of every order, are exact, whatever the method.
 
+    Of sequences of vectors, such as the patches of an image, every vector's map is conditioned on the vectors before it.
+
     Args:
-        dim: event size, at least 1.
+        dim: event size of vectors, at least 1; or ``(length, size)`` of sequences.
         transformer: the scalar map h.
         flip: the coordinates in reverse order: each is conditioned on those after it. Every second layer of a flow
             wants it.
-        hidden: widths of the masked network's hidden layers; best at least ``dim``, so that no degree is left out.
-        activation: of the network, a name such as ``"silu"``.
-        residual: the entries of hidden, all equal, are residual blocks of two matrices each instead of plain layers;
-            one linear map comes before them and one after.
+        conditioner: the network, without its sizes; one that can be masked, or is autoregressive by itself.
         context_dim: size of the context, 0 for none.
         method: of ``inverse``, and of the linear systems in its derivatives. ``"sweep"`` goes from coordinate to
             coordinate, in about one pass of arithmetic and dim small steps. ``"jacobi"`` takes whole passes until x
@@ -43,61 +46,78 @@ class MaskedAutoregressive(Bijection):
             NumPy, sweep. A graph that ``make_fx`` or ``torch.compile`` captures holds the sweep.
 
     Raises:
-        ValueError: dim below 1, an unknown activation or method, or residual blocks of unequal widths.
+        TypeError: a size that is no whole number, no transformer, or a conditioner that cannot be masked.
+        ValueError: dim below 1, an unknown method, a method for another network than an MLP, or an MLP for sequences.
 
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934; Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057.
     """
 
-    dim: int
+    dim: int | tuple[int, int]
     transformer: Transformer = Affine()
+    _: KW_ONLY
     flip: bool = False
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "silu"
-    residual: bool = False
+    conditioner: AutoregressiveConditioner = MLP((64, 64))
     context_dim: int = 0
     method: str = "auto"
 
     def __post_init__(self) -> None:
+        check_whole(self, context_dim=0)
+        if isinstance(self.dim, Sequence):
+            shape = tuple(whole_number("MaskedAutoregressive", "every entry of dim", n) for n in self.dim)
+            if len(shape) != 2:
+                raise ValueError(f"MaskedAutoregressive: sequences have dim=(length, size), got {shape}.")
+            object.__setattr__(self, "dim", shape)
+        else:
+            check_whole(self, dim=1, context_dim=0)
         if self.method not in METHODS:
             raise ValueError(
                 f"MaskedAutoregressive: unknown method {self.method!r}; choose one of {', '.join(METHODS)}."
             )
-        if self.dim < 1:
-            raise ValueError(f"MaskedAutoregressive: dim must be at least 1, got {self.dim}.")
         check_transformer("MaskedAutoregressive", self.transformer)
-        hidden = checked_hidden("MaskedAutoregressive", self.hidden, self.activation, self.residual)
-        object.__setattr__(self, "hidden", hidden)
+        if not isinstance(self.conditioner, AutoregressiveConditioner):
+            raise TypeError(
+                f"MaskedAutoregressive: conditioner must be one that can be masked, such as pf.MLP((64, 64)), or is "
+                f"autoregressive by itself, such as pf.CausalAttention(), got {self.conditioner!r}; a network of your "
+                "own subclasses pf.AutoregressiveConditioner."
+            )
+        if self.method != "auto" and not isinstance(self.conditioner, MLP):
+            raise ValueError(
+                f"MaskedAutoregressive: method={self.method!r} is one of masked MLPs; a "
+                f"{type(self.conditioner).__name__} has its own way, method='auto'."
+            )
+        _ = self._network  # which may refuse the sizes
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return (self.dim,) if isinstance(self.dim, int) else self.dim
 
     @property
     def codomain(self) -> Support:
-        return where_moved(self.transformer.codomain, [True] * self.dim)
+        return where_moved(self.transformer.codomain, [True] * prod(self.event_shape))
 
-    @property
-    def _network(self) -> MaskedMLP:
-        return MaskedMLP(
-            self.dim,
-            self.transformer.size,
-            self.hidden,
-            self.activation,
-            self.context_dim,
-            flip=self.flip,
-            residual=self.residual,
-        )
+    @cached_property
+    def _network(self) -> AutoregressiveNetwork:
+        length, inputs = (*self.event_shape, 1)[:2]
+        outputs = inputs * self.transformer.size
+        return self.conditioner.bind_autoregressive(length, inputs, outputs, self.context_dim, self.flip)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        y, slopes = self.transformer.forward(self._network(params, x, context), x)
-        return y, namespace(x).sum(slopes, axis=-1)
+        theta = self._network(params, self._as_sequence(x), context)
+        if isinstance(self.dim, int):
+            y, slopes = self.transformer.forward(theta, x)
+            return y, namespace(x).sum(slopes, axis=-1)
+        y, slopes = self.transformer.forward(theta.reshape(*x.shape, self.transformer.size), x)
+        return y, namespace(x).sum(slopes, axis=(-2, -1))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        xp = namespace(y)
-        if not self.flip:
-            return xp.autoregressive_inverse(self._network, self.transformer, self.method, params, y, context)
-        network, params = self._network.unflipped(params)
-        x, log_det = xp.autoregressive_inverse(
-            network, self.transformer, self.method, params, xp.flip(y, axis=-1), context
+        x, log_det = self._network.sequentially(
+            params, self._as_sequence(y), context, self.transformer, self.method
         )
-        return xp.flip(x, axis=-1), log_det
+        return x[..., 0] if isinstance(self.dim, int) else x, log_det
+
+    def _as_sequence(self, v: Array) -> Array:
+        return v[..., None] if isinstance(self.dim, int) else v

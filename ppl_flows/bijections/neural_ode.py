@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, checked_hidden
+from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import promoted
+from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Observed, Params
-from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, probes
+from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, random_probes
 from ppl_flows.numerics.jacobian_products import EXACT_UP_TO, activation_and_slope, linearize
 
 
@@ -48,6 +48,7 @@ class NeuralODE(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     rtol: float = 1e-6
@@ -56,11 +57,10 @@ class NeuralODE(Bijection):
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"NeuralODE: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1, context_dim=0)
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"NeuralODE: tolerances must be positive, got rtol={self.rtol}, atol={self.atol}.")
-        object.__setattr__(self, "hidden", checked_hidden("NeuralODE", self.hidden, self.activation))
+        object.__setattr__(self, "hidden", checked_widths("NeuralODE", self.hidden, self.activation, ACTIVATIONS))
         if not self._exact:
             check_dim("NeuralODE", self.dim)
 
@@ -70,14 +70,14 @@ class NeuralODE(Bijection):
 
     def init(self, rng: np.random.Generator) -> Params:
         # time is the last input
-        params = MLP(self.dim, self.dim, self.hidden, self.activation, self.context_dim + 1).init(rng)
+        params = MLP(self.hidden, activation=self.activation).bind(self.dim, self.dim, self.context_dim + 1).init(rng)
         return params if self._exact else {**params, "state": {"step": first_step(rng)}}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._solve(params, promoted(x, params, context), context, (0.0, 1.0))
+        return self._solve(params, x, context, (0.0, 1.0))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._solve(params, promoted(y, params, context), context, (1.0, 0.0))
+        return self._solve(params, y, context, (1.0, 0.0))
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         if not self._exact and stage == "train":
@@ -94,7 +94,7 @@ class NeuralODE(Bijection):
         if context is not None:
             biases[0] = biases[0] + context @ weights[0][n:-1]
         weights[0] = weights[0][:n]
-        noise = () if self._exact else (probes(x, params["state"]["step"])[0],)
+        noise = () if self._exact else (random_probes(x, params["state"]["step"])[0],)
         floor = 8 * float(xp.finfo(x.dtype).eps)  # below it rounding errors look like errors of the method
         start = xp.concat([x, xp.zeros_like(x[..., :1])], axis=-1)
         end = xp.odeint(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
 
@@ -31,15 +31,14 @@ class Orthogonal(Bijection):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Orthogonal: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         return {"a": np.zeros((self.dim, self.dim))}
 
     def _matrix(self, params: Params) -> Array:
         a = params["a"]
-        eye, skew = identity(self.dim, a), a - a.T
+        eye, skew = unit_matrix(self.dim, a), a - a.T
         return namespace(a).linalg.solve(eye - skew, eye + skew)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -24,12 +25,12 @@ class Permute(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     order: tuple[int, ...] = None  # type: ignore[assignment]  # None is replaced by a tuple
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Permute: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
         # the drawn order is kept, not the seed: a file then does not depend on NumPy's random stream
         order = np.random.default_rng(self.seed).permutation(self.dim) if self.order is None else self.order
         object.__setattr__(self, "order", tuple(int(i) for i in order))
@@ -59,8 +60,7 @@ class Reverse(Bijection):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Reverse: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         xp = namespace(x)
@@ -87,8 +87,7 @@ class Shuffle(Bijection):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Shuffle: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         order = rng.permutation(self.dim)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
+from ppl_flows.conditioners import MLP
+from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
@@ -22,31 +26,29 @@ class Planar(Bijection):
 
     Args:
         dim: event size, at least 1.
-        hidden: widths of the MLP that adds its output, a function of the context, to u, w and b; only used with a
-            context.
-        activation: of the MLP, a name such as ``"silu"``.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to u, w and b;
+            not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, or an unknown activation.
+        ValueError: dim below 1.
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770, eqs. 10-12
     and appendix A.1.
     """
 
     dim: int
-    hidden: tuple[int, ...] = (32,)
-    activation: str = "silu"
+    _: KW_ONLY
+    conditioner: Conditioner = MLP((32,))
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Planar: dim must be at least 1, got {self.dim}.")
-        object.__setattr__(self, "hidden", checked_hidden("Planar", self.hidden, self.activation))
+        check_whole(self, dim=1, context_dim=0)
+        check_conditioner("Planar", self.conditioner, 1)
 
-    @property
-    def _network(self) -> MLP:
-        return MLP(0, 2 * self.dim + 1, self.hidden, self.activation, self.context_dim)
+    @cached_property
+    def _network(self) -> Network:
+        return self.conditioner.bind(self.context_dim, 2 * self.dim + 1)
 
     def init(self, rng: np.random.Generator) -> Params:
         w = rng.standard_normal(self.dim) / self.dim**0.5
@@ -58,7 +60,7 @@ class Planar(Bijection):
         """``(v, w, w.v, b)``."""
         u, w, b = params["u"], params["w"], params["b"]
         if context is not None:
-            shift = self._network(params["net"], None, context)
+            shift = self._network(params["net"], context, None)
             u, w, b = u + shift[..., : self.dim], w + shift[..., self.dim : -1], b + shift[..., -1:]
         xp = namespace(w)
         a = xp.sum(w * u, axis=-1)

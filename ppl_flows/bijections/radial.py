@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
+from ppl_flows.conditioners import MLP
+from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -19,31 +23,29 @@ class Radial(Bijection):
 
     Args:
         dim: event size, at least 1.
-        hidden: widths of the MLP that adds its output, a function of the context, to x0, log_alpha and s; only used
-            with a context.
-        activation: of the MLP, a name such as ``"silu"``.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to x0, log_alpha and s;
+            not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, or an unknown activation.
+        ValueError: dim below 1.
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770, eq. 14 and
     appendix A.2.
     """
 
     dim: int
-    hidden: tuple[int, ...] = (32,)
-    activation: str = "silu"
+    _: KW_ONLY
+    conditioner: Conditioner = MLP((32,))
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Radial: dim must be at least 1, got {self.dim}.")
-        object.__setattr__(self, "hidden", checked_hidden("Radial", self.hidden, self.activation))
+        check_whole(self, dim=1, context_dim=0)
+        check_conditioner("Radial", self.conditioner, 1)
 
-    @property
-    def _network(self) -> MLP:
-        return MLP(0, self.dim + 2, self.hidden, self.activation, self.context_dim)
+    @cached_property
+    def _network(self) -> Network:
+        return self.conditioner.bind(self.context_dim, self.dim + 2)
 
     def init(self, rng: np.random.Generator) -> Params:
         params = {
@@ -57,7 +59,7 @@ class Radial(Bijection):
         """``(x0, alpha, beta / alpha)``."""
         x0, log_alpha, s = params["x0"], params["log_alpha"], params["s"]
         if context is not None:
-            shift = self._network(params["net"], None, context)
+            shift = self._network(params["net"], context, None)
             x0, log_alpha, s = x0 + shift[..., :-2], log_alpha + shift[..., -2:-1], s + shift[..., -1:]
         xp = namespace(x0)
         return x0, xp.exp(log_alpha[..., 0]), xp.elu(s[..., 0])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole, checked_shape, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -26,12 +28,14 @@ class Squeeze(Bijection):
     """
 
     shape: tuple[int, ...]
+    _: KW_ONLY
     factor: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", checked_shape("Squeeze", self.shape))
         h, w, _ = self.shape
-        if self.factor < 1 or h % self.factor or w % self.factor:
+        check_whole(self, factor=1)
+        if h % self.factor or w % self.factor:
             raise ValueError(
                 f"Squeeze: factor must divide height and width, got factor={self.factor} for {self.shape}."
             )
@@ -62,19 +66,25 @@ class Squeeze(Bijection):
 
 @dataclass(frozen=True)
 class Reshape(Bijection):
-    """A flat vector to an image, row by row, with log_det 0: what a flow of vectors needs to be one of images.
+    """A flat vector to an array, row by row, with log_det 0: what a flow of vectors needs to be one of images.
 
     Args:
-        shape: ``(height, width, channels)`` of y.
+        shape: of y, such as ``(height, width, channels)``.
 
     Raises:
-        ValueError: a shape that is not three numbers.
+        TypeError: no shape.
+        ValueError: a shape without axes, or with an empty one.
     """
 
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", checked_shape("Reshape", self.shape))
+        if not isinstance(self.shape, Sequence):
+            raise TypeError(f"Reshape: shape must be one such as (height, width, channels), got {self.shape!r}.")
+        shape = tuple(whole_number("Reshape", "every entry of shape", n) for n in self.shape)
+        object.__setattr__(self, "shape", shape)
+        if not shape:
+            raise ValueError("Reshape: shape must have at least one axis, got ().")
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -89,13 +99,6 @@ class Reshape(Bijection):
         return xp.reshape(x, (*x.shape[:-1], *self.shape)), xp.zeros_like(x[..., 0])
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        xp = namespace(y)
-        return xp.reshape(y, (*y.shape[:-3], *self.event_shape)), xp.zeros_like(y[..., 0, 0, 0])
-
-
-def checked_shape(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """shape as a tuple; raises ValueError unless it is ``(height, width, channels)``."""
-    shape = tuple(shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"{owner}: shape must be (height, width, channels), each at least 1, got {shape}.")
-    return shape
+        xp, batch = namespace(y), y.shape[: y.ndim - len(self.shape)]
+        x = xp.reshape(y, (*batch, *self.event_shape))
+        return x, xp.zeros_like(x[..., 0])

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ppl_flows.bijections.householder import Householder
 from ppl_flows.bijections.orthogonal import Orthogonal
 from ppl_flows.bijections.permute import Permute
-from ppl_flows.conditioners.mlp import MLP, OUTPUT_SCALE, checked_hidden
+from ppl_flows.conditioners import MLP
+from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
+from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
@@ -34,13 +37,12 @@ class Sylvester(Bijection):
             ``"householder"`` from those of ``Householder``'s, ``"triangular"`` from the unit matrix.
         reflections: of the householder variant, as in ``Householder``.
         flip: in the triangular variant, the coordinates in reverse order, as every second layer wants it.
-        hidden: widths of the MLP that adds its output, a function of the context, to R, S and b (not to Q); only
-            used with a context.
-        activation: of the MLP, a name such as ``"silu"``.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to R, S and b (not to Q);
+            not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:
-        ValueError: dim below 1, a rank not in 1, ..., dim, an unknown variant or activation, or reflections that
+        ValueError: dim below 1, a rank not in 1, ..., dim, an unknown variant, or reflections that
             ``Householder`` refuses.
 
     Reference: van den Berg et al. (2018), Sylvester Normalizing Flows for Variational Inference, arXiv:1803.05649,
@@ -48,37 +50,37 @@ class Sylvester(Bijection):
     """
 
     dim: int
+    _: KW_ONLY
     rank: int = None  # type: ignore[assignment]  # None is replaced by a number
     variant: str = "orthogonal"
     reflections: int | None = None
     flip: bool = False
-    hidden: tuple[int, ...] = (32,)
-    activation: str = "silu"
+    conditioner: Conditioner = MLP((32,))
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"Sylvester: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1, context_dim=0)
         if self.rank is None:
             object.__setattr__(self, "rank", self.dim)
-        if not 1 <= self.rank <= self.dim:
+        check_whole(self, rank=1)
+        if self.rank > self.dim:
             raise ValueError(f"Sylvester(dim={self.dim}): rank must be one of 1, ..., {self.dim}, got {self.rank}.")
         if self.variant not in VARIANTS:
             raise ValueError(f"Sylvester: unknown variant {self.variant!r}; choose one of {', '.join(VARIANTS)}.")
-        object.__setattr__(self, "hidden", checked_hidden("Sylvester", self.hidden, self.activation))
+        check_conditioner("Sylvester", self.conditioner, 1)
         _ = self._rotation  # checks the reflections
 
-    @property
+    @cached_property
     def _rotation(self) -> Bijection:
         if self.variant == "orthogonal":
             return Orthogonal(self.dim)
         if self.variant == "householder":
-            return Householder(self.dim, self.reflections)  # type: ignore[arg-type]
-        return Permute(self.dim, tuple(range(self.dim))[:: -1 if self.flip else 1])
+            return Householder(self.dim, reflections=self.reflections)  # type: ignore[arg-type]
+        return Permute(self.dim, order=tuple(range(self.dim))[:: -1 if self.flip else 1])
 
-    @property
-    def _network(self) -> MLP:
-        return MLP(0, self.rank * (self.rank + 3), self.hidden, self.activation, self.context_dim)
+    @cached_property
+    def _network(self) -> Network:
+        return self.conditioner.bind(self.context_dim, self.rank * (self.rank + 3))
 
     def init(self, rng: np.random.Generator) -> Params:
         k = self.rank
@@ -102,11 +104,11 @@ class Sylvester(Bijection):
         rs, r, s, b = params["rs"], params["r"], params["s"], params["b"]
         xp, k = namespace(rs), self.rank
         if context is not None:
-            shift = self._network(params["net"], None, context)
+            shift = self._network(params["net"], context, None)
             rs = rs + xp.reshape(shift[..., : k * k], (*shift.shape[:-1], k, k))
             r, s, b = (p + shift[..., k * (k + i) : k * (k + i + 1)] for i, p in enumerate((r, s, b)))
-        eye = identity(self.dim, rs)
-        columns = self._rotation.forward(params["rotation"], eye[:k])[0]
+        eye = unit_matrix(self.dim, rs)
+        columns = self._rotation._forward(params["rotation"], eye[:k], None)[0]
         eye = eye[:k, :k]
         R = xp.triu(rs, k=1) + eye * xp.tanh(r)[..., None]
         return columns, R, xp.matrix_transpose(xp.tril(rs, k=-1)) + eye * xp.tanh(s)[..., None], b
@@ -123,7 +125,7 @@ class Sylvester(Bijection):
         z = xp.stop_gradient(_solve(*(xp.stop_gradient(a) for a in (R, S, b, z_y))))
         h = xp.tanh(_times(S, z) + b)
         # one Newton step whose slopes are held fixed, as in numerical_inverse: its derivative is that of z
-        slopes = identity(self.rank, z) + (R * (1 - h * h)[..., None, :]) @ S
+        slopes = unit_matrix(self.rank, z) + (R * (1 - h * h)[..., None, :]) @ S
         z = z + xp.linalg.solve(xp.stop_gradient(slopes), (z_y - z - _times(R, h))[..., None])[..., 0]
         h = xp.tanh(_times(S, z) + b)
         return y - _times(R, h) @ columns, -_log_det(R, S, h)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.checks import check_whole
+from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
 
@@ -29,8 +29,7 @@ class TriangularAffine(Bijection):
     dim: int
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"TriangularAffine: dim must be at least 1, got {self.dim}.")
+        check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
         # on l's diagonal stands the logarithm of L's; what is above it is not used
@@ -40,7 +39,7 @@ class TriangularAffine(Bijection):
         l = params["l"]
         xp = namespace(l)
         log_diagonal = xp.linalg.diagonal(l)
-        return xp.tril(l, k=-1) + identity(self.dim, l) * xp.exp(log_diagonal), xp.sum(log_diagonal)
+        return xp.tril(l, k=-1) + unit_matrix(self.dim, l) * xp.exp(log_diagonal), xp.sum(log_diagonal)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         lower, log_det = self._factor(params)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from math import prod
 
 import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import flatten, map_params, stack
@@ -29,18 +31,21 @@ class Batched(Wrapper):
         batch: shape of the batch, such as ``(8,)``.
 
     Raises:
-        TypeError: the part is not a Bijection.
+        TypeError: the part is not a Bijection, or batch no shape.
         ValueError: a batch that is empty or not positive, or a part that is batched already.
     """
 
     part: Bijection
+    _: KW_ONLY
     batch: tuple[int, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "batch", tuple(int(n) for n in self.batch))
-        if not self.batch or min(self.batch) < 1:
-            raise ValueError(f"Batched: batch must hold positive numbers, got {self.batch}.")
+        if not isinstance(self.batch, Sequence):
+            raise TypeError(f"Batched: batch must be a shape such as (8,), got {self.batch!r}.")
+        object.__setattr__(self, "batch", tuple(whole_number("Batched", "every entry of batch", n) for n in self.batch))
+        if not self.batch:
+            raise ValueError("Batched: batch must hold at least one number, got ().")
         if self.part.batch_shape:
             raise ValueError(f"Batched: the part has batch shape {self.part.batch_shape} already; give one shape.")
 
@@ -52,21 +57,24 @@ class Batched(Wrapper):
         rows = stack([self.part.init(rng) for _ in range(prod(self.batch))])
         return map_params(lambda _, a: a.reshape(*self.batch, *a.shape[1:]), rows)
 
+    def _layer_counts(self) -> Counter[str]:
+        return Counter({name: prod(self.batch) * n for name, n in self.part._layer_counts().items()})
+
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        def run(*args: Array) -> Observed:
-            return {}, *self.part.forward(*args)
+        def run(params: Params, x: Array, context: Array | None = None) -> Observed:
+            return {}, *self.part._forward(params, x, context)
 
         return self._mapped(run, params, x, context, forward=True)[1:]
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        def run(*args: Array) -> Observed:
-            return {}, *self.part.inverse(*args)
+        def run(params: Params, y: Array, context: Array | None = None) -> Observed:
+            return {}, *self.part._inverse(params, y, context)
 
         return self._mapped(run, params, y, context, forward=False)[1:]
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        def run(*args: Array) -> Observed:
-            return self.part.observe(*args, forward=forward, stage=stage)
+        def run(params: Params, value: Array, context: Array | None = None) -> Observed:
+            return self.part._observe(params, value, context, forward, stage)
 
         return self._mapped(run, params, value, context, forward=forward)
 
@@ -96,7 +104,7 @@ class Batched(Wrapper):
         return new, in_place(out), in_place(log_det)
 
 
-def batched(bijection: Bijection, params: Params) -> tuple[Bijection, Params]:
+def with_batch(bijection: Bijection, params: Params) -> tuple[Bijection, Params]:
     """The bijection for params with more axes in front than ``bijection.init`` gives, which broadcast; and these.
 
     Without such axes both are as given.
@@ -109,4 +117,4 @@ def batched(bijection: Bijection, params: Params) -> tuple[Bijection, Params]:
     def whole(name: str, a: Array) -> Array:
         return namespace(a).broadcast_to(a, (*batch, *a.shape[a.ndim - sizes[name] :]))
 
-    return Batched(bijection, batch), map_params(whole, params)
+    return Batched(bijection, batch=batch), map_params(whole, params)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ppl_flows.combinators.stack import Stack, check_remat
+from ppl_flows.combinators.wrapper import check_part
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.support import Support, chained
 from ppl_flows.core.types import Params
@@ -75,10 +78,7 @@ class Chain(Stack):
                 f"{self.names}."
             )
         for part in self.parts:
-            if not isinstance(part, Bijection):
-                raise TypeError(
-                    f"Chain takes bijections, got {type(part).__name__}; pass pf.Coupling(dim) and the like."
-                )
+            check_part("Chain", part)
         for a, b in zip(self.parts, self.parts[1:], strict=False):
             if a.output_shape != b.event_shape:
                 raise ValueError(f"Chain: {a!r} gives shape {a.output_shape}, but {b!r} takes {b.event_shape}.")
@@ -98,13 +98,17 @@ class Chain(Stack):
     def codomain(self) -> Support:
         return self._supports[1]  # type: ignore[attr-defined]
 
-    @property
+    @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
         return max(part.context_dim for part in self.parts)
 
-    @property
+    @cached_property
     def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return np.broadcast_shapes(*(part.batch_shape for part in self.parts))
+
+    @cached_property
+    def _named(self) -> tuple[tuple[str, Bijection], ...]:
+        return tuple(zip(self.names, self.parts, strict=True))
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -115,11 +119,34 @@ class Chain(Stack):
         return self.parts[-1].output_shape
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {name: part.init(rng) for name, part in zip(self.names, self.parts, strict=True)}
+        return {name: part.init(rng) for name, part in self._named}
+
+    def _layer_counts(self) -> Counter[str]:
+        return sum((part._layer_counts() for part in self.parts), Counter[str]())
 
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
         outs: dict[str, Params] = {name: {} for name in params}  # in their order
-        named = list(zip(self.names, self.parts, strict=True))
-        for name, part in reversed(named) if reverse else named:
+        for name, part in reversed(self._named) if reverse else self._named:
             carry, outs[name] = step(part, carry, params[name])
         return carry, outs
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        if self.remat != "none":
+            return self._walk(params, x, context, True, None)[1:]
+        total: Array = 0.0
+        for name, part in self._named:
+            x, log_det = part._forward(params[name], x, context if part.context_dim else None)
+            total = total + log_det
+        return x, total
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        if self.remat != "none":
+            return self._walk(params, y, context, False, None)[1:]
+        total: Array = 0.0
+        for name, part in reversed(self._named):
+            y, log_det = part._inverse(params[name], y, context if part.context_dim else None)
+            total = total + log_det
+        return y, total
+
+    def _widened(self, params: Params) -> Params:
+        return {name: part._widened(params[name]) for name, part in self._named}

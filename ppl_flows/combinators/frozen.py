@@ -6,8 +6,6 @@ import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import is_narrow
 from ppl_flows.core.types import Array, Params
 
 
@@ -31,12 +29,10 @@ class Frozen(Wrapper):
         return {"state": self.part.init(rng)}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return _in_dtype_of(x, *self.part.forward(params["state"], x, context))
+        return self.part._forward(params["state"], x, context)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return _in_dtype_of(y, *self.part.inverse(params["state"], y, context))
+        return self.part._inverse(params["state"], y, context)
 
-
-def _in_dtype_of(v: Array, out: Array, log_det: Array) -> tuple[Array, Array]:
-    """Frozen parameters in float32 leave a narrower v what it is, as other state does."""
-    return (namespace(v).astype(out, v.dtype) if is_narrow(v) else out), log_det
+    def _widened(self, params: Params) -> Params:
+        return params  # state is never narrow

@@ -38,10 +38,10 @@ class Inverse(Wrapper):
         return self.part.domain
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.inverse(params, x, context)
+        return self.part._inverse(params, x, context)
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self.part.forward(params, y, context)
+        return self.part._forward(params, y, context)
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        return self.part.observe(params, value, context, forward=not forward, stage=stage)
+        return self.part._observe(params, value, context, not forward, stage)

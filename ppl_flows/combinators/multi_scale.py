@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
 
 import numpy as np
 
+from ppl_flows.combinators.wrapper import check_part
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, is_real
@@ -37,15 +39,13 @@ class MultiScale(Bijection):
     """
 
     scales: tuple[Bijection, ...]
-    widens: ClassVar[bool] = False
 
     def __init__(self, scales: Iterable[Bijection]) -> None:
         object.__setattr__(self, "scales", tuple(scales))
         if not self.scales:
             raise ValueError("MultiScale got no scales; give at least one bijection of images.")
         for scale in self.scales:
-            if not isinstance(scale, Bijection):
-                raise TypeError(f"MultiScale takes bijections, got {type(scale).__name__}.")
+            check_part("MultiScale", scale)
         for i, scale in enumerate(self.scales):
             if len(scale.event_shape) != 3 or len(scale.output_shape) != 3:
                 raise ValueError(
@@ -66,7 +66,7 @@ class MultiScale(Bijection):
                 "takes the same context or none (0)."
             )
 
-    @property
+    @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
         return max(scale.context_dim for scale in self.scales)
 
@@ -85,23 +85,27 @@ class MultiScale(Bijection):
     def init(self, rng: np.random.Generator) -> Params:
         return {str(i): scale.init(rng) for i, scale in enumerate(self.scales)}
 
+    def _layer_counts(self) -> Counter[str]:
+        return sum((scale._layer_counts() for scale in self.scales), Counter[str]())
+
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._to_image(lambda i, v, c: ({}, *self.scales[i].forward(params[str(i)], v, c)), x, context)[1:]
+        return self._to_image(params, x, context, None)[1:]
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._to_vector(lambda i, v, c: ({}, *self.scales[i].inverse(params[str(i)], v, c)), y, context)[1:]
+        return self._to_vector(params, y, context, None)[1:]
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        def run(i: int, v: Array, given: Array | None) -> Observed:
-            return self.scales[i].observe(params[str(i)], v, given, forward=forward, stage=stage)
+        return (self._to_image if forward else self._to_vector)(params, value, context, stage)
 
-        return (self._to_image if forward else self._to_vector)(run, value, context)
-
-    def _to_vector(self, run: Callable[..., Observed], image: Array, context: Array | None) -> Observed:
+    def _to_vector(self, params: Params, image: Array, context: Array | None, stage: str | None) -> Observed:
         xp, batch = namespace(image), image.shape[:-3]
         new, latents, total = {}, [], 0.0
         for i, scale in enumerate(self.scales):
-            new[str(i)], image, log_det = run(i, image, context if scale.context_dim else None)
+            name, given = str(i), context if scale.context_dim else None
+            if stage is None:
+                image, log_det = scale._inverse(params[name], image, given)
+            else:
+                new[name], image, log_det = scale._observe(params[name], image, given, False, stage)
             total = total + log_det
             if i + 1 < len(self.scales):
                 half = image.shape[-1] // 2
@@ -109,15 +113,22 @@ class MultiScale(Bijection):
                 image = image[..., :half]
         return new, xp.concat([xp.reshape(v, (*batch, -1)) for v in (*latents, image)], axis=-1), total
 
-    def _to_image(self, run: Callable[..., Observed], vector: Array, context: Array | None) -> Observed:
+    def _to_image(self, params: Params, vector: Array, context: Array | None, stage: str | None) -> Observed:
         xp, batch = namespace(vector), vector.shape[:-1]
         new, image, total, end = {}, None, 0.0, vector.shape[-1]
         for i, scale in reversed(list(enumerate(self.scales))):
+            name, given = str(i), context if scale.context_dim else None
             h, w, c = scale.event_shape
             c = c if image is None else c // 2
             latent = xp.reshape(vector[..., end - h * w * c : end], (*batch, h, w, c))
             end -= h * w * c
             image = latent if image is None else xp.concat([image, latent], axis=-1)
-            new[str(i)], image, log_det = run(i, image, context if scale.context_dim else None)
+            if stage is None:
+                image, log_det = scale._forward(params[name], image, given)
+            else:
+                new[name], image, log_det = scale._observe(params[name], image, given, True, stage)
             total = total + log_det
         return new, image, total
+
+    def _widened(self, params: Params) -> Params:
+        return {str(i): scale._widened(params[str(i)]) for i, scale in enumerate(self.scales)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, Support
 from ppl_flows.core.types import Array, Observed, Params
@@ -30,12 +30,14 @@ class Partial(Wrapper):
     """
 
     part: Bijection
+    _: KW_ONLY
     dim: int
     index: tuple[int, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "index", tuple(int(i) for i in self.index))
+        check_whole(self, dim=1)
+        object.__setattr__(self, "index", tuple(whole_number("Partial", "every entry of index", i, 0) for i in self.index))
         if len(set(self.index)) < len(self.index) or not set(self.index) <= set(range(self.dim)):
             raise ValueError(
                 f"Partial(dim={self.dim}): index must hold different numbers of 0, ..., {self.dim - 1}, "
@@ -69,20 +71,29 @@ class Partial(Wrapper):
         return tuple(intervals.get(i) for i in range(self.dim))
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._apply(lambda v: ({}, *self.part.forward(params, v, context)), x)[1:]
+        chosen, rest = self._split(x)
+        y, log_det = self.part._forward(params, chosen, context)
+        return self._join(y, rest), log_det
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._apply(lambda v: ({}, *self.part.inverse(params, v, context)), y)[1:]
+        chosen, rest = self._split(y)
+        x, log_det = self.part._inverse(params, chosen, context)
+        return self._join(x, rest), log_det
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        return self._apply(lambda v: self.part.observe(params, v, context, forward=forward, stage=stage), value)
+        chosen, rest = self._split(value)
+        params, out, log_det = self.part._observe(params, chosen, context, forward, stage)
+        return params, self._join(out, rest), log_det
 
-    def _apply(self, run: Callable[[Array], Observed], v: Array) -> Observed:
+    def _split(self, v: Array) -> tuple[Array, Array]:
         xp = namespace(v)
-        index, rest, back = (xp.constant(i, v) for i in _places(self.dim, self.index))
-        params, moved, log_det = run(xp.take(v, index, axis=-1))
-        whole = xp.concat([moved, xp.take(v, rest, axis=-1)], axis=-1)
-        return params, xp.take(whole, back, axis=-1), log_det
+        index, rest, _ = _places(self.dim, self.index)
+        return xp.take(v, xp.constant(index, v), axis=-1), xp.take(v, xp.constant(rest, v), axis=-1)
+
+    def _join(self, moved: Array, rest: Array) -> Array:
+        xp = namespace(moved)
+        back = xp.constant(_places(self.dim, self.index)[2], moved)
+        return xp.take(xp.concat([moved, rest], axis=-1), back, axis=-1)
 
 
 @cache

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
@@ -15,8 +16,8 @@ from ppl_flows.core.types import Array, Observed, Params
 class PerPixel(Wrapper):
     """The same bijection of the channels at every pixel: log_det is the sum over the pixels.
 
-    ``PerPixel(ActNorm(c), h, w)`` is the actnorm of an image, ``PerPixel(BatchNorm(c), h, w)`` its batch norm and
-    ``PerPixel(LULinear(c), h, w)`` a 1x1 convolution. Statistics that a part takes from a batch are over rows and
+    ``PerPixel(ActNorm(c), height=h, width=w)`` is the actnorm of an image, with ``BatchNorm(c)`` its batch norm and with
+    ``LULinear(c)`` a 1x1 convolution. Statistics that a part takes from a batch are over rows and
     pixels.
 
     Args:
@@ -29,13 +30,13 @@ class PerPixel(Wrapper):
     """
 
     part: Bijection
+    _: KW_ONLY
     height: int
     width: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"PerPixel: height and width must be at least 1, got {self.height} and {self.width}.")
+        check_whole(self, height=1, width=1)
         if len(self.part.event_shape) != 1 or self.part.output_shape != self.part.event_shape:
             raise ValueError(
                 f"PerPixel: the part must map the vector of channels to one of its size, got {self.part.event_shape} "
@@ -64,15 +65,15 @@ class PerPixel(Wrapper):
         return None if support is None else support * (self.height * self.width)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        y, log_det = self.part.forward(params, x, _per_pixel(context))
+        y, log_det = self.part._forward(params, x, _per_pixel(context))
         return y, namespace(x).sum(log_det, axis=(-2, -1))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        x, log_det = self.part.inverse(params, y, _per_pixel(context))
+        x, log_det = self.part._inverse(params, y, _per_pixel(context))
         return x, namespace(y).sum(log_det, axis=(-2, -1))
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        new, out, log_det = self.part.observe(params, value, _per_pixel(context), forward=forward, stage=stage)
+        new, out, log_det = self.part._observe(params, value, _per_pixel(context), forward, stage)
         return new, out, namespace(value).sum(log_det, axis=(-2, -1))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 from ppl_flows.combinators.stack import Stack, check_remat
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import stack
-from ppl_flows.core.precision import promoted
-from ppl_flows.core.types import Array, Observed, Params
+from ppl_flows.core.types import Array, Params
+from ppl_flows.numerics.reversible_pass import zero_log_det
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,13 @@ class Repeat(Stack, Wrapper):
     """
 
     part: Bijection
-    times: int
     _: KW_ONLY
+    times: int
     remat: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.times < 1:
-            raise ValueError(f"Repeat: times must be at least 1, got {self.times}.")
+        check_whole(self, times=1)
         if self.part.event_shape != self.part.output_shape:
             raise ValueError(
                 f"Repeat: the part must give the shape that it takes, got {self.part.event_shape} to "
@@ -56,9 +57,21 @@ class Repeat(Stack, Wrapper):
     def init(self, rng: np.random.Generator) -> Params:
         return stack([self.part.init(rng) for _ in range(self.times)])
 
-    def _run(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
-        return super()._run(params, promoted(v, params, context), context, forward, stage)
+    def _layer_counts(self) -> Counter[str]:
+        return Counter({name: self.times * n for name, n in self.part._layer_counts().items()})
 
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
         xp = namespace(carry[0])
         return xp.scan(lambda carry, row: step(self.part, carry, row), carry, params, self.times, reverse=reverse)
+
+    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
+        if self.remat != "none":
+            return self._walk(params, x, context, True, None)[1:]
+        xp, zero = namespace(x), zero_log_det(x, self.event_shape)
+        return xp.repeat_passes(self.part._forward, params, x, context, zero, self.times, reverse=False)
+
+    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
+        if self.remat != "none":
+            return self._walk(params, y, context, False, None)[1:]
+        xp, zero = namespace(y), zero_log_det(y, self.event_shape)
+        return xp.repeat_passes(self.part._inverse, params, y, context, zero, self.times, reverse=True)

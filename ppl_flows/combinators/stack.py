@@ -5,12 +5,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import merge, split
-from ppl_flows.core.precision import promoted
 from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.reversible_pass import walk
 
@@ -21,26 +20,18 @@ class Stack(Bijection):
     """Bijections one after another; ``Chain`` describes ``remat``."""
 
     remat: str
-    widens: ClassVar[bool] = False
 
     @abc.abstractmethod
     def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
         """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
 
-    def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._run(params, x, context, True, None)[1:]
-
-    def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        return self._run(params, y, context, False, None)[1:]
-
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
-        return self._run(params, value, context, forward, stage)
+        return self._walk(params, value, context, forward, stage)
 
-    def _run(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
-        """``(params, out, log_det)``: of an ordinary pass, or with a stage of that of ``observe``."""
+    def _walk(self, params: Params, v: Array, context: Array | None, forward: bool, stage: str | None) -> Observed:
+        """``(params, out, log_det)``: of a stage of ``observe``, or of an ordinary pass under ``remat``."""
         xp, trained = namespace(v), stage in (None, "train")
         if self.remat == "reversible" and trained:
-            v = promoted(v, params, context)
             new, out, log_det = xp.reversible(self, forward, stage, params, v, context)
         else:
             wrap = xp.checkpoint if self.remat == "checkpoint" and trained else None

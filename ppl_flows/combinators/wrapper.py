@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections import Counter
+from functools import cached_property
 
 import numpy as np
 
@@ -19,19 +20,15 @@ class Wrapper(Bijection):
     """
 
     part: Bijection
-    widens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.part, Bijection):
-            raise TypeError(
-                f"{type(self).__name__} takes a bijection such as pf.nsf(2), got {type(self.part).__name__}."
-            )
+        check_part(type(self).__name__, self.part)
 
-    @property
+    @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
         return self.part.context_dim
 
-    @property
+    @cached_property
     def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return self.part.batch_shape
 
@@ -53,3 +50,20 @@ class Wrapper(Bijection):
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.part.init(rng)
+
+    def _layer_counts(self) -> Counter[str]:
+        return self.part._layer_counts()
+
+    def _widened(self, params: Params) -> Params:
+        return self.part._widened(params)
+
+
+def check_part(owner: str, part: object) -> None:
+    """Raises TypeError unless it is a Bijection."""
+    if not isinstance(part, Bijection):
+        raise TypeError(
+            f"{owner} takes bijections such as pf.nsf(2), got {part!r}; a recipe such as pf.nsf, or a class, is called "
+            "first."
+            if callable(part)
+            else f"{owner} takes bijections such as pf.nsf(2), got {part!r}."
+        )

@@ -1,50 +1,74 @@
-"""The conditioner of patch sequences: a causal transformer network, whole or one position after the other."""
+"""The causal transformer network of sequences, whole or one position after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ppl_flows.conditioners.mlp import OUTPUT_SCALE
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
+from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork
+from ppl_flows.core.namespace import ACTIVATIONS, namespace, unit_matrix
+from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)
-class CausalAttention:
-    """``(*batch, length, inputs) -> (*batch, length, outputs)``; output t sees only the inputs before t.
+class CausalAttention(AutoregressiveConditioner):
+    """Causal transformer network of sequences.
 
     Inputs are embedded with a learned embedding of their place, go through pre-norm blocks of causal attention and a
     two-layer network, and are then shifted by one place; output 0 is a parameter. The context is added to every place.
 
     Args:
-        length: of the sequence.
-        inputs, outputs: size of each place's vector.
         width: of the hidden vectors, a multiple of heads.
         blocks, heads: of the attention.
-        activation: a name in ``ops.ACTIVATIONS``.
-        context_dim: size of the context, 0 for none.
+        activation: a name such as ``"gelu"``.
+
+    Raises:
+        TypeError: a size that is no whole number.
+        ValueError: a size below 1, a width that heads does not divide, or an unknown activation.
 
     Reference: Vaswani et al. (2017), Attention Is All You Need, arXiv:1706.03762; Xiong et al. (2020), On Layer
     Normalization in the Transformer Architecture, arXiv:2002.04745.
     """
 
+    width: int = 64
+    _: KW_ONLY
+    blocks: int = 2
+    heads: int = 4
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        check_whole(self, width=1, blocks=1, heads=1)
+        checked_widths("CausalAttention", (self.width,), self.activation, ACTIVATIONS)
+        if self.width % self.heads:
+            raise ValueError(
+                f"CausalAttention: width must be a multiple of heads, got width={self.width}, heads={self.heads}."
+            )
+
+    def bind_autoregressive(
+        self, length: int, inputs: int, outputs: int, context_dim: int = 0, flip: bool = False
+    ) -> AttentionNetwork:
+        return AttentionNetwork(self, length, inputs, outputs, context_dim, flip)
+
+
+@dataclass(frozen=True)
+class AttentionNetwork(AutoregressiveNetwork):
+    """``(*batch, length, inputs) -> (*batch, length, outputs)``: a ``CausalAttention`` of these sizes."""
+
+    attention: CausalAttention
     length: int
     inputs: int
     outputs: int
-    width: int
-    blocks: int
-    heads: int
-    activation: str
     context_dim: int = 0
+    flip: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
-        n = self.width
+        n, blocks = self.attention.width, self.attention.blocks
 
         def dense(inputs: int, outputs: int, scale: float = 1.0) -> np.ndarray:
             return scale * rng.standard_normal((inputs, outputs)) / inputs**0.5
@@ -52,8 +76,8 @@ class CausalAttention:
         params: dict[str, Any] = {"embed": dense(self.inputs, n), "place": 0.1 * rng.standard_normal((self.length, n))}
         if self.context_dim:
             params["c"] = dense(self.context_dim, n)
-        for i in range(self.blocks):
-            small = 1 / (2 * self.blocks) ** 0.5  # so that the sum over the blocks keeps its size
+        for i in range(blocks):
+            small = 1 / (2 * blocks) ** 0.5  # so that the sum over the blocks keeps its size
             params[f"block{i}"] = {
                 "norm0": np.ones(n),
                 "qkv": dense(n, 3 * n),
@@ -68,36 +92,34 @@ class CausalAttention:
         return params | {"out": out, "first": np.zeros(self.outputs)}
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
-        """All outputs at once."""
         xp = namespace(x)
+        x = xp.flip(x, axis=-2) if self.flip else x
         seen = xp.constant(_seen(self.length), x) > 0
         a = self._embedded(params, x, params["place"], context)
-        for i in range(self.blocks):
+        for i in range(self.attention.blocks):
             p = params[f"block{i}"]
             q, k, v = self._heads(p, a)
             a = self._through(p, a, _attend(q, k, v, seen))
         a = self._out(params, a)[..., :-1, :]
         first = xp.broadcast_to(params["first"], (*a.shape[:-2], 1, self.outputs))
-        return xp.concat([first, a], axis=-2)
+        theta = xp.concat([first, a], axis=-2)
+        return xp.flip(theta, axis=-2) if self.flip else theta
 
     def sequentially(
-        self, params: Params, y: Array, context: Array | None, solve: Callable[[Array, Array], tuple[Array, Array]]
+        self, params: Params, y: Array, context: Array | None, transformer: Transformer, method: str
     ) -> tuple[Array, Array]:
-        """``x_t, s_t = solve(output t, y_t)`` from the first place to the last: ``(x, s)``.
+        """As of every autoregressive network: from the first place to the last, each once through the network.
 
-        Every place goes through the network once: the keys and values of those before it are kept.
-
-        Args:
-            y: ``(*batch, length, inputs)``.
-            solve: from ``(*batch, outputs)`` and ``(*batch, inputs)`` to two arrays like the second.
+        The keys and values of the places before it are kept.
         """
-        xp, n = namespace(y), self.length
+        xp, n, heads = namespace(y), self.length, self.attention.heads
+        y = xp.flip(y, axis=-2) if self.flip else y
         zeros = xp.zeros_like(y[..., :1, :1])
-        empty = xp.broadcast_to(zeros[..., None], (*y.shape[:-2], n, self.heads, self.width // self.heads))
+        empty = xp.broadcast_to(zeros[..., None], (*y.shape[:-2], n, heads, self.attention.width // heads))
 
         def step(carry: tuple, row: Params) -> tuple[tuple, Params]:
             theta, memory = carry
-            x, s = solve(theta, row["y"])
+            x, slopes = transformer.inverse(theta.reshape(*theta.shape[:-1], -1, transformer.size), row["y"])
             a = self._embedded(params, x[..., None, :], row["place"], context)
             grown: list[tuple[Array, Array]] = []
             for i, kept in enumerate(memory):
@@ -106,17 +128,19 @@ class CausalAttention:
                 here = row["here"][:, None, None]
                 grown.append((xp.where(here, k, kept[0]), xp.where(here, v, kept[1])))
                 a = self._through(p, a, _attend(q, *grown[i], row["seen"]))
-            return (self._out(params, a)[..., 0, :], tuple(grown)), {"x": x, "s": s}
+            return (self._out(params, a)[..., 0, :], tuple(grown)), {"x": x, "slopes": slopes}
 
         rows = {
             "y": xp.moveaxis(y, -2, 0),
             "place": params["place"],
-            "here": identity(n, y) > 0,
+            "here": unit_matrix(n, y) > 0,
             "seen": xp.constant(_seen(n), y) > 0,
         }
-        first = xp.broadcast_to(xp.astype(params["first"], y.dtype, copy=False), (*y.shape[:-2], self.outputs))
-        _, out = xp.scan(step, (first, ((empty, empty),) * self.blocks), rows, n, reverse=False)
-        return xp.moveaxis(out["x"], 0, -2), xp.moveaxis(out["s"], 0, -2)
+        first = xp.broadcast_to(params["first"], (*y.shape[:-2], self.outputs))
+        memory = ((empty, empty),) * self.attention.blocks
+        _, out = xp.scan(step, (first, memory), rows, n, reverse=False)
+        x = xp.moveaxis(out["x"], 0, -2)
+        return xp.flip(x, axis=-2) if self.flip else x, xp.sum(out["slopes"], axis=(0, -1))
 
     def _embedded(self, params: Params, x: Array, place: Array, context: Array | None) -> Array:
         a = x @ params["embed"] + place
@@ -125,11 +149,11 @@ class CausalAttention:
     def _heads(self, p: Params, a: Array) -> tuple[Array, ...]:
         """Queries, keys and values, ``(*batch, places, heads, width / heads)``."""
         parts = _normalised(a, p["norm0"]) @ p["qkv"]
-        return namespace(a).unstack(parts.reshape(*a.shape[:-1], 3, self.heads, -1), axis=-3)
+        return namespace(a).unstack(parts.reshape(*a.shape[:-1], 3, self.attention.heads, -1), axis=-3)
 
     def _through(self, p: Params, a: Array, attended: Array) -> Array:
-        act = getattr(namespace(a), self.activation)
-        a = a + attended.reshape(*a.shape[:-1], self.width) @ p["mix"]
+        act = getattr(namespace(a), self.attention.activation)
+        a = a + attended.reshape(*a.shape[:-1], self.attention.width) @ p["mix"]
         return a + act(_normalised(a, p["norm1"]) @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
 
     def _out(self, params: Params, a: Array) -> Array:

@@ -60,7 +60,3 @@ class Base(abc.ABC):
 
     @abc.abstractmethod
     def _sample(self, params: Params, random: Random, shape: tuple[int, ...]) -> Array: ...
-
-    def _check_dim(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"{type(self).__name__}: dim must be at least 1, got {self.dim}.")

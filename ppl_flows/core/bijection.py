@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_flows.core.initialisation import check_params, number_of_weights
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import has_narrow, in_float32, is_narrow
+from ppl_flows.core.precision import has_one_dtype, in_one_dtype, wide_params
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
 
@@ -35,7 +37,6 @@ class Bijection(abc.ABC):
     dim: int
     context_dim: int = 0
     batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
-    widens: ClassVar[bool] = True  # computes in float32 whatever is narrower; False where a class sees to it itself
     row_wise: ClassVar[bool] = True  # whether a training pass, too, maps every row without regard to the others
 
     @property
@@ -64,11 +65,11 @@ class Bijection(abc.ABC):
 
     def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Base to target (sampling): ``(y, log|det dy/dx|)``."""
-        return self._wide(self._forward, params, *self._checked(x, context, self.event_shape))
+        return self._checked(self._forward, params, x, context, self.event_shape)
 
     def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Target to base (scoring): ``(x, log|det dx/dy|)``."""
-        return self._wide(self._inverse, params, *self._checked(y, context, self.output_shape))
+        return self._checked(self._inverse, params, y, context, self.output_shape)
 
     def observe(
         self,
@@ -97,13 +98,10 @@ class Bijection(abc.ABC):
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
         shape = self.event_shape if forward else self.output_shape
-        run = partial(self._observe, forward=forward, stage=stage)
-        return self._wide(run, params, *self._checked(value, context, shape))
+        return self._checked(partial(self._observe, forward=forward, stage=stage), params, value, context, shape)
 
-    def _wide(self, run: Callable[..., Any], params: Params, v: Array, context: Array | None) -> Any:
-        if self.widens and (is_narrow(v, context) or has_narrow(params)):
-            return in_float32(run, params, v, context)
-        return run(params, v, context)
+    # What follows runs unchecked: value and context have their shapes, the value has the batch shape of both together,
+    # and all arrays have one dtype, float32 or wider. Parts of a bijection are run by these, and never by the above.
 
     @abc.abstractmethod
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]: ...
@@ -115,13 +113,19 @@ class Bijection(abc.ABC):
         run = self._forward if forward else self._inverse
         return params, *run(params, value, context)
 
-    def _checked(self, x: Array, context: Array | None, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
-        """x with the batch shape of x and context together; raises ValueError for a wrong event or context."""
-        name, xp = type(self).__name__, namespace(x)
-        batch = tuple(x.shape[: x.ndim - len(shape)])
-        if tuple(x.shape) != batch + shape:
+    def _widened(self, params: Params) -> Params:
+        """Narrow params as a pass takes them: in float32, but for networks that multiply in what they have."""
+        return wide_params(params)
+
+    def _checked(
+        self, run: Callable[..., Any], params: Params, v: Array, context: Array | None, shape: tuple[int, ...]
+    ) -> Any:
+        """``run(params, v, context)``, the outermost call: here alone shapes, dtypes and batches are decided."""
+        name, xp = type(self).__name__, namespace(v)
+        batch = tuple(v.shape[: v.ndim - len(shape)])
+        if tuple(v.shape) != batch + shape:
             raise ValueError(
-                f"{name} expects arrays of shape (*batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}; "
+                f"{name} expects arrays of shape (*batch, {', '.join(map(str, shape))}), got {tuple(v.shape)}; "
                 "the event axes come last."
             )
         if context is None and self.context_dim:
@@ -131,7 +135,31 @@ class Bijection(abc.ABC):
             )
         self.check_context(context)
         both = self.joint_batch(batch, context)
-        return (x if both == batch else xp.broadcast_to(x, both + shape)), context
+        v = v if both == batch else xp.broadcast_to(v, both + shape)
+        try:
+            if has_one_dtype(params, v, context):
+                return run(params, v, context)
+            return in_one_dtype(run, self._widened, params, v, context)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            check_params(self, params)  # the likeliest reason, in words
+            raise
+
+    def _layer_counts(self) -> Counter[str]:
+        """How many bijections of each class this one is made of, containers not counted."""
+        return Counter([type(self).__name__])
+
+    def __str__(self) -> str:
+        """One line for people; ``repr`` rebuilds the bijection."""
+        event = f"{self.event_shape[0]} dims" if len(self.event_shape) == 1 else "x".join(map(str, self.event_shape))
+        layers = self._layer_counts()
+        own = [] if layers == {type(self).__name__: 1} else [f"{n} {name}" for name, n in layers.items()]
+        context = [f"context of {self.context_dim}"] if self.context_dim else []
+        parameters = f"{number_of_weights(self):,} parameters"
+        return f"{type(self).__name__}({', '.join([event, *own, *context, parameters])})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What notebooks print."""
+        printer.text(str(self))
 
     def joint_batch(self, batch: tuple[int, ...], context: Array | None) -> tuple[int, ...]:
         """The batch shape of a value with this one, the context and ``batch_shape`` together.

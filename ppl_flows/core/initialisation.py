@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,3 +46,8 @@ def check_params(bijection: Bijection | Base, params: Params) -> None:
 @lru_cache(maxsize=1024)
 def _shapes(bijection: Bijection | Base) -> dict[str, tuple[int, ...]]:
     return {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}
+
+
+def number_of_weights(bijection: Bijection | Base) -> int:
+    """How many numbers an optimiser trains."""
+    return sum(prod(shape) for name, shape in _shapes(bijection).items() if "state" not in name.split("."))

@@ -1,4 +1,4 @@
-"""Numbers narrower than float32, such as bfloat16: fit to be stored and multiplied, not to be summed or solved for."""
+"""Dtypes, decided once per pass; and numbers narrower than float32: fit to be multiplied, not to be summed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def wide_params(params: Params) -> Params:
     return map_params(lambda _, a: wide(a), params)
 
 
+def has_one_dtype(params: Params, v: Array, context: Array | None) -> bool:
+    """Whether all arrays have the dtype of v, and that is no narrower than float32: nothing is to be decided."""
+    dtype = v.dtype
+    return dtype.itemsize >= 4 and (context is None or context.dtype == dtype) and _all_have(dtype, params)
+
+
+def _all_have(dtype: Any, params: Params) -> bool:
+    for a in params.values():
+        if not (_all_have(dtype, a) if isinstance(a, dict) else a.dtype == dtype):
+            return False
+    return True
+
+
 def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
     """The dtype of what a bijection gives: that of value, weights and context together.
 
@@ -43,33 +56,33 @@ def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
     return dtype if dtype.itemsize < 4 else xp.result_type(*given, *(a for _, a in flatten(params)))
 
 
-def promoted(v: Array, params: Params, context: Array | None) -> Array:
-    """v in ``result_dtype``: a loop in JAX keeps the dtype that it starts with."""
-    return namespace(v).astype(v, result_dtype(params, v, context), copy=False)
+def in_one_dtype(
+    run: Callable[..., tuple],
+    widened: Callable[[Params], Params],
+    params: Params,
+    v: Array,
+    context: Array | None,
+) -> tuple:
+    """``run(params, v, context)`` with all three in ``result_dtype``: ``(..., out, log_det)``.
 
-
-def in_float32(run: Callable[..., tuple], params: Params, v: Array, context: Array | None) -> tuple:
-    """``run(params, v, context)`` with all three wide: ``(..., out, log_det)``, out in ``result_dtype``.
-
-    Params that run returns before out get the dtypes that they had.
+    Where that is narrower than float32, in float32, but for the params that ``widened`` leaves narrow; out is narrow
+    again, log_det is not. Params that run returns before out get the dtypes that they had.
 
     Raises:
         ValueError: state is narrow.
     """
-    xp, before = namespace(v), dict(flatten(params))
+    xp, before, result = namespace(v), dict(flatten(params)), result_dtype(params, v, context)
     for name, a in flatten(split(params)[1]):
         if is_narrow(a):
             raise ValueError(
                 f"{name!r} is state, which must stay in float32, as averages and counters of {a.dtype} stop moving; "
                 "cast the weights alone: weights, state = pf.split(params)."
             )
-    *new, out, log_det = run(wide_params(params), wide(v), None if context is None else wide(context))
-    new = [map_params(lambda name, a: xp.astype(a, before[name].dtype), p) for p in new]
-    return *new, xp.astype(out, result_dtype(params, v, context)), log_det
-
-
-def alike(params: Params, v: Array, context: Array | None) -> tuple[Params, Array, Array | None]:
-    """All three in ``result_dtype``, as torch multiplies only matrices of one dtype."""
-    xp, dtype = namespace(v), result_dtype(params, v, context)
-    cast = lambda a: xp.astype(a, dtype, copy=False)  # noqa: E731
-    return map_params(lambda _, a: cast(a), params), cast(v), None if context is None else cast(context)
+    if result.itemsize < 4:
+        dtype, given = xp.float32, widened(params)
+    else:
+        dtype, given = result, map_params(lambda _, a: xp.astype(a, result, copy=False), params)
+    context = None if context is None else xp.astype(context, dtype, copy=False)
+    *new, out, log_det = run(given, xp.astype(v, dtype, copy=False), context)
+    new = [map_params(lambda name, a: xp.astype(a, before[name].dtype, copy=False), p) for p in new]
+    return *new, xp.astype(out, result, copy=False), log_det

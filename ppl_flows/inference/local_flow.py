@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_flows.bijections import Elementwise
 from ppl_flows.combinators.chain import Chain
+from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.types import Params
@@ -62,7 +63,7 @@ def local_bijection(recipe: Callable[..., Bijection] | None, quality: str, dim: 
             f"AutoLocalFlow: a row has {dim} latent dimensions and a context of {context_dim}, but local_flow maps "
             f"shape {flow.event_shape} with a context of {flow.context_dim}."
         )
-    return Chain((flow, Elementwise(dim, Affine(max_log_scale=None), hidden=(), context_dim=context_dim)))
+    return Chain((flow, Elementwise(dim, Affine(max_log_scale=None), context_dim=context_dim, conditioner=MLP(()))))
 
 
 def identity(dim: int) -> Bijection:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import split
-from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Array, Observed, Params
 
 
+class Stack(Protocol):
+    """Bijections one after another."""
+
+    event_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+        """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
+
+
 def walk(
-    stack: Any,
+    stack: Stack,
     forward: bool,
     stage: str | None,
     params: Params,
@@ -22,22 +31,25 @@ def walk(
     context: Array | None,
     wrap: Callable[[Callable], Callable] | None = None,
 ) -> Observed:
-    """``(what changed of params, out, log_det)`` of all parts in turn; wrap is put round the pass of each."""
+    """``(what changed of params, out, log_det)`` of all parts in turn; wrap is put round the pass of each.
+
+    Args:
+        stage: of ``observe``; None: an ordinary pass.
+    """
 
     def step(part: Bijection, carry: tuple[Array, Array], row: Params) -> tuple[tuple[Array, Array], Params]:
         one = partial(_pass, part, forward, stage)
         new, v, log_det = (one if wrap is None else wrap(one))(row, carry[0], context if part.context_dim else None)
         return (v, carry[1] + log_det), new
 
-    event = stack.event_shape if forward else stack.output_shape
-    zero = wide(namespace(v).zeros_like(v[(..., *(0 for _ in event))]))
+    zero = zero_log_det(v, stack.event_shape if forward else stack.output_shape)
     (v, log_det), new = stack.loop(step, (v, zero), params, reverse=not forward)
     return new, v, log_det
 
 
 def walk_back(
     vjp: Callable[..., tuple],
-    stack: Any,
+    stack: Stack,
     forward: bool,
     stage: str | None,
     params: Params,
@@ -71,14 +83,19 @@ def _pass(
 ) -> Observed:
     """``(what changed of params, out, log_det)`` of one part."""
     if stage is None:
-        return {}, *(part.forward if forward else part.inverse)(params, v, context)
-    new, out, log_det = part.observe(params, v, context, forward=forward, stage=stage)
+        return {}, *(part._forward if forward else part._inverse)(params, v, context)
+    new, out, log_det = part._observe(params, v, context, forward, stage)
     return split(new)[1] if stage == "train" else new, out, log_det
+
+
+def zero_log_det(v: Array, event_shape: tuple[int, ...]) -> Array:
+    """Zeros of the shape of v's batch."""
+    return namespace(v).zeros_like(v[(..., *(0 for _ in event_shape))])
 
 
 def round_trip_error(v: Array, again: Array) -> Array:
     """How far a walk there and back ends from where it began, relative to the size of the values."""
-    xp, v, again = namespace(v), wide(v), wide(again)
+    xp = namespace(v)
     size = xp.mean(xp.abs(v))
     return xp.max(xp.abs(again - v) / (xp.abs(v) + xp.where(size > 0, size, xp.ones_like(size))))
 
@@ -88,7 +105,7 @@ def allowed_error(v: Array) -> float:
     return float(namespace(v).finfo(v.dtype).eps) ** 0.5
 
 
-def ill_conditioned(stack: Any, error: float, allowed: float) -> ValueError:
+def ill_conditioned(stack: Stack, error: float, allowed: float) -> ValueError:
     return ValueError(
         f'{type(stack).__name__}: remat="reversible" needs a stack whose inverse undoes it to a relative '
         f"{allowed:.1e} in this dtype, but after the way back values differ by {error:.1e}, and the gradient would be "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ppl_flows.conditioners.masked_mlp import MaskedMLP
     from ppl_flows.core.transformer import Transformer
 
-BLOCK = 16  # steps; more make the small products of a step longer, fewer make the large ones inefficient
+STEPS_PER_BLOCK = 16  # more make the small products of a step longer, fewer make the large ones inefficient
 
 Order = tuple[tuple[int, ...], ...]
 
@@ -31,7 +31,7 @@ class Rules(NamedTuple):
     """What a step computes, besides its matrix products.
 
     Attributes:
-        unit: ``(layer, a, earlier, bend) -> value`` of units, from their sums a; ``earlier`` lists, for residual
+        unit: ``(layer, a, earlier, unit_slope) -> value`` of units, from their sums a; ``earlier`` lists, for residual
             blocks, what this step's units of the layers before left there.
         solve: ``(theta, *data) -> (inputs, out)``: the rows that the first layer reads, and the step's result.
     """
@@ -42,9 +42,9 @@ class Rules(NamedTuple):
 
 def inversion(network: MaskedMLP, transformer: Transformer, like: Array) -> Rules:
     """``data = y``; the inputs are x, the results the log slopes of the inverse."""
-    acts, skips = network.activations(namespace(like)), network.skips
+    acts, skips = network.mlp.activations(namespace(like)), network.mlp.skips
 
-    def unit(i, a, earlier, bend):
+    def unit(i, a, earlier, unit_slope):
         if i in skips:
             a = a + earlier[-2]
         earlier.append(a)
@@ -55,13 +55,13 @@ def inversion(network: MaskedMLP, transformer: Transformer, like: Array) -> Rule
 
 def tangent(network: MaskedMLP) -> Rules:
     """``J u = b`` for ``data = (b, dy/dx, dy/dtheta)``; inputs and results are u."""
-    skips = network.skips
+    skips = network.mlp.skips
 
-    def unit(i, a, earlier, bend):
+    def unit(i, a, earlier, unit_slope):
         if i in skips:
             a = a + earlier[-2]
         earlier.append(a)
-        return a * bend
+        return a * unit_slope
 
     def solve(theta, b, slope, by_theta):
         u = (b - (theta * by_theta).sum(-2)) / slope
@@ -75,10 +75,10 @@ def cotangent(network: MaskedMLP) -> Rules:
 
     g is the cotangent ``direct`` of x, and what the cotangent ``push`` of theta makes of x through the network.
     """
-    last, skips = len(network.widths) - 1, network.skips
+    last, skips = len(network.mlp.widths) - 1, network.mlp.skips
 
-    def unit(i, a, earlier, bend):
-        a = a * bend
+    def unit(i, a, earlier, unit_slope):
+        a = a * unit_slope
         if last - i + 2 in skips:
             a = a + earlier[-2]
         earlier.append(a)
@@ -94,7 +94,7 @@ def cotangent(network: MaskedMLP) -> Rules:
 @cache
 def order(network: MaskedMLP) -> Order:
     """For x, each hidden layer and the output: step t computes the units, or makes the rows, ``[o[t], o[t + 1])``."""
-    dim, p = network.dim, network.outputs
+    dim, p = network.length, network.outputs
     return (tuple(range(dim + 1)), *network.bounds()[1:], tuple(range(0, (dim + 1) * p, p)))
 
 
@@ -111,7 +111,7 @@ def whole_pass(
     rules: Rules,
     weights: Sequence[Array],
     biases: Sequence[Array],
-    bends: Sequence[Array],
+    unit_slopes: Sequence[Array],
     data: Sequence[Array],
     inputs: Array,
 ) -> tuple[Array, Array]:
@@ -120,8 +120,8 @@ def whole_pass(
     After k passes the inputs of the first k steps are right. Arguments as of ``substitute``.
     """
     a, earlier = inputs, list[Array]()
-    for i, bend in enumerate(bends or [None] * (len(weights) - 1)):
-        a = rules.unit(i, weights[i] @ a + biases[i], earlier, bend)
+    for i, unit_slope in enumerate(unit_slopes or [None] * (len(weights) - 1)):
+        a = rules.unit(i, weights[i] @ a + biases[i], earlier, unit_slope)
     theta = weights[-1] @ a + biases[-1]
     inputs, results = rules.solve(theta.reshape(len(data[0]), -1, theta.shape[-1]), *data)
     return inputs.reshape(-1, inputs.shape[-1]), results
@@ -132,7 +132,7 @@ def iterate(
     rules: Rules,
     weights: Sequence[Array],
     biases: Sequence[Array],
-    bends: Sequence[Array],
+    unit_slopes: Sequence[Array],
     data: Sequence[Array],
 ) -> tuple[Array, Array]:
     """As ``substitute``, by parallel Jacobi iteration: whole passes until they move the inputs no more.
@@ -151,7 +151,7 @@ def iterate(
         inputs, _, _ = state
         # a wild trial of a later step must not reach the earlier ones, as zero times infinity
         trial = xp.where(xp.isfinite(inputs), inputs, 0.0)
-        after, results = whole_pass(rules, weights, biases, bends, data, trial)
+        after, results = whole_pass(rules, weights, biases, unit_slopes, data, trial)
         return after, results, xp.abs(after - inputs) > precision * (1 + xp.abs(after))
 
     start = xp.broadcast_to(xp.zeros_like(y[:1]), (order[0][-1], y.shape[-1]))
@@ -160,7 +160,7 @@ def iterate(
     return inputs, results
 
 
-class Eager(NamedTuple):
+class InPlace(NamedTuple):
     """What NumPy and torch do differently: ``[a[o[t]:o[t + 1]] for t]``, ``a += w @ u`` and ``a[...] = b``."""
 
     views: Callable
@@ -169,12 +169,12 @@ class Eager(NamedTuple):
 
 
 def substitute(
-    library: Eager,
+    library: InPlace,
     order: Order,
     rules: Rules,
     weights: Sequence[Array],
     biases: Sequence[Array],
-    bends: Sequence[Array],
+    unit_slopes: Sequence[Array],
     data: Sequence[Array],
 ) -> tuple[Array, Array]:
     """The inputs of the network, ``(features, n)``, and the results of all steps, ``(dim, n)``.
@@ -183,7 +183,7 @@ def substitute(
         order: ``order(network)`` or ``reverse_order(network)``.
         weights: masked, ``(out, in)`` each.
         biases: ``(out, n or 1)`` each.
-        bends: for the rules of a linear system, ``(features, n)``: the derivative of ``network.activations`` at each
+        unit_slopes: for the rules of a linear system, ``(features, n)``: the derivative of ``network.activations`` at each
             unit; else none.
         data: for the rules, ``(dim, ..., n)`` each.
     """
@@ -193,8 +193,8 @@ def substitute(
     # zeros: the small products run over all units of their block, with weights of zero for those still to come
     units = [xp.zeros((o[-1], n), **like) for o in order[:-1]]
     units_at = [views(a, o) for a, o in zip(units, order, strict=False)]
-    bends_at = [views(a, o) for a, o in zip(bends, order[1:], strict=False)] or [(None,) * steps] * len(weights)
-    blocks = [(first, min(first + BLOCK, steps)) for first in range(0, steps, BLOCK)]
+    slopes_at = [views(a, o) for a, o in zip(unit_slopes, order[1:], strict=False)] or [(None,) * steps] * len(weights)
+    blocks = [(first, min(first + STEPS_PER_BLOCK, steps)) for first in range(0, steps, STEPS_PER_BLOCK)]
     scratch = [xp.empty((max(o[last] - o[first] for first, last in blocks), n), **like) for o in order[1:]]
     now, results = list(zip(*data, strict=True)), []
     *hidden, out = range(len(weights))
@@ -217,7 +217,7 @@ def substitute(
                 if order[i + 1][t] < order[i + 1][t + 1]:
                     a = sums[i][t - first]
                     add_product(a, inner[i][t - first], read[i])
-                    store(units_at[i + 1][t], rules.unit(i, a, earlier, bends_at[i][t]))
+                    store(units_at[i + 1][t], rules.unit(i, a, earlier, slopes_at[i][t]))
             theta = sums[out][t - first]
             add_product(theta, inner[out][t - first], read[out])
             inputs, result = rules.solve(theta, *now[t])

@@ -14,7 +14,7 @@ from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
-from ppl_flows.combinators.batched import Batched, batched
+from ppl_flows.combinators.batched import Batched, with_batch
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
@@ -238,7 +238,7 @@ def random_flow(
             )
         return numpyro.sample(f"{name}.{leaf}", over)
 
-    bijection, params = batched(bijection, map_params(sampled, initial_params(bijection, 0)))
+    bijection, params = with_batch(bijection, map_params(sampled, initial_params(bijection, 0)))
     return Flow(bijection, params, base=base, support=support, context=context)
 
 
@@ -246,7 +246,7 @@ def random_flow(
 def _promoted(d: Flow) -> Flow:
     """What the host's scan left, with parameters stacked over the steps: a batch of flows, one for every step."""
     transform, *outer = d.transforms
-    bijection, params = batched(transform.bijection, transform.params)
+    bijection, params = with_batch(transform.bijection, transform.params)
     if bijection is transform.bijection:
         return d
     if isinstance(d.base_dist, BaseDistribution):

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import am_i_wrapped
 
-from ppl_flows.combinators.batched import Batched, batched
+from ppl_flows.combinators.batched import Batched, with_batch
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
@@ -212,7 +212,7 @@ def random_flow(
             )
         return pyro.sample(f"{name}.{leaf}", over)
 
-    bijection, params = batched(bijection, map_params(sampled, initial_params(bijection, 0)))
+    bijection, params = with_batch(bijection, map_params(sampled, initial_params(bijection, 0)))
     return Flow(bijection, params, base=base, support=support, context=context)
 
 

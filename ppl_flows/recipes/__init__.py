@@ -1,11 +1,12 @@
 """Recipes: the architectures of the literature, each ``recipe(dim, *, ...) -> Bijection``.
 
-``flow_layers``, ``hidden``, ``activation``, ``residual`` and ``context_dim`` mean the same in all that take them: the
-number of transforming layers, the widths of every conditioner's hidden layers (None: two layers of a width that fits
-dim), its activation by name, whether ``hidden`` means residual blocks (as in ``Coupling``), and the size of the
-context (0 for none). All start next to the identity; where a mask is random, next to a permutation. For dim 1 there is
-nothing to condition on, and the coupling recipes use the same transformer elementwise. An even number of couplings or
-of autoregressive layers, from four on, is a ``Repeat`` of pairs: in JAX the time to compile does not grow with it.
+``flow_layers``, ``conditioner``, ``hidden``, ``activation``, ``residual`` and ``context_dim`` mean the same in all that
+take them: the number of transforming layers, the network of each (as in the layers), or in its place the widths of an
+``MLP``'s hidden layers (None: two layers of a width that fits dim), its activation by name and whether ``hidden`` means
+residual blocks, and the size of the context (0 for none). All start next to the identity; where a mask is random, next
+to a permutation. For dim 1 there is nothing to condition on, and the coupling recipes use the same transformer
+elementwise. An even number of couplings or of autoregressive layers, from four on, is a ``Repeat`` of pairs: in JAX the
+time to compile does not grow with it. A size that is no whole number is a TypeError, one below 1 a ValueError.
 """
 
 from ppl_flows.recipes.affine import guide_flow, iaf, maf, nice, real_nvp

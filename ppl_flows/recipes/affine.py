@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Coupling, Elementwise, Shuffle
-from ppl_flows.combinators.chain import Chain
-from ppl_flows.combinators.inverse import Inverse
-from ppl_flows.combinators.repeat import Repeat
+from ppl_flows.conditioners import MLP
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
+from ppl_flows.combinators import Chain
+from ppl_flows.combinators import Inverse
+from ppl_flows.combinators import Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.recipes.spline import nsf
-from ppl_flows.recipes.stacks import Hidden, autoregressive, check_layers, couplings
+from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, couplings, network_of
 from ppl_flows.transformers import Additive, Affine, Multiplicative
 
 
@@ -17,6 +19,7 @@ def nice(
     *,
     flow_layers: int = 4,
     mask: str = "halves",
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -31,7 +34,9 @@ def nice(
 
     Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
     """
-    layers = couplings(dim, Additive(), flow_layers, mask, hidden, activation, context_dim)
+    check_recipe("nice", dim, flow_layers)
+    network = network_of("nice", dim, conditioner, hidden, activation)
+    layers = couplings(dim, Additive(), flow_layers, mask, network, context_dim)
     return Chain((Elementwise(dim, Multiplicative(max_log_scale=None)), layers))
 
 
@@ -40,6 +45,7 @@ def real_nvp(
     *,
     flow_layers: int = 8,
     mask: str = "alternating",
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     residual: bool = False,
@@ -54,13 +60,16 @@ def real_nvp(
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
-    return couplings(dim, Affine(), flow_layers, mask, hidden, activation, context_dim, residual=residual)
+    check_recipe("real_nvp", dim, flow_layers)
+    network = network_of("real_nvp", dim, conditioner, hidden, activation, residual)
+    return couplings(dim, Affine(), flow_layers, mask, network, context_dim)
 
 
 def iaf(
     dim: int,
     *,
     flow_layers: int = 3,
+    conditioner: AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     residual: bool = False,
@@ -77,13 +86,16 @@ def iaf(
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934.
     """
-    return autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual)
+    check_recipe("iaf", dim, flow_layers)
+    network = network_of("iaf", dim, conditioner, hidden, activation, residual)
+    return autoregressive(dim, Affine(), flow_layers, network, context_dim)
 
 
 def maf(
     dim: int,
     *,
     flow_layers: int = 5,
+    conditioner: AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     residual: bool = False,
@@ -96,7 +108,9 @@ def maf(
 
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
     """
-    return Inverse(autoregressive(dim, Affine(), flow_layers, hidden, activation, context_dim, residual=residual))
+    check_recipe("maf", dim, flow_layers)
+    network = network_of("maf", dim, conditioner, hidden, activation, residual)
+    return Inverse(autoregressive(dim, Affine(), flow_layers, network, context_dim))
 
 
 def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bijection:
@@ -106,9 +120,9 @@ def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bije
         dim: event size.
         flow_layers: number of couplings, an odd one rounded up.
     """
-    check_layers(flow_layers)
+    check_recipe("guide_flow", dim, flow_layers)
     if dim == 1:
         return nsf(1, flow_layers=2, context_dim=context_dim)
-    hidden = (min(max(2 * dim, 16), 32),) * 2
-    pair = (Coupling(dim, flip=flip, hidden=hidden, context_dim=context_dim) for flip in (False, True))
-    return Repeat(Chain((Shuffle(dim), *pair)), (flow_layers + 1) // 2)
+    network = MLP((min(max(2 * dim, 16), 32),) * 2)
+    pair = (Coupling(dim, flip=flip, conditioner=network, context_dim=context_dim) for flip in (False, True))
+    return Repeat(Chain((Shuffle(dim), *pair)), times=(flow_layers + 1) // 2)

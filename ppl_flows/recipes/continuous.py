@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import NeuralODE
-from ppl_flows.combinators.repeat import Repeat
+from ppl_flows.combinators import Repeat
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, check_layers, default_hidden
+from ppl_flows.recipes.stacks import Hidden, check_recipe, network_of
 
 
 def ffjord(
@@ -30,6 +30,15 @@ def ffjord(
     Reference: Grathwohl et al. (2019), FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative
     Models, arXiv:1810.01367.
     """
-    check_layers(flow_layers)
-    layer = NeuralODE(dim, default_hidden(dim, hidden), activation, rtol, atol, exact, context_dim)
-    return Repeat(layer, flow_layers)
+    check_recipe("ffjord", dim, flow_layers)
+    network = network_of("ffjord", dim, None, hidden, activation)
+    layer = NeuralODE(
+        dim,
+        hidden=network.hidden,
+        activation=activation,
+        rtol=rtol,
+        atol=atol,
+        exact=exact,
+        context_dim=context_dim,
+    )
+    return Repeat(layer, times=flow_layers)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from ppl_flows.bijections import (
     ActNorm,
     BatchNorm,
-    ImageCoupling,
+    Coupling,
     Invertible1x1Conv,
-    PatchAutoregressive,
+    MaskedAutoregressive,
+    Reshape,
     Squeeze,
 )
-from ppl_flows.combinators.chain import Chain
-from ppl_flows.combinators.inverse import Inverse
-from ppl_flows.combinators.multi_scale import MultiScale
-from ppl_flows.combinators.per_pixel import PerPixel
-from ppl_flows.combinators.repeat import Repeat
+from ppl_flows.combinators import Chain, Inverse, MultiScale, PerPixel, Repeat
+from ppl_flows.conditioners import CausalAttention, ConvNet
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_shape, whole_number
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.transformer import Transformer
-from ppl_flows.recipes.stacks import check_layers
 from ppl_flows.transformers import Affine
 
 Shape = tuple[int, ...]
@@ -26,64 +25,64 @@ Shape = tuple[int, ...]
 def glow(
     shape: Shape,
     *,
-    levels: int = 2,
-    steps: int = 8,
+    scales: int = 2,
+    flow_layers: int = 8,
     transformer: Transformer = Affine(),
+    conditioner: Conditioner | None = None,
     hidden: int = 64,
     blocks: int = 1,
     dense: bool = False,
     activation: str = "silu",
     context_dim: int = 0,
 ) -> Bijection:
-    """Glow: at every level a squeeze, then steps of actnorm, 1x1 convolution and coupling; half of the channels leave.
+    """Glow: at every scale a squeeze, then layers of actnorm, 1x1 convolution and coupling; half of the channels leave.
 
     From a flat vector to an image of real numbers: put a ``LogitTransform`` after it for pixels between 0 and 1. Half
-    of each level's channels are latents, with a learned normal prior given what goes on to the next level. One network
-    pass per step both ways. The steps of a level are a ``Repeat``. Start it with data: ``flow(..., start=batch)``, or
+    of each scale's channels are latents, with a learned normal prior given what goes on to the next scale. One network
+    pass per layer both ways. The layers of a scale are a ``Repeat``. Start it with data: ``flow(..., start=batch)``, or
     ``fit_density``.
 
     Args:
-        shape: ``(height, width, channels)``; height and width divisible by ``2^levels``.
-        levels: number of scales.
-        steps: of each level.
+        shape: ``(height, width, channels)``; height and width divisible by ``2^scales``.
+        scales: how many.
+        flow_layers: of each scale.
         transformer: of the couplings; ``Additive``, ``RationalQuadratic``, …
-        hidden, blocks, activation: of the convolutional networks, as in ``ImageCoupling``.
+        conditioner: the network of the couplings; None: a ``ConvNet`` of ``hidden`` channels, ``blocks`` and
+            ``activation``. The learned priors have one without blocks.
         dense: the 1x1 convolutions in their dense form, started at random rotations; otherwise they start by reversing
             the channels, so that the couplings take turns.
 
     Reference: Kingma & Dhariwal (2018), Glow: Generative Flow with Invertible 1x1 Convolutions, arXiv:1807.03039.
     """
-    check_layers(min(levels, steps))
-    scales = []
-    for level in range(levels):
+    shape = checked_shape("glow", shape)
+    whole_number("glow", "scales", scales)
+    whole_number("glow", "flow_layers", flow_layers)
+    network = conditioner or ConvNet(hidden, blocks=blocks, activation=activation)
+    prior = conditioner or ConvNet(hidden, blocks=0, activation=activation)
+    parts_of_scales = []
+    for scale in range(scales):
         squeeze = Squeeze(shape)
         inside = squeeze.output_shape
         step = Chain(
             [
-                ImageCoupling(
-                    inside,
-                    transformer,
-                    hidden=hidden,
-                    blocks=blocks,
-                    activation=activation,
-                    context_dim=context_dim,
-                ),
-                Invertible1x1Conv(inside, dense, order=tuple(range(inside[-1]))[::-1]),
-                PerPixel(ActNorm(inside[-1]), *inside[:2]),
+                Coupling(inside, transformer, conditioner=network, context_dim=context_dim),
+                Invertible1x1Conv(inside, dense=dense, order=tuple(range(inside[-1]))[::-1]),
+                PerPixel(ActNorm(inside[-1]), height=inside[0], width=inside[1]),
             ]
         )
-        parts: list[Bijection] = [Repeat(step, steps), Inverse(squeeze)]
-        if level < levels - 1:
-            parts.insert(0, _prior(inside, hidden, activation, context_dim))
-        scales.append(Chain(parts))
+        parts: list[Bijection] = [Repeat(step, times=flow_layers), Inverse(squeeze)]
+        if scale < scales - 1:  # the latents that leave are normal, with mean and scale given the channels that go on
+            parts.insert(0, Coupling(inside, Affine(), conditioner=prior, context_dim=context_dim))
+        parts_of_scales.append(Chain(parts))
         shape = (*inside[:2], inside[-1] // 2)
-    return MultiScale(scales)
+    return MultiScale(parts_of_scales)
 
 
 def real_nvp_image(
     shape: Shape,
     *,
-    levels: int = 2,
+    scales: int = 2,
+    conditioner: Conditioner | None = None,
     hidden: int = 64,
     blocks: int = 1,
     activation: str = "silu",
@@ -91,17 +90,20 @@ def real_nvp_image(
 ) -> Bijection:
     """RealNVP of images: three checkerboard couplings, a squeeze, three channel couplings; half of the channels leave.
 
-    From a flat vector to an image of real numbers, as in ``glow``. The last level has four checkerboard couplings.
+    From a flat vector to an image of real numbers, as in ``glow``. The last scale has four checkerboard couplings.
     After every coupling comes a batch norm: train with ``flow(..., training=True)``, or ``fit_density``.
 
     Args:
-        shape: ``(height, width, channels)``; height and width divisible by ``2^(levels - 1)``.
-        levels: number of scales.
-        hidden, blocks, activation: of the convolutional networks, as in ``ImageCoupling``.
+        shape: ``(height, width, channels)``; height and width divisible by ``2^(scales - 1)``.
+        scales: how many.
+        conditioner: the network of the couplings; None: a ``ConvNet`` of ``hidden`` channels, ``blocks`` and
+            ``activation``.
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, secs. 3.4 to 3.7.
     """
-    check_layers(levels)
+    shape = checked_shape("real_nvp_image", shape)
+    whole_number("real_nvp_image", "scales", scales)
+    network = conditioner or ConvNet(hidden, blocks=blocks, activation=activation)
 
     def couplings(at: Shape, mask: str, number: int) -> list[Bijection]:
         """From the base to the data, so that the data meet the unflipped one first."""
@@ -109,28 +111,20 @@ def real_nvp_image(
             part
             for i in reversed(range(number))
             for part in (
-                ImageCoupling(
-                    at,
-                    mask=mask,
-                    flip=i % 2 == 1,
-                    hidden=hidden,
-                    blocks=blocks,
-                    activation=activation,
-                    context_dim=context_dim,
-                ),
-                PerPixel(BatchNorm(at[-1]), *at[:2]),
+                Coupling(at, mask=mask, flip=i % 2 == 1, conditioner=network, context_dim=context_dim),
+                PerPixel(BatchNorm(at[-1]), height=at[0], width=at[1]),
             )
         ]
 
-    scales = []
-    for _ in range(levels - 1):
+    parts_of_scales = []
+    for _ in range(scales - 1):
         squeeze = Squeeze(shape)
         inside = squeeze.output_shape
-        parts = [*couplings(inside, "channels", 3), Inverse(squeeze), *couplings(shape, "checkerboard", 3)]
-        scales.append(Chain(parts))
+        parts = [*couplings(inside, "halves", 3), Inverse(squeeze), *couplings(shape, "checkerboard", 3)]
+        parts_of_scales.append(Chain(parts))
         shape = (*inside[:2], inside[-1] // 2)
-    scales.append(Chain(couplings(shape, "checkerboard", 4)))
-    return MultiScale(scales)
+    parts_of_scales.append(Chain(couplings(shape, "checkerboard", 4)))
+    return MultiScale(parts_of_scales)
 
 
 def tarflow(
@@ -139,6 +133,7 @@ def tarflow(
     patch: int = 2,
     flow_layers: int = 4,
     transformer: Transformer = Affine(),
+    conditioner: AutoregressiveConditioner | None = None,
     width: int = 64,
     blocks: int = 2,
     heads: int = 4,
@@ -147,34 +142,26 @@ def tarflow(
 ) -> Bijection:
     """TarFlow: autoregressive over patches with causal attention, every second layer in reverse order.
 
-    One network pass per layer to score; sampling goes from patch to patch, each through the network once.
+    Inside a patch every number is mapped on its own. One network pass per layer to score; sampling goes from patch to
+    patch, each through the network once.
 
     Args:
         shape: ``(height, width, channels)``, of both the base and the image.
-        patch, transformer, width, blocks, heads, activation: as in ``PatchAutoregressive``; the paper's scalar map is
-            affine.
+        patch: side of a patch; divides height and width.
+        transformer: the scalar map; the paper's is affine.
+        conditioner: the network; None: ``CausalAttention`` of ``width``, ``blocks``, ``heads`` and ``activation``.
 
     Reference: Zhai et al. (2024), Normalizing Flows are Capable Generative Models, arXiv:2412.06329.
     """
-    check_layers(flow_layers)
-    return Inverse(
-        Chain(
-            PatchAutoregressive(
-                shape,
-                patch,
-                transformer,
-                flip=i % 2 == 1,
-                width=width,
-                blocks=blocks,
-                heads=heads,
-                activation=activation,
-                context_dim=context_dim,
-            )
-            for i in range(flow_layers)
+    whole_number("tarflow", "flow_layers", flow_layers)
+    squeeze = Squeeze(checked_shape("tarflow", shape), factor=patch)
+    height, wide, size = squeeze.output_shape
+    patches = Chain((squeeze, Inverse(Reshape((height, wide, size))), Reshape((height * wide, size))))
+    network = conditioner or CausalAttention(width, blocks=blocks, heads=heads, activation=activation)
+    layers = {
+        f"layer{i}": MaskedAutoregressive(
+            (height * wide, size), transformer, flip=i % 2 == 1, conditioner=network, context_dim=context_dim
         )
-    )
-
-
-def _prior(shape: Shape, hidden: int, activation: str, context_dim: int) -> Bijection:
-    """The latents that leave, normal with a learned mean and scale given the channels that go on."""
-    return ImageCoupling(shape, Affine(), hidden=hidden, blocks=0, activation=activation, context_dim=context_dim)
+        for i in range(flow_layers)
+    }
+    return Inverse(Chain({"patches": patches, **layers, "image": Inverse(patches)}))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Elementwise, Householder
-from ppl_flows.combinators.chain import Chain
-from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.combinators import Chain
+from ppl_flows.combinators import Inverse
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, check_layers, couplings, default_hidden
+from ppl_flows.core.conditioner import Conditioner
+from ppl_flows.recipes.stacks import Hidden, check_recipe, couplings, network_of
 from ppl_flows.transformers import MixtureGaussianization, MixtureLogisticCDF
 
 
@@ -16,6 +17,7 @@ def flowpp(
     components: int = 8,
     flow_layers: int = 4,
     mask: str = "alternating",
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -31,8 +33,9 @@ def flowpp(
 
     Reference: Ho et al. (2019), Flow++, arXiv:1902.00275.
     """
-    mixture = MixtureLogisticCDF(components=components)
-    return Inverse(couplings(dim, mixture, flow_layers, mask, hidden, activation, context_dim))
+    check_recipe("flowpp", dim, flow_layers)
+    network = network_of("flowpp", dim, conditioner, hidden, activation)
+    return Inverse(couplings(dim, MixtureLogisticCDF(components), flow_layers, mask, network, context_dim))
 
 
 def gaussianization(
@@ -41,6 +44,7 @@ def gaussianization(
     components: int = 8,
     flow_layers: int = 6,
     reflections: int | None = None,
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -58,9 +62,8 @@ def gaussianization(
 
     Reference: Meng et al. (2020), Gaussianization Flows, arXiv:2003.01941.
     """
-    check_layers(flow_layers)
-    hidden = default_hidden(dim, hidden)
-    h = MixtureGaussianization(components=components)
-    marginal = Elementwise(dim, h, hidden=hidden, activation=activation, context_dim=context_dim)
-    rotation = (Householder(dim, reflections),) if dim > 1 else ()  # type: ignore[arg-type]
+    check_recipe("gaussianization", dim, flow_layers)
+    network = network_of("gaussianization", dim, conditioner, hidden, activation)
+    marginal = Elementwise(dim, MixtureGaussianization(components), conditioner=network, context_dim=context_dim)
+    rotation = (Householder(dim, reflections=reflections),) if dim > 1 else ()  # type: ignore[arg-type]
     return Inverse(Chain((marginal, *(part for _ in range(flow_layers - 1) for part in (*rotation, marginal)))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import BlockNeuralAutoregressive, Reverse
-from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators import Chain
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, autoregressive, check_layers
+from ppl_flows.core.conditioner import AutoregressiveConditioner
+from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, network_of
 from ppl_flows.transformers import DeepSigmoidal, UnconstrainedMonotone
 
 
@@ -14,6 +15,7 @@ def naf(
     *,
     units: int = 8,
     flow_layers: int = 2,
+    conditioner: AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -29,7 +31,9 @@ def naf(
 
     Reference: Huang et al. (2018), Neural Autoregressive Flows, arXiv:1804.00779.
     """
-    return autoregressive(dim, DeepSigmoidal(units=units), flow_layers, hidden, activation, context_dim)
+    check_recipe("naf", dim, flow_layers)
+    network = network_of("naf", dim, conditioner, hidden, activation)
+    return autoregressive(dim, DeepSigmoidal(units), flow_layers, network, context_dim)
 
 
 def umnn(
@@ -37,6 +41,7 @@ def umnn(
     *,
     units: int = 8,
     flow_layers: int = 2,
+    conditioner: AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -49,7 +54,9 @@ def umnn(
 
     Reference: Wehenkel & Louppe (2019), Unconstrained Monotonic Neural Networks, arXiv:1908.05164.
     """
-    return autoregressive(dim, UnconstrainedMonotone(hidden=units), flow_layers, hidden, activation, context_dim)
+    check_recipe("umnn", dim, flow_layers)
+    network = network_of("umnn", dim, conditioner, hidden, activation)
+    return autoregressive(dim, UnconstrainedMonotone(units), flow_layers, network, context_dim)
 
 
 def bnaf(dim: int, *, hidden_factor: int = 8, layers: int = 2, flow_layers: int = 2, context_dim: int = 0) -> Bijection:
@@ -61,6 +68,6 @@ def bnaf(dim: int, *, hidden_factor: int = 8, layers: int = 2, flow_layers: int 
 
     Reference: De Cao et al. (2019), Block Neural Autoregressive Flow, arXiv:1904.04676.
     """
-    check_layers(flow_layers)
+    check_recipe("bnaf", dim, flow_layers)
     layer = BlockNeuralAutoregressive(dim, hidden_factor=hidden_factor, layers=layers, context_dim=context_dim)
     return Chain([layer, *(part for _ in range(flow_layers - 1) for part in (Reverse(dim), layer))])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.combinators import Inverse
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, autoregressive, couplings
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
+from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, couplings, network_of
 from ppl_flows.transformers import BernsteinPolynomial, SumOfSquares
 
 
@@ -15,6 +16,7 @@ def bernstein_flow(
     bound: float = 5.0,
     flow_layers: int = 4,
     mask: str = "random",
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -28,8 +30,10 @@ def bernstein_flow(
 
     Reference: Ramasinghe et al. (2021), Robust normalizing flows using Bernstein-type polynomials, arXiv:2102.03509.
     """
-    h = BernsteinPolynomial(degree=degree, bound=bound)
-    return Inverse(couplings(dim, h, flow_layers, mask, hidden, activation, context_dim))
+    check_recipe("bernstein_flow", dim, flow_layers)
+    network = network_of("bernstein_flow", dim, conditioner, hidden, activation)
+    polynomial = BernsteinPolynomial(degree, bound=bound)
+    return Inverse(couplings(dim, polynomial, flow_layers, mask, network, context_dim))
 
 
 def sos_flow(
@@ -38,6 +42,7 @@ def sos_flow(
     polynomials: int = 3,
     degree: int = 3,
     flow_layers: int = 3,
+    conditioner: AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -50,5 +55,6 @@ def sos_flow(
 
     Reference: Jaini et al. (2019), Sum-of-Squares Polynomial Flow, arXiv:1905.02325.
     """
-    h = SumOfSquares(polynomials=polynomials, degree=degree)
-    return Inverse(autoregressive(dim, h, flow_layers, hidden, activation, context_dim))
+    check_recipe("sos_flow", dim, flow_layers)
+    network = network_of("sos_flow", dim, conditioner, hidden, activation)
+    return Inverse(autoregressive(dim, SumOfSquares(polynomials, degree=degree), flow_layers, network, context_dim))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import ContractiveResidual, Planar, Radial, Sylvester
-from ppl_flows.combinators.chain import Chain
-from ppl_flows.combinators.inverse import Inverse
-from ppl_flows.combinators.repeat import Repeat
+from ppl_flows.combinators import Chain
+from ppl_flows.combinators import Inverse
+from ppl_flows.combinators import Repeat
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, check_layers, default_hidden
+from ppl_flows.core.conditioner import Conditioner
+from ppl_flows.recipes.stacks import Hidden, check_recipe, network_of
 
 
 def planar_flow(
     dim: int,
     *,
     flow_layers: int = 16,
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -26,15 +28,16 @@ def planar_flow(
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
     """
-    check_layers(flow_layers)
-    layer = Planar(dim, hidden=default_hidden(dim, hidden), activation=activation, context_dim=context_dim)
-    return Repeat(layer, flow_layers)
+    check_recipe("planar_flow", dim, flow_layers)
+    network = network_of("planar_flow", dim, conditioner, hidden, activation)
+    return Repeat(Planar(dim, conditioner=network, context_dim=context_dim), times=flow_layers)
 
 
 def radial_flow(
     dim: int,
     *,
     flow_layers: int = 16,
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -47,9 +50,9 @@ def radial_flow(
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
     """
-    check_layers(flow_layers)
-    layer = Radial(dim, hidden=default_hidden(dim, hidden), activation=activation, context_dim=context_dim)
-    return Repeat(layer, flow_layers)
+    check_recipe("radial_flow", dim, flow_layers)
+    network = network_of("radial_flow", dim, conditioner, hidden, activation)
+    return Repeat(Radial(dim, conditioner=network, context_dim=context_dim), times=flow_layers)
 
 
 def residual_flow(
@@ -72,9 +75,10 @@ def residual_flow(
 
     Reference: Chen et al. (2019), Residual Flows for Invertible Generative Modeling, arXiv:1906.02735.
     """
-    check_layers(flow_layers)
-    layer = ContractiveResidual(dim, default_hidden(dim, hidden), lipschitz, exact, context_dim=context_dim)
-    return Inverse(Repeat(layer, flow_layers))
+    check_recipe("residual_flow", dim, flow_layers)
+    widths = network_of("residual_flow", dim, None, hidden, "silu").hidden
+    layer = ContractiveResidual(dim, hidden=widths, lipschitz=lipschitz, exact=exact, context_dim=context_dim)
+    return Inverse(Repeat(layer, times=flow_layers))
 
 
 def sylvester_flow(
@@ -83,6 +87,7 @@ def sylvester_flow(
     rank: int | None = None,
     variant: str = "orthogonal",
     flow_layers: int = 4,
+    conditioner: Conditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     context_dim: int = 0,
@@ -97,16 +102,11 @@ def sylvester_flow(
 
     Reference: van den Berg et al. (2018), Sylvester Normalizing Flows for Variational Inference, arXiv:1803.05649.
     """
-    check_layers(flow_layers)
+    check_recipe("sylvester_flow", dim, flow_layers)
+    network = network_of("sylvester_flow", dim, conditioner, hidden, activation)
     return Chain(
         Sylvester(
-            dim,
-            dim if rank is None else rank,
-            variant,
-            flip=i % 2 == 1,
-            hidden=default_hidden(dim, hidden),
-            activation=activation,
-            context_dim=context_dim,
+            dim, rank=rank, variant=variant, flip=i % 2 == 1, conditioner=network, context_dim=context_dim
         )
         for i in range(flow_layers)
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from ppl_flows.bijections import LULinear
-from ppl_flows.combinators.inverse import Inverse
+from ppl_flows.combinators import Inverse
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.recipes.stacks import Hidden, autoregressive, couplings
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
+from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, couplings, network_of
 from ppl_flows.transformers import RationalQuadratic
 
 
@@ -19,6 +20,7 @@ def nsf(
     bound: float = 5.0,
     flow_layers: int = 6,
     mask: str = "random",
+    conditioner: Conditioner | AutoregressiveConditioner | None = None,
     hidden: Hidden = None,
     activation: str = "silu",
     residual: bool = False,
@@ -41,10 +43,11 @@ def nsf(
 
     Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032.
     """
-    spline = RationalQuadratic(bins=bins, bound=bound)
+    check_recipe("nsf", dim, flow_layers)
+    network = network_of("nsf", dim, conditioner, hidden, activation, residual)
+    spline = RationalQuadratic(bins, bound=bound)
     if wiring == "coupling":
-        mix = partial(LULinear, order="random")
-        return couplings(dim, spline, flow_layers, mask, hidden, activation, context_dim, residual=residual, mix=mix)
+        return couplings(dim, spline, flow_layers, mask, network, context_dim, mix=partial(LULinear, order="random"))
     if wiring == "autoregressive":
-        return Inverse(autoregressive(dim, spline, flow_layers, hidden, activation, context_dim, residual=residual))
+        return Inverse(autoregressive(dim, spline, flow_layers, network, context_dim))
     raise ValueError(f"nsf: unknown wiring {wiring!r}; choose 'coupling' or 'autoregressive'.")

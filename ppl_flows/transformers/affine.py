@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
@@ -47,7 +48,7 @@ def bounded_log_scale(s: Array, bound: float | None) -> Array:
     return s if bound is None else bound * namespace(s).tanh(s / bound)
 
 
-def check_max_log_scale(owner) -> None:
+def check_max_log_scale(owner: Any) -> None:
     if owner.max_log_scale is not None and not owner.max_log_scale > 0:
         raise ValueError(
             f"{type(owner).__name__}: max_log_scale must be positive, or None for no bound, got {owner.max_log_scale}."

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -33,12 +34,12 @@ class BernsteinPolynomial(Transformer):
     """
 
     degree: int = 10
+    _: KW_ONLY
     bound: float = 5.0
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.degree < 1:
-            raise ValueError(f"BernsteinPolynomial: degree must be at least 1, got {self.degree}.")
+        check_whole(self, degree=1)
         if not self.bound > 0:
             raise ValueError(f"BernsteinPolynomial: bound must be positive, got {self.bound}.")
         if not 0 < self.min_slope < 1:

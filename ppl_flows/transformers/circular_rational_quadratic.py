@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
@@ -32,6 +32,7 @@ class CircularRationalQuadratic(Transformer):
     """
 
     bins: int = 8
+    _: KW_ONLY
     min_bin: float = 1e-3
     min_slope: float = 1e-3
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -29,15 +30,12 @@ class DeepDenseSigmoidal(Transformer):
     """
 
     units: int = 4
+    _: KW_ONLY
     layers: int = 2
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.units < 1 or self.layers < 1:
-            raise ValueError(
-                f"DeepDenseSigmoidal: units and layers must be at least 1, got units={self.units}, "
-                f"layers={self.layers}."
-            )
+        check_whole(self, units=1, layers=1)
         check_min_slope(self)
 
     @property

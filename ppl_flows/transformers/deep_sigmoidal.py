@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -32,11 +34,11 @@ class DeepSigmoidal(Transformer):
     """
 
     units: int = 8
+    _: KW_ONLY
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.units < 1:
-            raise ValueError(f"DeepSigmoidal: units must be at least 1, got {self.units}.")
+        check_whole(self, units=1)
         check_min_slope(self)
 
     @property
@@ -74,7 +76,7 @@ def logit_of_mixture(w: Array, z: Array, dz: Array) -> tuple[Array, Array]:
     return log_f - log_1_f, xp.sum((p * xp.sigmoid(-z) + q * xp.sigmoid(z)) * dz, axis=-1)
 
 
-def check_min_slope(owner) -> None:
+def check_min_slope(owner: Any) -> None:
     if not 0 < owner.min_slope < 1:
         raise ValueError(f"{type(owner).__name__}: min_slope must lie in (0, 1), got {owner.min_slope}.")
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
 
 
-def check_knots(owner, fewest: int) -> None:
+def check_knots(owner: Any, fewest: int) -> None:
     """Raises ValueError unless the fields bins, bound, min_bin and (where it exists) min_slope are in their ranges."""
     name = type(owner).__name__
-    if owner.bins < fewest:
-        raise ValueError(f"{name}: bins must be at least {fewest}, got {owner.bins}.")
+    check_whole(owner, bins=fewest)
     if not getattr(owner, "bound", 1.0) > 0:
         raise ValueError(f"{name}: bound must be positive, got {owner.bound}.")
     if not 0 < owner.min_bin < 1 / owner.bins:

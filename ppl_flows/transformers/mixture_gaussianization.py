@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -42,12 +43,12 @@ class MixtureGaussianization(Transformer):
     """
 
     components: int = 8
+    _: KW_ONLY
     max_log_scale: float | None = 3.0
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"MixtureGaussianization: components must be at least 1, got {self.components}.")
+        check_whole(self, components=1)
         check_max_log_scale(self)
         check_min_slope(self)
 

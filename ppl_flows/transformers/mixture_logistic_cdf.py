@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -39,12 +40,12 @@ class MixtureLogisticCDF(Transformer):
     """
 
     components: int = 8
+    _: KW_ONLY
     max_log_scale: float | None = 3.0
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"MixtureLogisticCDF: components must be at least 1, got {self.components}.")
+        check_whole(self, components=1)
         check_max_log_scale(self)
         check_min_slope(self)
 

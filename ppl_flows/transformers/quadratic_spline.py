@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
@@ -30,6 +30,7 @@ class QuadraticSpline(Transformer):
     """
 
     bins: int = 8
+    _: KW_ONLY
     bound: float = 5.0
     min_bin: float = 1e-3
     min_slope: float = 1e-3

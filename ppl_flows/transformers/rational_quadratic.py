@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 from ppl_flows.core.namespace import namespace
@@ -30,6 +30,7 @@ class RationalQuadratic(Transformer):
     """
 
     bins: int = 8
+    _: KW_ONLY
     bound: float = 5.0
     min_bin: float = 1e-3
     min_slope: float = 1e-3

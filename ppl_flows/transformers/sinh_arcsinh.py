@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
@@ -28,6 +28,7 @@ class SinhArcsinh(Transformer):
     """
 
     max_skew: float = 3.0
+    _: KW_ONLY
     max_log_tail: float = 1.0
 
     def __post_init__(self) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -32,13 +33,13 @@ class SumOfSquares(Transformer):
     """
 
     polynomials: int = 3
+    _: KW_ONLY
     degree: int = 3
     scale: float = 5.0
     min_slope: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.polynomials < 1 or self.degree < 0:
-            raise ValueError(f"SumOfSquares: needs polynomials >= 1 and degree >= 0, got {self}.")
+        check_whole(self, polynomials=1, degree=0)
         if not self.scale > 0:
             raise ValueError(f"SumOfSquares: scale must be positive, got {self.scale}.")
         if not 0 < self.min_slope < 1:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
+from ppl_flows.core.checks import check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -36,16 +37,13 @@ class UnconstrainedMonotone(Transformer):
     """
 
     hidden: int = 8
+    _: KW_ONLY
     nodes: int = 48
     bound: float = 5.0
     max_log_slope: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or self.nodes < 2:
-            raise ValueError(
-                f"UnconstrainedMonotone: hidden must be at least 1 and nodes at least 2, got hidden={self.hidden}, "
-                f"nodes={self.nodes}."
-            )
+        check_whole(self, hidden=1, nodes=2)
         if not (self.bound > 0 and self.max_log_slope > 0):
             raise ValueError(
                 f"UnconstrainedMonotone: bound and max_log_slope must be positive, got bound={self.bound}, "

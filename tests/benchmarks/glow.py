@@ -59,7 +59,7 @@ def train_theirs(model: nf.MultiscaleFlow, images: torch.Tensor, steps: int) -> 
 
 
 def main(steps: int = 2_000, seeds: int = 1, hidden: int = 64) -> None:
-    bijection = pf.Chain([pf.glow(SHAPE, levels=LEVELS, steps=BLOCKS, hidden=hidden), pf.LogitTransform(SHAPE)])
+    bijection = pf.Chain([pf.glow(SHAPE, scales=LEVELS, flow_layers=BLOCKS, hidden=hidden), pf.LogitTransform(SHAPE)])
     images = torch.tensor(load_digits().images[..., None], dtype=torch.float32)
     order = np.random.default_rng(0).permutation(len(images))
     test, train = images[order[:360]], images[order[360:]]

@@ -164,7 +164,7 @@ if __name__ == "__main__":
     print("|---|---|---|---|---|---|---|---|")
     for kind, transformer in TRANSFORMERS.items():
         for dim in (64, 128):
-            layer = pf.MaskedAutoregressive(dim, transformer=transformer, hidden=HIDDEN)
+            layer = pf.MaskedAutoregressive(dim, transformer=transformer, conditioner=pf.MLP(HIDDEN))
             params = layer.init(np.random.default_rng(0))
             x = np.random.default_rng(1).standard_normal((POINTS, dim)).astype("float32")
             for name, run in (("torch", in_torch), ("JAX", in_jax)):

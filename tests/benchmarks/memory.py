@@ -32,7 +32,7 @@ ROUNDS = 3
 def stack(layers: int, remat: str) -> pf.Bijection:
     """A Chain in torch would do as well; a Repeat is what JAX compiles in constant time."""
     pair = pf.real_nvp(DIM, flow_layers=2, mask="halves", hidden=(128, 128))
-    return pf.Repeat(pair, layers // 2, remat=remat)
+    return pf.Repeat(pair, times=layers // 2, remat=remat)
 
 
 def megabytes() -> float:

@@ -14,9 +14,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import cases  # noqa: E402
+from test_golden import log_density  # noqa: E402
 
 ROWS = 10
-SMALL = {"levels": 2, "steps": 2, "hidden": 4, "width": 8, "heads": 2, "flow_layers": 2}  # of recipes of images
+SMALL = {"scales": 2, "hidden": 4, "width": 8, "heads": 2, "flow_layers": 2}  # of recipes of images
 
 
 def written() -> list:
@@ -26,8 +27,8 @@ def written() -> list:
         for recipe in (pf.glow, pf.real_nvp_image, pf.tarflow)
         for context_dim in (0, cases.CONTEXT)
     ]
-    estimated = [pf.ContractiveResidual(3, exact=False), pf.NeuralODE(3, (8, 8, 8), exact=False)]
-    batched = [pf.Batched(pf.Coupling(cases.DIM, hidden=(6, 5)), (3,))]
+    estimated = [pf.ContractiveResidual(3, exact=False), pf.NeuralODE(3, hidden=(8, 8, 8), exact=False)]
+    batched = [pf.Batched(pf.Coupling(cases.DIM, **cases.NET), batch=(3,))]
     bases = [b(cases.DIM) for b in cases.public(pf.Base)]
     every = [*cases.ALL, *cases.OTHERS, *cases.recipes(), *image_recipes, *estimated, *batched, *bases]
     return list(dict.fromkeys(every))
@@ -56,16 +57,6 @@ def main() -> None:
             "log_density": log_density(made, params, y, context).tolist(),
         }
     (folder / "expected.json").write_text(json.dumps(expected))
-
-
-def log_density(made, params, y: np.ndarray, context: np.ndarray | None) -> np.ndarray:
-    """Of a base; or of a bijection under the formula of a standard normal, whatever its domain. In float64."""
-    params = map_params(lambda _, a: np.asarray(a, np.float64), params)
-    if isinstance(made, pf.Base):
-        return made.log_prob(params, y)
-    x, log_det = made.inverse(params, y, context)
-    axes = tuple(range(-len(made.event_shape), 0))
-    return log_det - 0.5 * np.sum(x**2 + np.log(2 * np.pi), axis=axes)
 
 
 if __name__ == "__main__":
