@@ -140,7 +140,7 @@ def flow(
             scored, and move their running averages. By default they use the averages. Vectorised particles are one
             batch; particles one by one each move the averages.
         batch_shape: for a batch of independent flows, each with parameters of its own, such as ``(8,)`` in a plate of
-            8: the flow is that of ``pf.Batched(bijection, batch_shape)``.
+            8: the flow is that of ``pf.Batched(bijection, batch=batch_shape)``.
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
@@ -154,7 +154,7 @@ def flow(
     """
     if params is not None and start is not None:
         raise ValueError("flow: give params or start, not both: params have their values already.")
-    bijection = Batched(bijection, batch_shape) if batch_shape else bijection
+    bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):
