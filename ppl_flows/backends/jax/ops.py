@@ -74,7 +74,7 @@ def transposed(x: Array) -> Array:
 
 
 def take(x: Array, indices: Array, axis: int) -> Array:
-    return jnp.take(x, indices, axis=axis, mode="clip")  # the default looks for indices out of range, which ours are not
+    return jnp.take(x, indices, axis=axis, mode="clip")  # the default looks for negative indices, which ours are not
 
 
 def softmax(x: Array) -> Array:
