@@ -1,4 +1,4 @@
-"""Which of the host's estimators of the ELBO ``fit`` takes."""
+"""Which of the host's estimators of the ELBO ``fit`` takes, where it is given none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 from ppl_flows.numpyro.guide import is_subsampled
 
 
-def estimator_of(
+def choose_elbo(
     model: Callable, guide: Callable, num_particles: int, key: jax.Array, params: dict[str, Any]
 ) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
     """One that sums over enumerated sites, where the model has any that the guide does not draw; and whether a plate

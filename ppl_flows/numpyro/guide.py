@@ -22,13 +22,14 @@ from numpyro.primitives import Messenger
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
-from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 QUANTILE_DRAWS = 10_000
-BLOCK = 32  # points per call of the log density while a start is looked for
+POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
@@ -117,7 +118,7 @@ class AutoFlow(AutoContinuous):
             draws = {name: jnp.asarray(value) for name, value in self.start.items()}
             rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
             self.start = "draws"
-            return of_draws(np.asarray(rows, dtype=np.float64))
+            return gaussian_of_draws(np.asarray(rows, dtype=np.float64))
         obstacle = self._obstacle(args, kwargs)
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
@@ -127,7 +128,7 @@ class AutoFlow(AutoContinuous):
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
         with handlers.block():  # of the trace that this call is part of
-            return gaussian_near(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
+            return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
     def _obstacle(self, args: tuple, kwargs: dict) -> str | None:
         """What makes the log density no function of the latents alone."""
@@ -149,6 +150,11 @@ class AutoFlow(AutoContinuous):
         latents = {n for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
         return not latents <= self.prototype_trace.keys()
 
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoFlow", self.quality)
+        return guide_repr("AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self._bijection)
+
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
         dtype = self._init_latent.dtype
@@ -159,9 +165,12 @@ class AutoFlow(AutoContinuous):
         params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
-        posterior = Flow(self._bijection, params, base=self.get_base_dist())
-        posterior._on_path = on_the_path(near=self.start != "init")
-        return posterior
+        return Flow(self._bijection, params, base=self.get_base_dist())
+
+    def _sample_latent(self, *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any) -> jax.Array:
+        posterior = self._get_posterior().expand_by(sample_shape)
+        infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+        return numpyro.sample(f"_{self.prefix}_latent", posterior, infer=infer)
 
     def get_transform(self, params: dict[str, Any]) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
@@ -203,12 +212,12 @@ class _Density:
         if len(z) == 1:
             value, gradient = self._one(jnp.asarray(z[0], self._dtype))
             return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
-        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
         values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
         return values.astype(np.float64), gradients.astype(np.float64)
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
         return np.concatenate(blocks)[: len(z)].astype(np.float64)
 
 

@@ -14,6 +14,7 @@ from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
+from ppl_flows.inference.flow_checks import check_base, check_no_base_params
 from ppl_flows.pyro.params import ParamTree, stored_params
 
 AnyBase: TypeAlias = dist.Distribution | Base | None
@@ -46,15 +47,9 @@ class BaseDistribution(dist.TorchDistribution):
     def __init__(
         self, base: Base, params: Params | None = None, *, seed: int = 0, validate_args: bool | None = None
     ) -> None:
-        if not isinstance(base, Base):
-            raise TypeError(f"expected a ppl_flows Base such as pf.StudentT(4), got {type(base).__name__}.")
+        check_base(base, params, inside_model=am_i_wrapped())
         if params is not None:
             check_params(base, params)
-        elif am_i_wrapped():
-            raise ValueError(
-                f"{type(base).__name__} inside a model or guide would make new parameters at every call and never "
-                "train them; use flow(name, bijection, base=...), or give params."
-            )
         self.base = base
         self.weights = ParamTree(initial_params(base, seed) if params is None else params)
         super().__init__(torch.Size(), torch.Size((base.dim,)), validate_args=validate_args)
@@ -96,7 +91,7 @@ class BaseDistribution(dist.TorchDistribution):
         return self.base.sample(params, random, (*sample_shape, *self.batch_shape))
 
     def __repr__(self) -> str:
-        return f"BaseDistribution({self.base!r})"
+        return f"BaseDistribution({self.base})"
 
 
 class TorchRandom:
@@ -123,6 +118,5 @@ def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> A
     """
     if isinstance(base, Base):
         return BaseDistribution(base, stored_params(name, initial_params(base, seed) if params is None else params))
-    if params is not None:
-        raise ValueError(f"base_params are those of a ppl_flows Base such as pf.StudentT(4), but base is {base!r}.")
+    check_no_base_params(base, params)
     return base

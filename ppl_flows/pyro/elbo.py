@@ -1,4 +1,4 @@
-"""Which of the host's estimators of the ELBO ``fit`` takes."""
+"""Which of the host's estimators of the ELBO ``fit`` takes, where it is given none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 
-def estimator_of(
+def choose_elbo(
     model: Callable, guide: Callable, num_particles: int, *, vectorize: bool
 ) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
     """For these functions of a weight: one that sums over enumerated sites, where the model has any that the guide

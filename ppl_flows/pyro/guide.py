@@ -19,13 +19,14 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
-from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000
-BLOCK = 256  # points per run of the model while a start is looked for
+POINTS_PER_RUN = 256  # of the model, while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
@@ -81,9 +82,8 @@ class AutoFlow(AutoContinuous):
     ) -> None:
         check_guide(quality, start, init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._bare = (
-            model,
-        )  # a tuple, as a module would be registered; without the host's initialisation, which costs
+        # without the host's initialisation, which costs; a tuple, as a module would be registered
+        self._bare = (model,)
         self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
@@ -127,7 +127,7 @@ class AutoFlow(AutoContinuous):
                 for name, site in self.prototype_trace.iter_stochastic_nodes()
             ]
             self.start = "draws"
-            return of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
+            return gaussian_of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
         obstacle = None if self.start == "init" else density.obstacle(init)
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
@@ -135,7 +135,14 @@ class AutoFlow(AutoContinuous):
             return Gaussian(init, np.full(len(init), self._init_scale))
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        return gaussian_near(self.start, density, init, self._seed)
+        return find_gaussian(self.start, density, init, self._seed)
+
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoFlow", self.quality)
+        return guide_repr(
+            "AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self.transform.bijection
+        )
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -150,9 +157,12 @@ class AutoFlow(AutoContinuous):
         transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
         if am_i_wrapped():
             self._check_name_is_free(transform)
-        posterior = Flow(transform, base=self.get_base_dist())
-        posterior._on_path = on_the_path(near=self.start != "init")
-        return posterior
+        return Flow(transform, base=self.get_base_dist())
+
+    def sample_latent(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Draws the unconstrained latent vector."""
+        infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+        return pyro.sample(f"_{self._pyro_name}_latent", self.get_posterior(*args, **kwargs), infer=infer)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -223,7 +233,7 @@ class _Density:
         return None if first == second or np.isnan(first) else "the model draws numbers that the guide does not"
 
     def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(BLOCK)]
+        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(POINTS_PER_RUN)]
         values, gradients = (torch.cat([b.detach() for b in arrays]) for arrays in zip(*blocks, strict=True))
         return values.double().cpu().numpy(), gradients.double().cpu().numpy()
 

@@ -13,11 +13,11 @@ from pyro.infer.importance import vectorized_importance_weights
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
 
-from ppl_flows.inference.results import Weighed
+from ppl_flows.inference.results import WeightedDraws
 
 
 @contextmanager
-def at_values(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
+def store_at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
     """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
     with pyro.get_param_store().scope(state) as live, torch.no_grad():
         tensors = live["params"]
@@ -42,14 +42,14 @@ def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
     }
 
 
-def weighed(
+def importance_sample(
     model: Callable,
     guide: Callable,
     num_samples: int,
     batch: int,
     nesting: int | None,
     marginal: TraceEnum_ELBO | None,
-) -> Weighed:
+) -> WeightedDraws:
     """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
 
     Without nesting they go one by one; ``marginal`` sums over enumerated sites.
@@ -72,4 +72,4 @@ def weighed(
         weights.append(log_weights.reshape(size))
         values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
     draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
-    return Weighed(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())
+    return WeightedDraws(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())

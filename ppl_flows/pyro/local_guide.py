@@ -19,8 +19,16 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.gradient_estimators import on_the_path
-from ppl_flows.inference.local_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.local_flow import (
+    LocalStart,
+    check_local,
+    identity_flow,
+    local_bijection,
+    local_params,
+    local_sites,
+)
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow, set_up
 from ppl_flows.pyro.params import to_tensor
@@ -135,7 +143,7 @@ class AutoLocalFlow(AutoGuide):
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"
             return None
-        whole = AutoFlow(self._bare[0], identity, init_loc_fn=self._init_loc_fn, seed=self._seed)
+        whole = AutoFlow(self._bare[0], identity_flow, init_loc_fn=self._init_loc_fn, seed=self._seed)
         with poutine.block():
             whole._setup_prototype(*args, **kwargs)  # a call would put its parameters into the store
         self.start = str(whole.start)
@@ -143,6 +151,14 @@ class AutoLocalFlow(AutoGuide):
             return None
         places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
         return LocalStart.near(whole._gaussian, places, self._locals)
+
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoLocalFlow", self.quality)
+        local = self.locals.bijection
+        latents = f"{self._global_dim} global latents, {local.event_shape[0]} for each of {self._rows} rows"
+        flows = [self.globals.transform.bijection, local] if self._global_dim else [local]
+        return guide_repr("AutoLocalFlow", latents, self.start, self.quality, *flows)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if self.prototype_trace is None:
@@ -161,10 +177,9 @@ class AutoLocalFlow(AutoGuide):
             for own in (known, known.detach()):
                 batch = torch.broadcast_shapes((size,), *(v.shape[:-1] for v in vectors))
                 contexts.append(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*vectors, own)], dim=-1))
-            posterior = Flow(locals_.condition(contexts[0]))
-            posterior._path_context = contexts[1]
-            posterior._on_path = on_the_path(near=self.start != "init")
-            latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer={"is_auxiliary": True})
+            posterior = Flow(locals_.condition(contexts[0]), path_context=contexts[1])
+            infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+            latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer=infer)
             return result | self._unpack(latent)
 
     def _unpack(self, latent: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ class CompileError(RuntimeError):
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def as_compile_error(what: str) -> Iterator[None]:
     """Any error of torch's own machinery is a reason, and no end of the fit."""
     try:
         yield
