@@ -4,33 +4,44 @@ import numpy as np
 import pytest
 
 import ppl_flows as pf
-from ppl_flows.core.namespace import ACTIVATIONS, HOOKS, namespace
+from ppl_flows.core.params import flatten
+
+
+def first(layer, x=None):
+    return layer.forward({}, np.zeros(layer.event_shape) if x is None else x)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: pf.Coupling(1), "needs dim >= 2.*use Elementwise or MaskedAutoregressive"),
+        (lambda: pf.Coupling((4, 4, 1)), "one channel cannot be split; squeeze first, or use mask='checkerboard'"),
         (lambda: pf.Coupling(4, mask="checkers"), "unknown mask 'checkers'; choose one of halves"),
+        (lambda: pf.Coupling(4, mask="checkerboard"), "unknown mask 'checkerboard'; choose one of halves"),
         (lambda: pf.Coupling(3, mask=(True, True)), "mask must hold 3 bools"),
         (lambda: pf.Coupling(2, mask=(True, True)), "some True and some False"),
-        (
-            lambda: pf.Coupling(4, conditioner=pf.MLP(activation="swish")),
-            "unknown activation 'swish'; choose one of elu",
-        ),
-        (lambda: pf.Coupling(4, conditioner=pf.MLP(64)), r"hidden must be a tuple of widths such as \(64, 64\)"),
+        (lambda: pf.Coupling(4, context_dim=-1), "Coupling: context_dim must be at least 0, got -1"),
+        (lambda: pf.MLP(activation="swish"), "unknown activation 'swish'; choose one of elu"),
+        (lambda: pf.MLP((8, 0)), "every hidden width must be at least 1, got 0"),
+        (lambda: pf.MLP((8, 9), residual=True), r"all have one width.*give \(8, 8\)"),
+        (lambda: pf.ConvNet(blocks=-1), "ConvNet: blocks must be at least 0, got -1"),
+        (lambda: pf.CausalAttention(6, heads=4), "width must be a multiple of heads"),
         (lambda: pf.MaskedAutoregressive(0), "dim must be at least 1"),
-        (lambda: pf.MaskedAutoregressive(3, conditioner=pf.MLP((0,))), "every hidden width must be at least 1"),
-        (
-            lambda: pf.MaskedAutoregressive(3, conditioner=pf.MLP((8, 9), residual=True)),
-            r"all have one width.*give \(8, 8\)",
-        ),
+        (lambda: pf.MaskedAutoregressive((4, 2)), "positions of 2 numbers; use pf.CausalAttention"),
+        (lambda: pf.MaskedAutoregressive(4, conditioner=pf.CausalAttention(), method="jacobi"), "method='auto'"),
         (lambda: pf.Permute(3, order=(0, 0, 1)), "must be a permutation of 0, ..., 2"),
         (lambda: pf.Chain([]), "no parts"),
         (lambda: pf.Chain([pf.Reverse(3), pf.Reverse(4)]), r"gives shape \(3,\)"),
         (lambda: pf.Chain([pf.iaf(2, context_dim=1), pf.iaf(2, context_dim=3)]), "disagree on context_dim"),
-        (lambda: pf.iaf(3, flow_layers=0), "flow_layers must be at least 1, got 0"),
+        (lambda: pf.Chain([pf.Reverse(2)], names=["a.b"]), "different names, without dots"),
+        (lambda: pf.Chain([pf.Reverse(2), pf.Reverse(2)], names=["a", "a"]), "2 parts need as many different names"),
+        (lambda: pf.iaf(3, flow_layers=0), "iaf: flow_layers must be at least 1, got 0"),
+        (lambda: pf.nsf(0), "nsf: dim must be at least 1, got 0"),
         (lambda: pf.nsf(3, wiring="residual"), "unknown wiring 'residual'"),
+        (lambda: pf.glow((4, 4, 1), scales=0), "glow: scales must be at least 1, got 0"),
+        (lambda: pf.glow((4, 4)), r"glow: shape must be \(height, width, channels\)"),
+        (lambda: first(pf.Coupling(4)), r"params do not fit Coupling: 'b0' should have shape \(64,\), got None"),
+        (lambda: first(pf.nsf(2)), r"params do not fit Repeat: .*make them with bijection.init or pf.load"),
     ],
 )
 def test_what_cannot_work_is_refused_where_it_is_made(make, message):
@@ -38,9 +49,45 @@ def test_what_cannot_work_is_refused_where_it_is_made(make, message):
         make()
 
 
-def test_what_is_no_bijection_is_refused():
-    with pytest.raises(TypeError, match="Chain takes bijections, got Affine"):
-        pf.Chain([pf.Affine()])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pf.Coupling(4.0), "Coupling: dim must be a whole number, got 4.0"),
+        (lambda: pf.Coupling(True), "Coupling: dim must be a whole number, got True"),
+        (lambda: pf.ActNorm("3"), "ActNorm: dim must be a whole number, got '3'"),
+        (lambda: pf.nsf(3.0), "nsf: dim must be a whole number, got 3.0"),
+        (lambda: pf.nice((4, 4, 1)), r"nice: dim must be a whole number.*recipes of images are pf.glow"),
+        (lambda: pf.iaf(4, hidden=32), r"iaf: hidden must be a tuple of widths such as \(32, 32\), got 32"),
+        (lambda: pf.iaf(4, hidden=(8.0,)), "every hidden width must be a whole number, got 8.0"),
+        (lambda: pf.iaf(4, hidden=(8,), conditioner=pf.MLP()), "give conditioner or hidden, not both"),
+        (lambda: pf.MLP(64), r"MLP: hidden must be a tuple of widths such as \(32, 32\), got 64"),
+        (lambda: pf.RationalQuadratic(8.0), "RationalQuadratic: bins must be a whole number, got 8.0"),
+        (lambda: pf.StudentT(2.5), "StudentT: dim must be a whole number, got 2.5"),
+        (lambda: pf.Repeat(pf.Reverse(3), 2), "takes 2 positional arguments but 3 were given"),
+        (lambda: pf.Coupling(4, pf.Affine(), "halves"), "takes from 2 to 3 positional arguments but 4 were given"),
+        (lambda: pf.Chain([pf.Affine()]), "Chain takes bijections such as pf.nsf.2., got Affine"),
+        (lambda: pf.Inverse(pf.nsf), "Inverse takes bijections.*a recipe such as pf.nsf, or a class, is called first"),
+        (lambda: pf.Coupling(4, conditioner=(64, 64)), r"conditioner must be one such as pf.MLP\(\(64, 64\)\), got"),
+        (lambda: pf.Coupling(4, conditioner=pf.ConvNet()), "network of events with 3 axes, but these have 1"),
+        (lambda: pf.Coupling(4, conditioner=pf.CausalAttention()), "belongs into MaskedAutoregressive"),
+        (lambda: pf.MaskedAutoregressive(4, conditioner=pf.ConvNet()), "conditioner must be one that can be masked"),
+        (lambda: pf.Reshape(4), "Reshape: shape must be one such as"),
+        (lambda: pf.Batched(pf.Reverse(2), batch=3), r"batch must be a shape such as \(8,\), got 3"),
+        (lambda: first(pf.Reverse(2), [1.0, 2.0]), "expected a NumPy, torch or JAX array, got list"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_where_it_is_made(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("made", [pf.nsf(2), pf.glow((4, 4, 2), hidden=4), pf.Coupling(4, context_dim=3)])
+def test_a_bijection_prints_one_line_for_people(made):
+    line = str(made)
+    assert "\n" not in line
+    assert len(line) < 120
+    weights = pf.split(made.init(np.random.default_rng(0)))[0]
+    assert f"{sum(a.size for _, a in flatten(weights)):,} parameters" in line
 
 
 @pytest.mark.parametrize("wiring", [pf.Elementwise, pf.Coupling, pf.MaskedAutoregressive])
@@ -52,32 +99,6 @@ def test_what_is_no_transformer_is_refused(wiring):
 
 def test_a_mask_may_be_an_array():
     assert pf.Coupling(3, mask=np.array([True, False, True])).mask == (True, False, True)
-
-
-def test_what_is_no_array_is_refused():
-    with pytest.raises(TypeError, match="expected a NumPy, torch or JAX array, got list"):
-        pf.Reverse(2).forward({}, [1.0, 2.0])
-
-
-def test_the_namespaces_have_the_same_hooks():
-    import jax.numpy as jnp
-    import torch
-
-    for array in (np.ones(1), torch.ones(1), jnp.ones(1)):
-        xp = namespace(array)
-        for name in (*HOOKS, *ACTIVATIONS):
-            assert callable(getattr(xp, name)), f"{xp.__name__} lacks {name}"
-
-
-def test_activations_are_the_same_in_every_library():
-    import jax.numpy as jnp
-    import torch
-
-    x = np.linspace(-30, 30, 101)
-    for name in ACTIVATIONS:
-        a, b, c = (np.asarray(getattr(namespace(v), name)(v)) for v in (x, torch.tensor(x), jnp.asarray(x)))
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
-        np.testing.assert_allclose(a, c, rtol=1e-12, atol=1e-13)
 
 
 def test_masks_are_what_their_names_say():

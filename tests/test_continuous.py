@@ -1,5 +1,6 @@
 """Continuous flows: closed forms, zuko's solver, the estimated trace, torch.func, what goes wrong, and training."""
 
+import importlib
 import sys
 
 import jax
@@ -13,7 +14,6 @@ from scipy.linalg import expm
 from zuko.transforms import FreeFormJacobianTransform
 
 import ppl_flows as pf
-import ppl_flows.core
 from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.params import map_params
 
@@ -37,7 +37,7 @@ def test_it_is_zukos_free_form_jacobian_transform_of_the_same_field():
     bijection = pf.NeuralODE(4, hidden=(6, 5), context_dim=3, **TIGHT)
     params, x = TORCH.params(perturbed(bijection, 0.5)), TORCH.array(points(bijection))
     c = TORCH.array(context(bijection))
-    net = MLP(4, 4, (6, 5), "tanh", context_dim=4)
+    net = MLP((6, 5), activation="tanh").bind(4, 4, 4)
     theirs = FreeFormJacobianTransform(
         lambda t, x: net(params, x, torch.cat([c, t * torch.ones_like(c[:, :1])], -1)), **TIGHT
     )
@@ -139,10 +139,10 @@ def test_second_derivatives_exist_in_autograd_and_are_refused_under_torch_func()
 
 @pytest.mark.parametrize(("library", "package"), [(TORCH, "torchdiffeq"), (JAX, "diffrax")])
 def test_a_missing_solver_is_an_error_that_says_what_to_install(library, package, monkeypatch):
-    driver = f"ode_{library.name}"
+    folder = importlib.import_module(f"ppl_flows.backends.{library.name}")
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"ppl_flows.core.{driver}", raising=False)
-    monkeypatch.delattr(ppl_flows.core, driver, raising=False)
+    monkeypatch.delitem(sys.modules, f"{folder.__name__}.ode", raising=False)
+    monkeypatch.delattr(folder, "ode", raising=False)
     bijection = pf.NeuralODE(2, hidden=(4,))
     with pytest.raises(ImportError, match=f"pip install {package}"):
         bijection.forward(library.params(perturbed(bijection)), library.array(points(bijection)))

@@ -13,7 +13,7 @@ import ppl_flows as pf
 from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.namespace import ACTIVATIONS
 from ppl_flows.core.params import map_params
-from ppl_flows.numerics.hutchinson_probes import PERIOD, next_step, probes
+from ppl_flows.numerics.hutchinson_probes import PERIOD, next_step, random_probes
 from ppl_flows.numerics.jacobian_products import activation_and_slope, linearize, lip_swish
 
 RNG = np.random.default_rng(4)
@@ -23,7 +23,7 @@ NETWORKS += [("tanh", hidden) for hidden in ((), (6,), (6, 5, 4))]
 
 @pytest.mark.parametrize(("name", "hidden"), NETWORKS)
 def test_a_linearised_network_is_its_autodiff_jacobian(name, hidden):
-    mlp = MLP(3, 3, hidden, "silu" if name == "lip_swish" else name)
+    mlp = MLP(hidden, activation="silu" if name == "lip_swish" else name).bind(3, 3)
     params = map_params(lambda _, a: jnp.asarray(a + RNG.standard_normal(a.shape)), mlp.init(RNG))
     act = lip_swish(0.7) if name == "lip_swish" else activation_and_slope(name)
     x, v = jnp.asarray(RNG.standard_normal((2, 4, 5, 3)))
@@ -57,9 +57,9 @@ def test_neighbouring_rows_and_successive_steps_have_independent_numbers(scale, 
     n = 2_000
     if scale is None:
         x = RNG.standard_normal(dim)
-        v, u = (np.stack(a) for a in zip(*(probes(x, np.float64(step)) for step in range(n)), strict=True))
+        v, u = (np.stack(a) for a in zip(*(random_probes(x, np.float64(step)) for step in range(n)), strict=True))
     else:
-        v, u = probes(scale * np.arange(n)[:, None] * np.ones(dim), np.zeros(()))
+        v, u = random_probes(scale * np.arange(n)[:, None] * np.ones(dim), np.zeros(()))
     assert stats.kstest(u, "uniform").pvalue > 1e-3
     assert set(np.unique(v)) == {-1.0, 1.0}
     for lag in (1, 2, 7):
@@ -72,13 +72,13 @@ def test_neighbouring_rows_and_successive_steps_have_independent_numbers(scale, 
 
 def test_the_numbers_are_the_same_in_every_library_and_dtype_and_survive_nan():
     x, step = 3 * RNG.standard_normal((50, 4)).astype("float32"), np.float32(12345)
-    expected = probes(x.astype("float64"), np.float64(step))
+    expected = random_probes(x.astype("float64"), np.float64(step))
     for library in LIBRARIES:
         for dtype in ("float32", "float64"):
-            found = probes(library.array(x, dtype), library.array(step, dtype))
+            found = random_probes(library.array(x, dtype), library.array(step, dtype))
             np.testing.assert_array_equal(found[0], expected[0])
             np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
-        v, u = probes(library.array([[np.nan, np.inf]]), library.array(step))
+        v, u = random_probes(library.array([[np.nan, np.inf]]), library.array(step))
         assert np.all(np.isfinite(np.asarray(v)))
         assert np.all(np.isfinite(np.asarray(u)))
 

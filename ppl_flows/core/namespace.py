@@ -1,49 +1,29 @@
 """The one place that knows array libraries: ``namespace(x)`` is the module of functions for x's type.
 
-Each namespace (``backends.numpy.ops``, ``backends.torch.ops``, ``backends.jax.ops``) is the array API plus the same
-closed list of names that the standard lacks: ``HOOKS``, the functions in ``ACTIVATIONS``, and the drivers that need
-loops or custom gradients.
-torch and JAX are imported when the first array of theirs arrives, never before.
+Each namespace (``backends.numpy.ops``, ``backends.torch.ops``, ``backends.jax.ops``) is the array API and the hooks of
+``Backend``. torch and JAX are imported when the first array of theirs arrives, never before.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-ACTIVATIONS = ("elu", "gelu", "relu", "sigmoid", "silu", "softplus", "tanh")
-HOOKS = (
-    "constant",
-    "conv2d",
-    "erfc",
-    "keeping_products",
-    "lgamma",
-    "linear",
-    "logsumexp",
-    "masked_sum",
-    "ndtri",
-    "pieces",
-    "softmax",
-    "solve_triangular",
-    "stop_gradient",
-    "transposed",
-    "vmap",
-    "while_loop",
-    "scan",
-    "checkpoint",
-    "reversible",
-    "odeint",
-    "autoregressive_inverse",
-    "rational_quadratic",
-)
+from ppl_flows.core.backend import Activations
 
-_by_type: dict[type, ModuleType] = {}
+if TYPE_CHECKING:
+    from ppl_flows.core.backend import Backend
+    from ppl_flows.core.types import Array
+
+ACTIVATIONS = tuple(name for name in vars(Activations) if not name.startswith("_"))
+
+_by_type: dict[type, Any] = {}  # modules; ``ppl_flows.backends`` has them checked against the protocol
 
 
-def namespace(x: Any) -> ModuleType:
+def namespace(x: Array) -> Backend:
     """The namespace of x's array library.
 
     Raises:
@@ -53,6 +33,16 @@ def namespace(x: Any) -> ModuleType:
     if found is None:
         found = _by_type[type(x)] = importlib.import_module(f"ppl_flows.backends.{_library(x)}.ops")
     return found
+
+
+def unit_matrix(dim: int, like: Array) -> Array:
+    """The unit matrix, ``(dim, dim)``, of like's library, dtype and device."""
+    return namespace(like).constant(_unit_matrix(dim), like)
+
+
+@cache
+def _unit_matrix(dim: int) -> np.ndarray:
+    return np.eye(dim)
 
 
 def _library(x: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppl_flows.core.namespace import namespace
@@ -10,22 +10,31 @@ from ppl_flows.core.namespace import namespace
 if TYPE_CHECKING:
     from ppl_flows.core.types import Array, Params
 
+# They are walked at every pass, so a level is one call, and not one per array.
 
-def flatten(params: Params, prefix: str = "") -> Iterator[tuple[str, Array]]:
+
+def flatten(params: Params) -> Iterator[tuple[str, Array]]:
     """The arrays under dotted names."""
+    found: list[tuple[str, Array]] = []
+    _collect(params, "", found)
+    return iter(found)
+
+
+def _collect(params: Params, prefix: str, found: list[tuple[str, Array]]) -> None:
     for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
+        if isinstance(value, dict):
+            _collect(value, f"{prefix}{key}.", found)
         else:
-            yield f"{prefix}{key}", value
+            found.append((f"{prefix}{key}", value))
 
 
 def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "") -> dict[str, Any]:
     """The same nesting with ``f(dotted name, array)`` in place of each array."""
-    return {
-        key: map_params(f, value, f"{prefix}{key}.") if isinstance(value, Mapping) else f(f"{prefix}{key}", value)
-        for key, value in params.items()
-    }
+    mapped = {}
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        mapped[key] = map_params(f, value, f"{name}.") if isinstance(value, dict) else f(name, value)
+    return mapped
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -35,7 +44,7 @@ def split(params: Params) -> tuple[Params, Params]:
     for key, value in params.items():
         if key == "state":
             state[key] = value
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             weights[key], below = split(value)
             if below:
                 state[key] = below
@@ -46,26 +55,25 @@ def split(params: Params) -> tuple[Params, Params]:
 
 def merge(weights: Params, state: Params) -> Params:
     """The params that ``split`` took apart."""
-    both = {key: merge(weights[key], state[key]) for key in weights.keys() & state.keys()}
-    return {**weights, **state, **both}
+    merged = {**weights, **state}
+    for key in weights.keys() & state.keys():
+        merged[key] = merge(weights[key], state[key])
+    return merged
 
 
-def stack(params: Sequence[Params]) -> Params:
+def stack(params: Sequence[Params]) -> dict[str, Any]:
     """Params of one structure, each array stacked along a new first axis."""
-    first = params[0]
-    return {
-        key: stack([p[key] for p in params])
-        if isinstance(first[key], Mapping)
-        else namespace(first[key]).stack([p[key] for p in params], axis=0)
-        for key in first
-    }
+    stacked = {}
+    for key, first in params[0].items():
+        rows = [p[key] for p in params]
+        stacked[key] = stack(rows) if isinstance(first, dict) else namespace(first).stack(rows, axis=0)
+    return stacked
 
 
-def unstack(params: Params, n: int) -> Sequence[Params]:
+def unstack(params: Params, n: int) -> list[dict[str, Any]]:
     """The n params that ``stack`` put together."""
     rows: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, value in params.items():
-        parts = unstack(value, n) if isinstance(value, Mapping) else namespace(value).unstack(value, axis=0)
-        for row, part in zip(rows, parts, strict=True):
+        for row, part in zip(rows, unstack(value, n) if isinstance(value, dict) else value, strict=True):
             row[key] = part
     return rows

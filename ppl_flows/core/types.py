@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-Array = Any  # a NumPy, torch or JAX array
+Array: TypeAlias = Any  # a NumPy, torch or JAX array
 
-Params = Mapping[str, Any]  # nested dict of arrays; those below a key "state" are no weights: nothing trains them
+Context: TypeAlias = Array | None
 
-Observed = tuple[Params, Array, Array]  # what ``observe`` returns
+Params: TypeAlias = Mapping[str, Any]  # nested dicts of arrays; no optimiser trains those below a key "state"
+
+Observed: TypeAlias = tuple[Params, Array, Array]  # what ``observe`` returns

@@ -6,7 +6,7 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
 
 
-def moments(owner: str, v: Array) -> tuple[Array, Array]:
+def batch_mean_and_variance(owner: str, v: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance over all axes but the last.
 
     Raises:

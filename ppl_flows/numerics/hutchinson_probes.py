@@ -14,7 +14,7 @@ RESOLUTION = 2.0**14  # rows that agree to its inverse share their numbers: forw
 PERIOD = float(SIZE**2)  # of the step counter, exact in float32
 
 
-def probes(x: Array, step: Array) -> tuple[Array, Array]:
+def random_probes(x: Array, step: Array) -> tuple[Array, Array]:
     """``(v, u)`` for every row: signs v, ``(*batch, dim)``, and a uniform number u in (0, 1), ``(*batch,)``.
 
     A function of x and step alone, without gradient. Over the ``PERIOD`` of the step every row meets every v of the

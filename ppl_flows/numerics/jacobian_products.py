@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ppl_flows.core.linear import identity
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.types import Array
 
 EXACT_UP_TO = 32  # dim to which layers take exact determinants and traces: about as many products as an estimate takes
@@ -90,9 +89,9 @@ def linearize(
     return Linearized(a, tuple(weights), tuple(slopes))
 
 
-def add_identity(jacobian: Array) -> Array:
+def add_unit_matrix(jacobian: Array) -> Array:
     """``I + J``."""
-    return jacobian + identity(jacobian.shape[-1], jacobian)
+    return jacobian + unit_matrix(jacobian.shape[-1], jacobian)
 
 
 def activation_and_slope(name: str) -> ActivationAndSlope:

@@ -36,14 +36,14 @@ def _solve(f: Callable[[Array], tuple[Array, Array]], y: Array) -> Array:
     xp = namespace(y)
     precision = 4 * float(xp.finfo(y.dtype).eps)
 
-    def body(state: tuple) -> tuple:
+    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
         x, low, high, step, _ = state
         value, log_slope = f(x)
         below = value < y
-        low = xp.where(below, xp.arcsinh(x), low)
-        high = xp.where(below, high, xp.arcsinh(x))
+        low = xp.where(below, xp.asinh(x), low)
+        high = xp.where(below, high, xp.asinh(x))
         newton = x + (y - value) * xp.exp(-log_slope)
-        t = xp.arcsinh(newton)
+        t = xp.asinh(newton)
         move = xp.abs(newton - x)
         done = move <= precision * (1 + xp.abs(x))  # rounding may put it outside the bracket: no reason to bisect
         fine = done | ((t > low) & (t < high) & (move < 0.5 * xp.abs(step)))

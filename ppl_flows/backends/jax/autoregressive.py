@@ -51,8 +51,8 @@ def _inverse_jvp(network, transformer, method, primals, tangents):
     _, pull = jax.vjp(transformer.forward, theta, x)
     y_theta, y_x = pull((jnp.ones_like(x), jnp.zeros_like(x)))
     l_theta, l_x = pull((jnp.zeros_like(x), jnp.ones_like(x)))
-    acts = network.activations(namespace(x))
-    bends = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
+    acts = network.mlp.activations(namespace(x))
+    unit_slopes = [jax.vjp(act, a)[1](jnp.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
 
     # one array of both unknowns: parts that are transposed must all depend on the tangents, and dL need not
 
@@ -62,13 +62,13 @@ def _inverse_jvp(network, transformer, method, primals, tangents):
         return _joined(j_u, z + l_u)
 
     def solve(_, right):
-        u = _linear(network, method, (right[..., :-1], y_x, y_theta), bends, weights)
+        u = _linear(network, method, (right[..., :-1], y_x, y_theta), unit_slopes, weights)
         return _joined(u, right[..., -1] - push(u, *held)[1])
 
     def transpose_solve(_, right):
         g, l = right[..., :-1], right[..., -1:]
         data = (g - l * l_x, y_x, y_theta, -l[..., None] * l_theta)
-        return _joined(_linear(network, method, data, bends, weights), l[..., 0])
+        return _joined(_linear(network, method, data, unit_slopes, weights), l[..., 0])
 
     right = _joined(tangents[0] - d_y, -d_log_det)
     out = lax.custom_linear_solve(matvec, right, solve, transpose_solve)
@@ -79,7 +79,7 @@ def _joined(u, z):
     return jnp.concatenate([u, z[..., None]], axis=-1)
 
 
-def _linear(network, method, data, bends, weights):
+def _linear(network, method, data, unit_slopes, weights):
     """Solves ``J u = b`` for data (b, dy/dx, dy/dtheta), or ``J^T v = g`` for (direct, dy/dx, dy/dtheta, push)."""
     shape, reverse = data[0].shape, len(data) == 4
 
@@ -89,10 +89,13 @@ def _linear(network, method, data, bends, weights):
     def flipped(a, axes):
         return jnp.flip(a, tuple(range(axes)))
 
-    data, bends = [rows(a) for a in data], [rows(a) for a in bends]
+    data, unit_slopes = [rows(a) for a in data], [rows(a) for a in unit_slopes]
     if reverse:  # the transposed network, all axes flipped
         order, rules = triangular_sweep.reverse_order(network), triangular_sweep.cotangent(network)
-        data, bends = [flipped(a, min(a.ndim - 1, 2)) for a in data], [flipped(a, 1) for a in reversed(bends)]
+        data, unit_slopes = (
+            [flipped(a, min(a.ndim - 1, 2)) for a in data],
+            [flipped(a, 1) for a in reversed(unit_slopes)],
+        )
         weights = [flipped(w, 2) for w in reversed(weights)]
     else:
         order, rules, weights = (
@@ -101,7 +104,7 @@ def _linear(network, method, data, bends, weights):
             [w.T for w in weights],
         )
     biases = [jnp.zeros((len(w), 1), w.dtype) for w in weights]
-    _, out = _solve(method, order, rules, weights, biases, bends, data)
+    _, out = _solve(method, order, rules, weights, biases, unit_slopes, data)
     return (flipped(out, 1) if reverse else out).T.reshape(shape)
 
 
@@ -109,14 +112,14 @@ def _solve(method, *system):
     return triangular_sweep.iterate(*system) if method == "jacobi" else _substitute(*system)
 
 
-def _substitute(order, rules, weights, biases, bends, data):
+def _substitute(order, rules, weights, biases, unit_slopes, data):
     """As ``triangular_sweep.substitute``, as one scan over blocks, and in it one over the steps of a block.
 
     Slices of a scan have one size, so a step computes as many units as the largest one needs. Those too many belong
     to later steps, which overwrite them; until then all that is read of them is multiplied by weights of zero.
     """
     steps, n = data[0].shape[0], data[0].shape[-1]
-    block = min(triangular_sweep.BLOCK, steps)
+    block = min(triangular_sweep.STEPS_PER_BLOCK, steps)
     blocks = -(-steps // block)
     at = np.minimum(np.arange(blocks * block), steps)  # steps beyond the last fill up the last block
     starts = [np.asarray(o)[at].reshape(blocks, block) for o in order]
@@ -131,7 +134,7 @@ def _substitute(order, rules, weights, biases, bends, data):
 
     weights = [padded(w, i + 1, i) for i, w in enumerate(weights)]
     biases = [padded(b, i + 1) for i, b in enumerate(biases)]
-    bends = [padded(b, i + 1) for i, b in enumerate(bends)]
+    unit_slopes = [padded(b, i + 1) for i, b in enumerate(unit_slopes)]
     data = [jnp.pad(a, [(0, len(at) - steps)] + [(0, 0)] * (a.ndim - 1), mode="edge") for a in data]
     data = [a.reshape(blocks, block, *a.shape[1:]) for a in data]
     *hidden, out = range(len(weights))
@@ -159,8 +162,8 @@ def _substitute(order, rules, weights, biases, bends, data):
                 own[j] = lax.dynamic_update_slice_in_dim(own[j], values, start[j] - first[j], 0)
 
             for i in hidden:
-                bend = rows(bends[i], start[i + 1], size[i + 1]) if bends else None
-                keep(i + 1, rules.unit(i, summed(i), earlier, bend))
+                unit_slope = rows(unit_slopes[i], start[i + 1], size[i + 1]) if unit_slopes else None
+                keep(i + 1, rules.unit(i, summed(i), earlier, unit_slope))
             inputs, result = rules.solve(summed(out), *data)
             keep(0, inputs.reshape(-1, n))
             return own, result

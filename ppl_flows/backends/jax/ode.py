@@ -1,6 +1,11 @@
 """Differential equations in JAX: diffrax."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import jax.numpy as jnp
+from jax import Array
 
 try:
     import diffrax
@@ -13,8 +18,16 @@ except ImportError as error:
 MAX_STEPS = 4096
 
 
-def odeint(f, y, args, times, *, rtol, atol):
-    """As in ``ops``. Reverse-mode gradients go through diffrax's steps, with checkpoints."""
+def odeint(
+    f: Callable[..., Array],
+    y: Array,
+    args: tuple[Array, ...],
+    times: tuple[float, float],
+    *,
+    rtol: float,
+    atol: float,
+) -> Array:
+    """As in ``Backend``. Reverse-mode gradients go through diffrax's steps, with checkpoints."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: f(t, y, *args)),
         diffrax.Dopri5(),
@@ -30,6 +43,6 @@ def odeint(f, y, args, times, *, rtol, atol):
     return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.nan)
 
 
-def _norm(v):
+def _norm(v: Array) -> Array:
     """The worst row's error decides: the mean over a batch would let a hard row hide among easy ones."""
     return jnp.sqrt(jnp.max(jnp.mean(v * v, axis=-1)))

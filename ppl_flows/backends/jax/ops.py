@@ -1,11 +1,15 @@
 """JAX namespace."""
 
+from __future__ import annotations
+
 import builtins  # the star import below hides some
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.nn import elu, relu, sigmoid, silu, softplus
 from jax.numpy import *  # the namespace *is* the array API
 from jax.scipy.special import erfc, ndtri
@@ -13,94 +17,131 @@ from jax.scipy.special import gammaln as lgamma
 
 from ppl_flows.backends.jax.autoregressive import autoregressive_inverse
 from ppl_flows.backends.jax.remat import checkpoint, reversible
+from ppl_flows.core.types import Params
+
+State = TypeVar("State")
+Carry = TypeVar("Carry")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def constant(array, like):
+def constant(array: np.ndarray, like: Array) -> Array:
     if array.dtype.kind == "b":  # a mask: in bits, as it would be most of a program when written out in full
         bits = jnp.unpackbits(np.packbits(array), count=array.size)
         return bits.reshape(array.shape).astype(like.dtype)
     return jnp.asarray(array, dtype=like.dtype if array.dtype.kind in "fb" else None)
 
 
-def conv2d(x, kernel):
+def conv2d(x: Array, kernel: Array) -> Array:
     dtype = jnp.result_type(x, kernel)  # the host's own wants one
     image, kernel = x.reshape(-1, *x.shape[-3:]).astype(dtype), kernel.astype(dtype)
     out = lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
-def linear(x, w, b):
+def linear(x: Array, w: Array, b: Array) -> Array:
     return x @ w + b
 
 
-def keeping_products(f):
-    """f, of which the backward pass keeps the matrix products alone, and computes anew what lies between them.
-
-    What is kept inside a scan is copied, at twice the cost of computing it, for activations such as silu.
-    """
+def keeping_products(f: F) -> F:
     kept = jax.checkpoint(f, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
 
-    def run(*args):
+    def run(*args: Any) -> Any:
         traced = builtins.any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(args))
         return (kept if traced else f)(*args)  # outside of programs and gradients it would be traced at every call
 
-    return run
+    return run  # type: ignore[return-value]  # it takes f's arguments
 
 
-def masked_sum(x, mask, axis):
+def masked_sum(x: Array, mask: Array, axis: int) -> Array:
     return jnp.sum(jnp.where(mask, x, 0.0), axis=axis)
 
 
-def pieces(x, sizes, axis):
-    return lax.split(x, sizes, axis)  # its gradient is one concatenation, that of slices a sum of padded arrays
+def pieces(x: Array, sizes: Sequence[int], axis: int) -> Sequence[Array]:
+    return lax.split(x, sizes, axis)
 
 
-def rational_quadratic(plain, v, rows, axis, h):
+def rational_quadratic(
+    plain: Callable[[Array, Array], tuple[Array, Array]], v: Array, rows: Array, axis: int, h: Any
+) -> tuple[Array, Array]:
     return plain(v, rows)
 
 
-def transposed(x):
+def transposed(x: Array) -> Array:
     # the barrier keeps XLA from folding the transposition into the products around it, which then run several times
     # slower on a CPU
-    return lax.optimization_barrier(x).T
+    barred: Array = lax.optimization_barrier(x)
+    return barred.T
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     return jax.nn.softmax(x, axis=-1)
 
 
-def logsumexp(x):
+def logsumexp(x: Array) -> Array:
     return jax.nn.logsumexp(x, axis=-1)
 
 
-def gelu(x):
+def gelu(x: Array, /) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-def solve_triangular(a, b, *, lower):
+def solve_triangular(a: Array, b: Array, *, lower: builtins.bool) -> Array:
     return jax.scipy.linalg.solve_triangular(a, b.reshape(-1, b.shape[-1]).T, lower=lower).T.reshape(b.shape)
 
 
-def odeint(f, y, args, times, *, rtol, atol):
+def odeint(
+    f: Callable[..., Array],
+    y: Array,
+    args: tuple[Array, ...],
+    times: tuple[float, float],
+    *,
+    rtol: float,
+    atol: float,
+) -> Array:
     from ppl_flows.backends.jax import ode  # diffrax is an extra
 
     return ode.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
-def vmap(f):
+def vmap(f: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(f)
 
 
-def stop_gradient(x):
+def stop_gradient(x: Array) -> Array:
     return lax.stop_gradient(x)
 
 
-def while_loop(go_on, body, state, limit):
-    def counted_go_on(counted):
+def while_loop(go_on: Callable[[State], Array], body: Callable[[State], State], state: State, limit: int) -> State:
+    def counted_go_on(counted: tuple[Any, State]) -> Any:
         return (counted[0] < limit) & go_on(counted[1])
 
-    return lax.while_loop(counted_go_on, lambda counted: (counted[0] + 1, body(counted[1])), (0, state))[1]
+    last: State = lax.while_loop(counted_go_on, lambda counted: (counted[0] + 1, body(counted[1])), (0, state))[1]
+    return last
 
 
-def scan(step, carry, params, n, *, reverse):
+def scan(
+    step: Callable[[Carry, Params], tuple[Carry, Any]],
+    carry: Carry,
+    params: Params,
+    n: int,
+    *,
+    reverse: builtins.bool,
+) -> tuple[Carry, Any]:
     return lax.scan(step, carry, params, length=n, reverse=reverse)
+
+
+def repeat_passes(
+    run: Callable[[Params, Array, Array | None], tuple[Array, Array]],
+    params: Params,
+    v: Array,
+    context: Array | None,
+    zero: Array,
+    n: int,
+    *,
+    reverse: builtins.bool,
+) -> tuple[Array, Array]:
+    def step(carry: tuple[Array, Array], row: Params) -> tuple[tuple[Array, Array], None]:
+        v, log_det = run(row, carry[0], context)
+        return (v, carry[1] + log_det), None
+
+    return lax.scan(step, (v, zero), params, length=n, reverse=reverse)[0]

@@ -1,13 +1,25 @@
 """Differential equations in NumPy: SciPy."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import numpy as np
 from scipy.integrate import solve_ivp
 
 
-def odeint(f, y, args, times, *, rtol, atol):
-    """As in ``ops``."""
+def odeint(
+    f: Callable[..., np.ndarray],
+    y: np.ndarray,
+    args: tuple[np.ndarray, ...],
+    times: tuple[float, float],
+    *,
+    rtol: float,
+    atol: float,
+) -> np.ndarray:
+    """As in ``Backend``."""
 
-    def flat(t, v):
+    def flat(t: float, v: np.ndarray) -> np.ndarray:
         return f(t, v.reshape(y.shape), *args).ravel()
 
     solution = solve_ivp(flat, times, y.ravel(), "RK45", t_eval=times[1:], rtol=rtol, atol=atol)

@@ -1,24 +1,34 @@
 """NumPy namespace: the reference, in which every formula can be tested without a framework."""
 
-from itertools import pairwise
+from __future__ import annotations
+
+import builtins  # the star import below hides some
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy import *  # the namespace *is* the array API
-from scipy import special
+from numpy import ndarray
 from scipy.special import erfc, ndtri
+from scipy.special import expit as sigmoid
 from scipy.special import gammaln as lgamma
 
-from ppl_flows.backends.eager_scan import scan
+from ppl_flows.backends.eager_scan import repeat_passes, scan
+from ppl_flows.core.transformer import Transformer
+from ppl_flows.core.types import Params
 from ppl_flows.numerics import triangular_sweep
 from ppl_flows.numerics.reversible_pass import walk as reversible
 
+State = TypeVar("State")
+F = TypeVar("F", bound=Callable[..., Any])
 
-def constant(array, like):
+
+def constant(array: ndarray, like: ndarray) -> ndarray:
     return array.astype(like.dtype) if array.dtype.kind in "fb" else array
 
 
-def conv2d(x, kernel):
-    """``(*batch, height, width, in)`` and ``(side, side, in, out)`` to ``(*batch, height, width, out)``, padded."""
+def conv2d(x: ndarray, kernel: ndarray) -> ndarray:
     side = kernel.shape[0]
     around = (side // 2, (side - 1) // 2)
     padded = np.pad(x, (*((0, 0) for _ in x.shape[:-3]), around[::-1], around[::-1], (0, 0)))
@@ -26,66 +36,65 @@ def conv2d(x, kernel):
     return np.einsum("...cij,ijco->...o", windows, kernel, optimize=True)
 
 
-def linear(x, w, b):
-    """``x w + b``, w ``(in, out)``."""
+def linear(x: ndarray, w: ndarray, b: ndarray) -> ndarray:
     return x @ w + b
 
 
-def keeping_products(f):
-    """f, whose backward pass may compute anew whatever is no matrix product."""
+def keeping_products(f: F) -> F:
     return f
 
 
-def masked_sum(x, mask, axis):
+def masked_sum(x: ndarray, mask: ndarray, axis: int) -> ndarray:
     return np.sum(np.where(mask, x, 0.0), axis=axis)
 
 
-def pieces(x, sizes, axis):
-    return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
+def pieces(x: ndarray, sizes: Sequence[int], axis: int) -> list[ndarray]:
+    before = (slice(None),) * (axis % x.ndim)
+    return [x[*before, end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
-def rational_quadratic(plain, v, rows, axis, h):
+def rational_quadratic(
+    plain: Callable[[ndarray, ndarray], tuple[ndarray, ndarray]], v: ndarray, rows: ndarray, axis: int, h: Any
+) -> tuple[ndarray, ndarray]:
     return plain(v, rows)
 
 
-def transposed(x):
+def transposed(x: ndarray) -> ndarray:
     return np.ascontiguousarray(x.T)
 
 
-def softmax(x):
-    z = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return z / np.sum(z, axis=-1, keepdims=True)
+def softmax(x: ndarray) -> ndarray:
+    z = np.exp(x - np.maximum.reduce(x, axis=-1, keepdims=True))
+    return z / np.add.reduce(z, axis=-1, keepdims=True)
 
 
-def logsumexp(x):
-    return special.logsumexp(x, axis=-1)
+def logsumexp(x: ndarray) -> ndarray:
+    return np.logaddexp.reduce(x, axis=-1)
 
 
-def softplus(x):
-    return np.logaddexp(x, np.zeros_like(x))
+def softplus(x: ndarray, /) -> ndarray:
+    return np.logaddexp(x, 0.0)
 
 
-def sigmoid(x):
-    return np.exp(-softplus(-x))
-
-
-def silu(x):
+def silu(x: ndarray, /) -> ndarray:
     return x * sigmoid(x)
 
 
-def relu(x):
+def relu(x: ndarray, /) -> ndarray:
     return np.maximum(x, 0.0)
 
 
-def elu(x):
+def elu(x: ndarray, /) -> ndarray:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0.0)))
 
 
-def gelu(x):
+def gelu(x: ndarray, /) -> ndarray:
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-def autoregressive_inverse(network, transformer, method, params, y, context):
+def autoregressive_inverse(
+    network: Any, transformer: Transformer, method: str, params: Params, y: ndarray, context: ndarray | None
+) -> tuple[ndarray, ndarray]:
     weights, biases = network.layers(params, y, context)
     rows = [np.broadcast_to(a, (*y.shape[:-1], a.shape[-1])) if a.ndim > 1 else a[None] for a in biases]
     system = (
@@ -102,26 +111,33 @@ def autoregressive_inverse(network, transformer, method, params, y, context):
     return x.T.reshape(y.shape), np.sum(slopes, axis=0).reshape(y.shape[:-1])
 
 
-def _add_product(a, w, u):
+def _add_product(a: ndarray, w: ndarray, u: ndarray) -> None:
     a += w @ u
 
 
-_EAGER = triangular_sweep.Eager(lambda a, order: [a[i:j] for i, j in pairwise(order)], _add_product, np.copyto)
+_EAGER = triangular_sweep.InPlace(lambda a, order: [a[i:j] for i, j in pairwise(order)], _add_product, np.copyto)
 
 
-def solve_triangular(a, b, *, lower):
-    """x with ``a x = b`` for every row of b, ``(*batch, n)``; a ``(n, n)`` is triangular."""
+def solve_triangular(a: ndarray, b: ndarray, *, lower: builtins.bool) -> ndarray:
     return np.linalg.solve(a, b.reshape(-1, b.shape[-1]).T).T.reshape(b.shape)
 
 
-def odeint(f, y, args, times, *, rtol, atol):
+def odeint(
+    f: Callable[..., ndarray],
+    y: ndarray,
+    args: tuple[ndarray, ...],
+    times: tuple[float, float],
+    *,
+    rtol: float,
+    atol: float,
+) -> ndarray:
     from ppl_flows.backends.numpy import ode
 
     return ode.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
-def vmap(f):
-    def mapped(params, *args):
+def vmap(f: Callable[..., Any]) -> Callable[..., Any]:
+    def mapped(params: Params, *args: ndarray) -> tuple[Any, ...]:
         from ppl_flows.core.params import stack, unstack
 
         rows = [f(p, *a) for p, *a in zip(unstack(params, len(args[0])), *args, strict=True)]
@@ -130,15 +146,15 @@ def vmap(f):
     return mapped
 
 
-def checkpoint(run):
+def checkpoint(run: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def stop_gradient(x):
+def stop_gradient(x: ndarray) -> ndarray:
     return x
 
 
-def while_loop(go_on, body, state, limit):
+def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], state: State, limit: int) -> State:
     with np.errstate(over="ignore", invalid="ignore"):  # a trial point may overflow; it is then not used
         for _ in range(limit):
             if not go_on(state):

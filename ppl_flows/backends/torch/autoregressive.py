@@ -54,9 +54,9 @@ class _Inverse(Function):
         pull_layers, (theta, *seen) = _vjp(one_pass, *layers, has_aux=True)
         pull, zeros, l = _vjp(transformer.forward, theta, x), torch.zeros_like(x), l[..., None].expand(x.shape)
         (y_theta, y_x), (l_theta, l_x) = pull((torch.ones_like(x), zeros)), pull((zeros, l))
-        acts = network.activations(namespace(x))
-        bends = [_vjp(act, a)(torch.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
-        v = _Linear.apply(network, method, g - l_x, y_x, y_theta, -l_theta, *bends, *_halves(layers)[1])
+        acts = network.mlp.activations(namespace(x))
+        unit_slopes = [_vjp(act, a)(torch.ones_like(a))[0] for act, a in zip(acts, seen, strict=True)]
+        v = _Linear.apply(network, method, g - l_x, y_x, y_theta, -l_theta, *unit_slopes, *_halves(layers)[1])
         return None, None, None, v, *pull_layers((-v, -l))
 
     @staticmethod
@@ -85,10 +85,10 @@ class _Linear(Function):
         # the solution u is a fixed point of a whole pass P, and I - dP/du is J, or J^T, divided by the slopes
         u, *arrays = ctx.saved_tensors
         network, method = ctx.static
-        data, bends, weights = _split(network, arrays)
+        data, unit_slopes, weights = _split(network, arrays)
         slope, by_theta = data[1:3]
         push = () if len(data) == 4 else (torch.zeros_like(by_theta),)
-        transposed = _Linear.apply(network, method, cotangent, slope, by_theta, *push, *bends, *weights)
+        transposed = _Linear.apply(network, method, cotangent, slope, by_theta, *push, *unit_slopes, *weights)
 
         def whole_pass(*arrays):
             return _whole_pass(network, u, arrays)
@@ -97,25 +97,28 @@ class _Linear(Function):
 
     @staticmethod
     def vmap(info, in_dims, network, method, *arrays):
-        rows = len(arrays) - len(network.widths) - 1
+        rows = len(arrays) - len(network.mlp.widths) - 1
         return _vmap(_Linear, info, in_dims, (network, method), arrays, rows)
 
 
 def _split(network, arrays):
-    """data, bends and weights."""
-    n = len(arrays) - 2 * len(network.widths) - 1
-    return arrays[:n], arrays[n : n + len(network.widths)], arrays[n + len(network.widths) :]
+    """data, unit_slopes and weights."""
+    n = len(arrays) - 2 * len(network.mlp.widths) - 1
+    return arrays[:n], arrays[n : n + len(network.mlp.widths)], arrays[n + len(network.mlp.widths) :]
 
 
 def _system(network, arrays):
     """What ``triangular_sweep.substitute`` takes, for either linear system."""
-    data, bends, weights = _split(network, arrays)
+    data, unit_slopes, weights = _split(network, arrays)
     batch = data[0].ndim - 1
-    data, bends = ([_to_rows(a, batch) for a in group] for group in (data, bends))
+    data, unit_slopes = ([_to_rows(a, batch) for a in group] for group in (data, unit_slopes))
     if len(data) == 4:
         # the transposed network, all axes flipped
         order, rules = triangular_sweep.reverse_order(network), triangular_sweep.cotangent(network)
-        data, bends = [_flipped(a, min(a.ndim - 1, 2)) for a in data], [_flipped(a, 1) for a in reversed(bends)]
+        data, unit_slopes = (
+            [_flipped(a, min(a.ndim - 1, 2)) for a in data],
+            [_flipped(a, 1) for a in reversed(unit_slopes)],
+        )
         weights = [_flipped(w, 2) for w in reversed(weights)]
     else:
         order, rules, weights = (
@@ -124,17 +127,17 @@ def _system(network, arrays):
             [w.T.contiguous() for w in weights],
         )
     biases = [w.new_zeros(len(w), 1) for w in weights]
-    return order, rules, weights, biases, bends, data
+    return order, rules, weights, biases, unit_slopes, data
 
 
 def _whole_pass(network, u, arrays):
     """The solution u of a linear system once more, as a function of the system."""
-    _, rules, weights, biases, bends, data = _system(network, arrays)
+    _, rules, weights, biases, unit_slopes, data = _system(network, arrays)
     rows, reverse = _to_rows(u, u.ndim - 1), len(data) == 4
     if reverse:
         _, _, by_theta, push = data
         rows = (push - _flipped(rows, 1)[:, None] * by_theta).reshape(-1, rows.shape[-1])
-    again = triangular_sweep.whole_pass(rules, weights, biases, bends, data, rows)[1]
+    again = triangular_sweep.whole_pass(rules, weights, biases, unit_slopes, data, rows)[1]
     return _from_rows(again, reverse).reshape(u.shape)
 
 
@@ -155,7 +158,7 @@ def _views(a, order):
     return a[order[0] : order[-1]].split([stop - start for start, stop in pairwise(order)])
 
 
-EAGER = triangular_sweep.Eager(_views, torch.Tensor.addmm_, torch.Tensor.copy_)
+EAGER = triangular_sweep.InPlace(_views, torch.Tensor.addmm_, torch.Tensor.copy_)
 
 
 def _solve(method, *system):

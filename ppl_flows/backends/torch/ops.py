@@ -1,24 +1,32 @@
 """torch namespace."""
 
-import builtins  # the star import below hides some
+from __future__ import annotations
 
+import builtins  # the star import below hides some
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
 import torch
 from array_api_compat.torch import *  # the namespace *is* the array API
-from torch import erfc, lgamma, sigmoid
+from torch import Tensor, erfc, lgamma, sigmoid, tanh
 from torch.nn import functional as F
 from torch.nn.functional import elu, relu, silu
 from torch.special import ndtri
 
-from ppl_flows.backends.eager_scan import scan
+from ppl_flows.backends.eager_scan import repeat_passes, scan
 from ppl_flows.backends.torch.autoregressive import autoregressive_inverse
 from ppl_flows.backends.torch.remat import checkpoint, reversible
 from ppl_flows.backends.torch.spline import rational_quadratic
 
-_constants: dict[tuple, tuple] = {}
+State = TypeVar("State")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_constants: dict[tuple[Any, ...], tuple[np.ndarray, Tensor]] = {}
 
 
-def constant(array, like):
-    """A NumPy constant, made once per hyperparameters, as a tensor; kept, as making it costs as much as using it."""
+def constant(array: np.ndarray, like: Tensor) -> Tensor:
+    """Made once per hyperparameters and kept, as making it costs as much as using it."""
     if torch.compiler.is_compiling():  # torch.compile traces NumPy too; its graph keeps the constant
         made = torch.as_tensor(array, device=like.device)
         return made.to(like.dtype) if made.is_floating_point() or made.dtype == torch.bool else made
@@ -33,90 +41,95 @@ def constant(array, like):
     return found[1]
 
 
-def take(x, indices, axis):
+def take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
     return torch.index_select(x, axis, indices)  # the array API's own spends more on negative indices than on the work
 
 
-def take_along_axis(x, indices, axis):
+def take_along_axis(x: Tensor, indices: Tensor, axis: int) -> Tensor:
     return torch.gather(x, axis, indices)
 
 
-def moveaxis(x, source, destination):
+def moveaxis(x: Tensor, source: int, destination: int) -> Tensor:
     return torch.movedim(x, source, destination)  # the same, with a rule for torch.func.vmap
 
 
-def unstack(x, axis):
+def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
     return torch.unbind(x, dim=axis)
 
 
-def conv2d(x, kernel):
+def conv2d(x: Tensor, kernel: Tensor) -> Tensor:
     image = x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)  # a view: channels last is a memory format of torch
     out = F.conv2d(image, kernel.permute(3, 2, 0, 1), padding="same").permute(0, 2, 3, 1)
     return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
-def linear(x, w, b):
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
         return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
     return x @ w + b
 
 
-def keeping_products(f):
+def keeping_products(f: Function) -> Function:
     return f  # autograd keeps no more than it needs
 
 
-def masked_sum(x, mask, axis):
+def masked_sum(x: Tensor, mask: Tensor, axis: int) -> Tensor:
     return torch.sum(x * mask.to(x.dtype), dim=axis)  # torch.where takes several times as long
 
 
-def pieces(x, sizes, axis):
-    return torch.split(x, sizes, dim=axis)
+def pieces(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
+    return x.split_with_sizes(sizes, axis)
 
 
-def transposed(x):
-    """``x.T`` with its own rows contiguous."""
+def transposed(x: Tensor) -> Tensor:
     return x.T.contiguous()
 
 
-def softmax(x):
+def softmax(x: Tensor) -> Tensor:
     return torch.softmax(x, dim=-1)
 
 
-def logsumexp(x):
+def logsumexp(x: Tensor) -> Tensor:
     return torch.logsumexp(x, dim=-1)
 
 
-def softplus(x):
+def softplus(x: Tensor, /) -> Tensor:
     return F.softplus(x, threshold=40.0)  # torch's own threshold of 20 costs half the digits of float64
 
 
-def gelu(x):
+def gelu(x: Tensor, /) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def solve_triangular(a, b, *, lower):
-    rows = b.reshape(-1, b.shape[-1])
-    return torch.linalg.solve_triangular(a.T, rows, upper=lower, left=False).reshape(b.shape)
+def solve_triangular(a: Tensor, b: Tensor, *, lower: builtins.bool) -> Tensor:
+    rows: Tensor = torch.linalg.solve_triangular(a.T, b.reshape(-1, b.shape[-1]), upper=lower, left=False)
+    return rows.reshape(b.shape)
 
 
-def odeint(f, y, args, times, *, rtol, atol):
+def odeint(
+    f: Callable[..., Tensor],
+    y: Tensor,
+    args: tuple[Tensor, ...],
+    times: tuple[builtins.float, builtins.float],
+    *,
+    rtol: builtins.float,
+    atol: builtins.float,
+) -> Tensor:
     from ppl_flows.backends.torch import ode  # torchdiffeq is an extra
 
     return ode.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
-def vmap(f):
-    """f on every element along the first axis of all its arguments, which may be dicts."""
+def vmap(f: Callable[..., Any]) -> Callable[..., Any]:
     return torch.func.vmap(f)
 
 
-def stop_gradient(x):
+def stop_gradient(x: Tensor) -> Tensor:
     return x.detach()
 
 
 @torch.no_grad()
-def while_loop(go_on, body, state, limit):
-    """``state = body(state)`` while ``go_on(state)``, at most ``limit`` times; no gradient."""
+def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], state: State, limit: int) -> State:
     for _ in builtins.range(limit):
         going = go_on(state)
         try:
@@ -133,13 +146,13 @@ class _Any(torch.autograd.Function):
     """Whether any element is true, also of those that ``torch.func.vmap`` maps over."""
 
     @staticmethod
-    def forward(x):
+    def forward(x: Tensor) -> Tensor:
         return x.any()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def vmap(info, in_dims, x):
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, None]:
         return _Any.apply(x), None
