@@ -330,7 +330,7 @@ def test_the_hosts_svi_starts_under_jit_and_vmap():
     init = init_to_value(values={"z": jnp.array([5.0, -7.0])})
     svi = SVI(correlated, AutoFlow(correlated, small, init_loc_fn=init), optax.adam(1e-2), Trace_ELBO())
     started = svi.get_params(jax.jit(svi.init)(random.key(0)))
-    np.testing.assert_allclose(started["auto_z_flow"]["1"]["b"], [5.0, -7.0])
+    np.testing.assert_allclose(started["auto_z_flow"]["affine"]["b"], [5.0, -7.0])
 
 
 def test_a_fit_goes_on_from_earlier_parameters():

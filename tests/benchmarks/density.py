@@ -34,7 +34,7 @@ import ppl_flows.pyro.training
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.density import held_out
+from ppl_flows.inference.density import split_rows
 from ppl_flows.inference.schedule import Best
 
 UCI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "uci"
@@ -83,7 +83,7 @@ def ours(
 def of_zuko(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, seed: int) -> tuple[float, int]:
     torch.manual_seed(seed)
     nsf = zuko.flows.NSF(train.shape[1], transforms=LAYERS, bins=BINS, passes=2, randperm=True, hidden_features=HIDDEN)
-    rows, held = (torch.tensor(train[i]) for i in held_out(len(train), HELD, seed))
+    rows, held = (torch.tensor(train[i]) for i in split_rows(len(train), HELD, seed))
 
     def model(_: float) -> None:
         with pyro.plate("rows", len(rows), subsample_size=BATCH) as i:
@@ -120,7 +120,7 @@ def of_flowjax(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, se
         nn_depth=len(HIDDEN),
     )
     start, static = eqx.partition(nsf, eqx.is_inexact_array, is_leaf=lambda x: isinstance(x, paramax.NonTrainable))
-    rows, held = (jnp.asarray(train[i]) for i in held_out(len(train), HELD, seed))
+    rows, held = (jnp.asarray(train[i]) for i in split_rows(len(train), HELD, seed))
 
     def log_prob(params, x: jax.Array) -> jax.Array:
         return paramax.unwrap(eqx.combine(params, static)).log_prob(x)
