@@ -337,7 +337,7 @@ SMALL = {"flow_layers": 1, "hidden": (4,), "bins": 3, "components": 2, "degree":
 
 
 def recipes():
-    found = {name: getattr(pf, name) for name in pf.flows.__all__}
+    found = {name: getattr(pf, name) for name in pf.recipes.__all__}
     return {n: f for n, f in found.items() if "dim" in inspect.signature(f).parameters}
 
 
