@@ -34,6 +34,7 @@ bench-posteriors: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python docs/make_layers.py
+	$(BIN)/python docs/make_stubs.py
 
 clean:
 	rm -rf .venv out

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from foreign_flows import FourierFeatures, Givens, Markov, TanhStep
 
 import ppl_flows as pf
 from ppl_flows.core.params import map_params
@@ -140,6 +141,19 @@ def compositions() -> list[pf.Bijection]:
     ]
 
 
+def foreign() -> list[pf.Bijection]:
+    """What a package of somebody else adds: a layer, and a transformer and conditioners in the wirings."""
+    return [
+        Givens(DIM),
+        pf.Coupling(DIM, TanhStep(), conditioner=FourierFeatures(5), context_dim=CONTEXT),
+        pf.Coupling(SHAPE, conditioner=FourierFeatures(3), context_dim=CONTEXT),
+        pf.Elementwise(DIM, TanhStep(), conditioner=FourierFeatures(5), context_dim=CONTEXT),
+        pf.MaskedAutoregressive(DIM, TanhStep(), conditioner=Markov(5), context_dim=CONTEXT),
+        pf.MaskedAutoregressive(SEQUENCE, pf.RationalQuadratic(), flip=True, conditioner=Markov(5)),
+        pf.Repeat(pf.Chain([Givens(DIM), pf.nsf(DIM, hidden=(5,), flow_layers=2)]), times=2),
+    ]
+
+
 def partly_bounded() -> pf.Bijection:
     """Onto ``(0, 1) x R x (0, inf)^2``."""
     positive = pf.MaskedAutoregressive(2, pf.Softplus(), **NET)
@@ -157,7 +171,7 @@ def recipes() -> list[pf.Bijection]:
     return [f(dim) for f in found for dim in (1, DIM)] + [f(DIM, context_dim=CONTEXT) for f in found]
 
 
-ALL = [*layers(), *wirings(), *compositions(), *image_layers()]
+ALL = [*layers(), *wirings(), *compositions(), *image_layers(), *foreign()]
 OTHERS = other_wirings()
 
 

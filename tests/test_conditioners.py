@@ -8,8 +8,6 @@ import torch
 from pyro.distributions import Normal
 
 import ppl_flows as pf
-from ppl_flows.conditioners.masked_mlp import MaskedMLP
-from ppl_flows.conditioners.mlp import MLP
 from ppl_flows.core.params import flatten, map_params
 
 X = np.array([[0.3, -1.2, 0.7, 2.0]])
@@ -27,7 +25,7 @@ def test_a_residual_mlp_is_nflows_residual_net():
     params = plain_weights([(4, 6), *[(6, 6)] * 4, (6, 3)])
     expected = [[0.9752889559600356, -2.501519311825512, 3.122505572410725]]
     for inputs in (4, 3):  # theirs concatenates the context to x
-        network = MLP(inputs, 3, (6, 6), "tanh", context_dim=4 - inputs, residual=True)
+        network = pf.MLP((6, 6), activation="tanh", residual=True).bind(inputs, 3, 4 - inputs)
         context = X[:, inputs:] if inputs < 4 else None
         np.testing.assert_allclose(network(params, X[:, :inputs], context), expected, rtol=1e-13)
 
@@ -44,14 +42,14 @@ def test_a_residual_made_is_nflows_made():
         [-0.6824046599117817, 0.6780065917483165],
         [-0.3484709704512763, -1.3005912188833233],
     ]
-    network = MaskedMLP(4, 2, (6, 6), "tanh", residual=True)
-    np.testing.assert_allclose(network(params, X, None), [expected], rtol=1e-13)
+    network = pf.MLP((6, 6), activation="tanh", residual=True).bind_autoregressive(4, 1, 2)
+    np.testing.assert_allclose(network(params, X[..., None], None), [expected], rtol=1e-13)
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "softplus"])
 @pytest.mark.parametrize("wiring", [pf.Coupling, pf.MaskedAutoregressive])
 def test_deep_residual_conditioners_start_next_to_the_identity(wiring, activation):
-    layer = wiring(6, hidden=(32,) * 40, residual=True, activation=activation)
+    layer = wiring(6, conditioner=pf.MLP((32,) * 40, residual=True, activation=activation))
     x = np.random.default_rng(0).standard_normal((50, 6))
     y, log_det = layer.forward(layer.init(np.random.default_rng(0)), x)
     assert 1e-4 < np.abs(y - x).max() < 0.3

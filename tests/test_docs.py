@@ -1,13 +1,25 @@
-"""The table of layers says what the code says."""
+"""What is generated from the code says what the code says."""
 
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_table_of_layers_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("make_layers", DOCS / "make_layers.py")
-    make_layers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_layers)
-    assert make_layers.document() == (DOCS / "layers.md").read_text(), "run `make docs`"
+    assert script("make_layers").document() == (DOCS / "layers.md").read_text(), "run `make docs`"
+
+
+@pytest.mark.parametrize("shell", ["pyro", "numpyro"])
+def test_the_stubs_of_the_transforms_are_up_to_date(shell):
+    make_stubs = script("make_stubs")
+    assert make_stubs.document(shell) == make_stubs.path(shell).read_text(), "run `make docs`"

@@ -85,7 +85,7 @@ def test_a_file_of_another_kind_is_an_error(path):
 
 def test_another_format_and_another_packages_class_are_errors(path):
     save_file({"x": np.zeros(1)}, path)
-    with pytest.raises(ValueError, match="expected a ppl_flows file of format 1, got None"):
+    with pytest.raises(ValueError, match="expected a ppl_flows file of format 1 or 2, got None"):
         pf.load(path)
 
     class Reverse(pf.Bijection):
@@ -96,7 +96,9 @@ def test_another_format_and_another_packages_class_are_errors(path):
 
         _inverse = _forward
 
-    with pytest.raises(ValueError, match="only ppl_flows' own classes"):
+    with pytest.raises(
+        ValueError, match="only ppl_flows' own classes and registered ones can be saved.*call pf.register"
+    ):
         pf.save(path, Reverse(), {})
 
 

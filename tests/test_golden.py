@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import foreign_flows  # noqa: F401  registers its classes, some of which are in files
 import numpy as np
 import pytest
 

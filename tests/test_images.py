@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
-from ppl_flows.conditioners.causal_attention import CausalAttention
+from ppl_flows.conditioners.causal_attention import AttentionNetwork
 from ppl_flows.core.params import flatten
 
 SMALL = (2, 2, 1)
@@ -38,7 +38,7 @@ def test_squeeze_is_torchs_pixel_unshuffle():
 def test_masks_are_what_their_names_say():
     x = np.random.default_rng(0).standard_normal((4, 4, 2))
     for mask, passes in (
-        ("channels", np.broadcast_to([True, False], x.shape)),
+        ("halves", np.broadcast_to([True, False], x.shape)),
         ("checkerboard", np.broadcast_to((np.indices((4, 4)).sum(0) % 2 == 0)[..., None], x.shape)),
     ):
         for flip in (False, True):
@@ -77,7 +77,7 @@ def test_recipes_agree_between_libraries_and_start_next_to_the_identity(flow):
 
 
 def test_a_patch_sees_only_the_patches_before_it():
-    layer = pf.PatchAutoregressive((4, 4, 1), width=4, heads=2)
+    layer = pf.tarflow((4, 4, 1), width=4, heads=2, flow_layers=1)
     params = JAX.params(perturbed(layer))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4, 1)))
 
@@ -85,7 +85,7 @@ def test_a_patch_sees_only_the_patches_before_it():
         return pf.Squeeze((4, 4, 1)).inverse({}, x.reshape(2, 2, 4))[0]
 
     def run(flat):
-        y = layer.forward(params, patches(flat))[0]
+        y = layer.inverse(params, patches(flat))[0]
         return pf.Squeeze((4, 4, 1)).forward({}, y)[0].reshape(-1)
 
     flat = pf.Squeeze((4, 4, 1)).forward({}, x)[0].reshape(-1)
@@ -96,16 +96,17 @@ def test_a_patch_sees_only_the_patches_before_it():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_inverting_patches_sends_each_through_the_network_once(flip, monkeypatch):
-    layer = pf.PatchAutoregressive((4, 4, 1), width=4, heads=2, blocks=3, flip=flip)
-    params, y = NUMPY.params(perturbed(layer)), np.random.default_rng(0).standard_normal((2, 4, 4, 1))
+    attention = pf.CausalAttention(4, heads=2, blocks=3)
+    layer = pf.MaskedAutoregressive((4, 4), flip=flip, conditioner=attention)
+    params, y = NUMPY.params(perturbed(layer)), np.random.default_rng(0).standard_normal((2, 4, 4))
     tokens = []
-    heads = CausalAttention._heads
+    heads = AttentionNetwork._heads
 
     def counted(self, p, a):
         tokens.append(a.shape[-2])
         return heads(self, p, a)
 
-    monkeypatch.setattr(CausalAttention, "_heads", counted)
+    monkeypatch.setattr(AttentionNetwork, "_heads", counted)
     layer.forward(params, y)
     forward = sum(tokens)
     tokens.clear()
@@ -116,7 +117,7 @@ def test_inverting_patches_sends_each_through_the_network_once(flip, monkeypatch
 @pytest.mark.parametrize(
     "flow",
     [
-        pf.PatchAutoregressive(SMALL, transformer=pf.Sigmoid(), width=4, heads=2),
+        pf.Inverse(pf.tarflow(SMALL, transformer=pf.Sigmoid(), width=4, heads=2, patch=1, flow_layers=1)),
         pf.MultiScale([pf.LogitTransform(SMALL)]),
         pf.PerPixel(pf.Elementwise(1, pf.Softplus()), height=2, width=2),
     ],
@@ -153,8 +154,8 @@ def test_images_of_different_intervals_are_refused_by_the_hosts():
         (lambda: pf.Squeeze((3, 4, 1)), "factor must divide height and width"),
         (lambda: pf.Coupling((4, 4, 1)), "one channel cannot be split"),
         (lambda: pf.Coupling((4, 4, 2), mask="rows"), "unknown mask 'rows'"),
-        (lambda: pf.Coupling((4, 4)), r"shape must be \(height, width, channels\)"),
-        (lambda: pf.PatchAutoregressive((4, 4, 1), width=6, heads=4), "width must be a multiple of heads"),
+        (lambda: pf.Coupling((4, 4)), r"dim must be \(height, width, channels\)"),
+        (lambda: pf.tarflow((4, 4, 1), width=6, heads=4), "width must be a multiple of heads"),
         (lambda: pf.PerPixel(pf.Squeeze((2, 2, 1)), height=2, width=2), "must map the vector of channels"),
         (lambda: pf.LogitTransform(SMALL, alpha=0.5), "alpha must be between 0 and 0.5"),
         (lambda: pf.glow((8, 8, 1), scales=0), "at least 1"),

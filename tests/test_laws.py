@@ -2,6 +2,7 @@
 
 import pickle
 
+import foreign_flows
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,7 +228,7 @@ def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(bijecti
 @each
 def test_it_is_a_value(bijection, tmp_path):
     """Hashable, picklable, rebuilt by its repr, and kept in a file."""
-    assert eval(repr(bijection), vars(pf)) == bijection
+    assert eval(repr(bijection), vars(pf) | vars(foreign_flows)) == bijection
     assert hash(pickle.loads(pickle.dumps(bijection))) == hash(bijection)
     params = perturbed(bijection)
     pf.save(tmp_path / "flow.safetensors", bijection, params)

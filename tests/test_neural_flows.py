@@ -167,10 +167,10 @@ def test_the_recipes_start_next_to_the_identity_and_are_inverted(recipe, dim, co
     [
         (lambda: pf.DeepSigmoidal(units=0), "units must be at least 1, got 0"),
         (lambda: pf.DeepSigmoidal(min_slope=0.0), r"min_slope must lie in \(0, 1\), got 0.0"),
-        (lambda: pf.DeepDenseSigmoidal(layers=0), "units and layers must be at least 1"),
-        (lambda: pf.UnconstrainedMonotone(nodes=1), "nodes at least 2, got hidden=8, nodes=1"),
+        (lambda: pf.DeepDenseSigmoidal(layers=0), "layers must be at least 1, got 0"),
+        (lambda: pf.UnconstrainedMonotone(nodes=1), "nodes must be at least 2, got 1"),
         (lambda: pf.UnconstrainedMonotone(bound=-1.0), "bound and max_log_slope must be positive, got bound=-1.0"),
-        (lambda: pf.BlockNeuralAutoregressive(0), "got dim=0"),
+        (lambda: pf.BlockNeuralAutoregressive(0), "dim must be at least 1, got 0"),
     ],
 )
 def test_fields_out_of_range_are_errors(make, message):

@@ -13,11 +13,11 @@ import ppl_flows as pf
 import ppl_flows.numpyro as in_numpyro
 import ppl_flows.pyro as in_pyro
 from ppl_flows.combinators.stack import REMAT
-from ppl_flows.conditioners.mlp import MLP
+from ppl_flows.conditioners.mlp import DenseNetwork
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.files import _build, _describe
 
-NET = {"hidden": (6, 5)}
+NET = {"conditioner": pf.MLP((6, 5))}
 BLOCK = pf.Chain(
     [
         pf.Coupling(4, context_dim=3, conditioner=pf.MLP((5,))),
@@ -148,8 +148,8 @@ def test_second_derivatives_of_torch_autograd():
 @pytest.mark.parametrize(("remat", "passes"), [("none", 1), ("checkpoint", 2), ("reversible", 3)])
 def test_passes_of_the_networks(remat, passes, monkeypatch):
     calls = []
-    call = MLP.__call__
-    monkeypatch.setattr(MLP, "__call__", lambda *args: calls.append(1) or call(*args))
+    call = DenseNetwork.__call__
+    monkeypatch.setattr(DenseNetwork, "__call__", lambda *args: calls.append(1) or call(*args))
     for stack in (pf.Chain([pf.Coupling(4)] * 5), pf.Repeat(pf.Coupling(4), times=5)):
         calls.clear()
         params = map_params(lambda _, a: a.requires_grad_(), TORCH.params(stack.init(np.random.default_rng(0))))

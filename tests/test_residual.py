@@ -171,7 +171,7 @@ def test_the_triangular_recipe_takes_turns():
         (lambda: pf.Sylvester(3, variant="diagonal"), "unknown variant 'diagonal'"),
         (lambda: pf.Sylvester(3, variant="householder", reflections=3), "even and at least 2"),
         (lambda: pf.planar_flow(3, flow_layers=0), "flow_layers must be at least 1"),
-        (lambda: pf.sylvester_flow(3, rank=0), "rank must be one of"),
+        (lambda: pf.sylvester_flow(3, rank=0), "rank must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_errors(make, message):

@@ -20,7 +20,7 @@ X, C = RNG.standard_normal((ROWS, DIM)), RNG.standard_normal((ROWS, CONTEXT))
 METHODS = pytest.mark.parametrize("method", ["sweep", "jacobi"])
 KINDS = {
     "plain": {},
-    "residual": {"residual": True},
+    "residual": {"conditioner": pf.MLP((128, 128), residual=True)},
     "context-flip": {"context_dim": CONTEXT, "flip": True},
     "spline": {"transformer": pf.RationalQuadratic(bins=4)},
     "numerical": {"transformer": pf.DeepSigmoidal(units=3)},
@@ -29,7 +29,7 @@ each = pytest.mark.parametrize("kind", KINDS)
 
 
 def layer_of(kind: str, dim: int = DIM, **fields) -> pf.MaskedAutoregressive:
-    return pf.MaskedAutoregressive(dim, **{"hidden": (128, 128), **KINDS[kind], **fields})
+    return pf.MaskedAutoregressive(dim, **{"conditioner": pf.MLP((128, 128)), **KINDS[kind], **fields})
 
 
 def initial(layer: pf.Bijection) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ def test_auto_iterates_for_few_rows_in_torch_and_sweeps_otherwise(monkeypatch):
 
 
 def test_a_captured_graph_holds_for_other_data_whatever_the_method():
-    layer = layer_of("plain", dim=5, method="jacobi", hidden=(6,))
+    layer = layer_of("plain", dim=5, method="jacobi", conditioner=pf.MLP((6,)))
     params = TORCH.params(perturbed(layer))
 
     def gradient(y):
@@ -187,7 +187,7 @@ def test_a_captured_graph_holds_for_other_data_whatever_the_method():
     [*((kind, "sweep", 37) for kind in KINDS), ("context-flip", "sweep", 3), ("context-flip", "jacobi", 37)],
 )
 def test_every_method_undoes_the_forward_map(kind, method, dim):
-    layer = layer_of(kind, dim, method=method, hidden=(40, 40))
+    layer = layer_of(kind, dim, method=method, conditioner=pf.MLP((40, 40), residual=kind == "residual"))
     params, x = perturbed(layer), X[:6, :dim]
     y, log_det = layer.forward(params, *inputs(layer, NUMPY, x))
     for library in (NUMPY, TORCH, JAX):
@@ -199,7 +199,7 @@ def test_every_method_undoes_the_forward_map(kind, method, dim):
 
 @METHODS
 def test_a_row_that_is_not_a_number_leaves_the_others_right(method):
-    layer = layer_of("plain", dim=5, method=method, hidden=(6,))
+    layer = layer_of("plain", dim=5, method=method, conditioner=pf.MLP((6,)))
     params, y = TORCH.params(perturbed(layer)), torch.tensor(X[:3, :5])
     expected = layer.inverse(params, y)
     y[1, 2] = float("nan")
@@ -210,7 +210,7 @@ def test_a_row_that_is_not_a_number_leaves_the_others_right(method):
 
 
 def test_rows_mapped_by_torch_func_may_be_batches_that_share_weights_and_broadcast_a_context():
-    layer = layer_of("context-flip", dim=5, hidden=(6,))
+    layer = layer_of("context-flip", dim=5, conditioner=pf.MLP((6,)))
     params, y, c = TORCH.params(perturbed(layer)), torch.tensor(X[:12, :5]).reshape(4, 3, 5), torch.tensor(C[:4])
     mapped = torch.func.vmap(layer.inverse, (None, 0, 0))(params, y, c)
     for i in range(4):

@@ -26,7 +26,7 @@ def slow_inverse(layer, params, y, context):
     xs, slopes = [], []
     for t in range(layer.dim):
         x = torch.stack([*xs, *(torch.zeros_like(y[:, 0]) for _ in range(t, layer.dim))], -1)
-        theta = layer._network(params, x, context)
+        theta = layer._network(params, x[..., None], context)
         x_t, slope = layer.transformer.inverse(theta[:, t : t + 1], y[:, t : t + 1])
         xs.append(x_t[:, 0])
         slopes.append(slope[:, 0])
@@ -36,8 +36,9 @@ def slow_inverse(layer, params, y, context):
 @pytest.fixture(scope="module", params=["plain", "residual"])
 def derivatives(request):
     """A layer of two blocks, where it acts, and what autodiff through the plain loop makes there of a loss."""
-    fields = {"residual": True, "context_dim": CONTEXT} if request.param == "residual" else {}
-    layer = pf.MaskedAutoregressive(18, **fields, conditioner=pf.MLP((6, 6, 6)))
+    residual = request.param == "residual"
+    fields = {"context_dim": CONTEXT} if residual else {}
+    layer = pf.MaskedAutoregressive(18, **fields, conditioner=pf.MLP((6, 6, 6), residual=residual))
     rng = np.random.default_rng(2)
     args = (perturbed(layer), rng.standard_normal((3, 18)), *([C] if fields else []))
     weights = rng.standard_normal((3, 18))

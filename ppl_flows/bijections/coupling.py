@@ -57,7 +57,7 @@ class Coupling(Bijection):
     def __post_init__(self) -> None:
         check_whole(self, context_dim=0)
         if isinstance(self.dim, Sequence):
-            object.__setattr__(self, "dim", checked_shape("Coupling", self.dim))
+            object.__setattr__(self, "dim", checked_shape("Coupling", self.dim, "dim"))
         else:
             check_whole(self, dim=1, context_dim=0)
         check_transformer("Coupling", self.transformer)
@@ -67,13 +67,13 @@ class Coupling(Bijection):
         object.__setattr__(self, "mask", self._checked_mask())
 
     def _checked_mask(self) -> str | tuple[bool, ...]:
-        size, images = self.event_shape[-1], len(self.event_shape) == 3
+        size, images = self.event_shape[-1], not isinstance(self.dim, int)
         masks = MASKS if images else MASKS[:-1]
         if isinstance(self.mask, str) and self.mask not in masks:
             raise ValueError(
                 f"Coupling: unknown mask {self.mask!r}; choose one of {', '.join(masks)}, or give a tuple of bools."
             )
-        if self.mask == "checkerboard":
+        if isinstance(self.mask, str) and self.mask == "checkerboard":
             return self.mask
         if size < 2:
             raise ValueError(
@@ -82,7 +82,8 @@ class Coupling(Bijection):
                 else f"Coupling(dim={self.dim}) needs dim >= 2, since one part of x conditions the other; "
                 "for one dimension use Elementwise or MaskedAutoregressive."
             )
-        if self.mask == "random":  # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
+        if isinstance(self.mask, str) and self.mask == "random":
+            # the drawn mask is kept, not the seed: a file then does not depend on NumPy's stream
             return tuple(bool(i < size // 2) for i in np.random.default_rng(self.seed).permutation(size))
         if isinstance(self.mask, str):
             return self.mask

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole, checked_shape, whole_number
@@ -30,6 +31,7 @@ class Squeeze(Bijection):
     shape: tuple[int, ...]
     _: KW_ONLY
     factor: int = 2
+    rearranges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", checked_shape("Squeeze", self.shape))
@@ -77,6 +79,7 @@ class Reshape(Bijection):
     """
 
     shape: tuple[int, ...]
+    rearranges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, Sequence):

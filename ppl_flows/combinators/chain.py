@@ -103,6 +103,10 @@ class Chain(Stack):
         return max(part.context_dim for part in self.parts)
 
     @cached_property
+    def rearranges(self) -> bool:  # type: ignore[override]
+        return all(part.rearranges for part in self.parts)
+
+    @cached_property
     def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return np.broadcast_shapes(*(part.batch_shape for part in self.parts))
 

@@ -22,6 +22,10 @@ class Inverse(Wrapper):
     part: Bijection
 
     @property
+    def rearranges(self) -> bool:  # type: ignore[override]
+        return self.part.rearranges
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
         return self.part.output_shape
 

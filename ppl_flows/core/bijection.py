@@ -37,6 +37,7 @@ class Bijection(abc.ABC):
     dim: int
     context_dim: int = 0
     batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
+    rearranges: bool = False  # whether it only puts the numbers into another order, whatever they are
     row_wise: ClassVar[bool] = True  # whether a training pass, too, maps every row without regard to the others
 
     @property

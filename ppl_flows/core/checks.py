@@ -31,13 +31,13 @@ def check_whole(owner: object, **least: int) -> None:
         object.__setattr__(owner, name, value)
 
 
-def checked_shape(owner: str, shape: Any) -> tuple[int, ...]:
+def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, ...]:
     """shape as a tuple of ints; raises unless it is ``(height, width, channels)``."""
     if not isinstance(shape, Sequence) or isinstance(shape, str):
-        raise TypeError(f"{owner}: shape must be (height, width, channels), got {shape!r}.")
-    shape = tuple(whole_number(owner, "every entry of shape", n) for n in shape)
+        raise TypeError(f"{owner}: {name} must be (height, width, channels), got {shape!r}.")
+    shape = tuple(whole_number(owner, f"every entry of {name}", n) for n in shape)
     if len(shape) != 3:
-        raise ValueError(f"{owner}: shape must be (height, width, channels), each at least 1, got {shape}.")
+        raise ValueError(f"{owner}: {name} must be (height, width, channels), each at least 1, got {shape}.")
     return shape
 
 

@@ -36,6 +36,8 @@ def chained(parts: Sequence[Any]) -> tuple[Support, Support]:
     first: list[Interval | None] = [None] * size
     now = first.copy()
     for k, part in enumerate(parts):
+        if part.rearranges and len(set(now)) == 1:
+            continue
         domain = part.domain or (REAL,) * math.prod(part.event_shape)
         codomain = part.codomain or (REAL,) * math.prod(part.output_shape)
         for i, (given, wanted) in enumerate(zip(now, domain, strict=True)):

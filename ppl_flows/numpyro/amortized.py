@@ -24,10 +24,10 @@ from ppl_flows.recipes import nsf
 
 
 def fit_amortized(
-    model: Callable,
+    model: Callable[..., Any],
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
-    encoder: Callable | None = None,
+    encoder: Callable[..., Any] | None = None,
     simulations: int = 20_000,
     steps: int = 5_000,
     batch_size: int = 256,
@@ -105,7 +105,7 @@ def fit_amortized(
         values = jax.vmap(unravel)(rows)
         return {n: biject_to(sites[n]["fn"].support)(values[n]) for n in latents}
 
-    def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
         return posterior(num_samples, jax.random.key(seed), observed)

@@ -13,7 +13,7 @@ PROGRAMS = 16  # that are kept
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_once(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Callable:
+def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
     """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
 
     The buffers of arguments ``donate`` become those of the result, and are gone after a call.

@@ -34,7 +34,7 @@ def fit_density(
     *,
     base: AnyBase = None,
     context: Any = None,
-    encoder: Callable | None = None,
+    encoder: Callable[..., Any] | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
     lr: float | None = None,

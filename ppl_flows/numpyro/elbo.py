@@ -13,7 +13,7 @@ from ppl_flows.numpyro.guide import is_subsampled
 
 
 def choose_elbo(
-    model: Callable, guide: Callable, num_particles: int, key: jax.Array, params: dict[str, Any]
+    model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, key: jax.Array, params: dict[str, Any]
 ) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
     """One that sums over enumerated sites, where the model has any that the guide does not draw; and whether a plate
     of the model draws a minibatch."""

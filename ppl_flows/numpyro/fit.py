@@ -24,8 +24,8 @@ from ppl_flows.numpyro.training import train
 
 
 def fit(
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *args: Any,
     steps: int | None = None,
     num_particles: int | None = None,
@@ -147,7 +147,12 @@ def fit(
 
 
 def _weighted_draw(
-    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable, marginal: TraceEnum_ELBO | None
+    key: jax.Array,
+    *,
+    params: dict[str, Any],
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    marginal: TraceEnum_ELBO | None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats.
 

@@ -20,7 +20,7 @@ class PathGradients(Messenger):
             ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are.
     """
 
-    def __init__(self, fn: Callable | None = None, *, estimator: str | None) -> None:
+    def __init__(self, fn: Callable[..., Any] | None = None, *, estimator: str | None) -> None:
         super().__init__(fn)
         self.estimator = estimator
 

@@ -76,13 +76,13 @@ class AutoFlow(AutoContinuous):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
         prefix: str | None = None,
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -110,7 +110,7 @@ class AutoFlow(AutoContinuous):
             ) from error
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
-    def _first_gaussian(self, args: tuple, kwargs: dict) -> Gaussian:
+    def _first_gaussian(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gaussian:
         if isinstance(self.start, Gaussian):
             gaussian, self.start = self.start, "given"
             return gaussian
@@ -130,7 +130,7 @@ class AutoFlow(AutoContinuous):
         with handlers.block():  # of the trace that this call is part of
             return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
-    def _obstacle(self, args: tuple, kwargs: dict) -> str | None:
+    def _obstacle(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """What makes the log density no function of the latents alone."""
         if isinstance(self._init_latent, jax.core.Tracer):
             return "the guide is set up inside a traced function"
@@ -138,7 +138,7 @@ class AutoFlow(AutoContinuous):
             return "the likelihood is sub-sampled"
         return "the model draws numbers that the guide does not" if self._hides_draws(args, kwargs) else None
 
-    def _hides_draws(self, args: tuple, kwargs: dict) -> bool:
+    def _hides_draws(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a ``block`` around the model keeps latent sites from the guide, as in an ``AutoGuideList``."""
         inner = self.model
         while isinstance(inner, Messenger) and not isinstance(inner, handlers.block):

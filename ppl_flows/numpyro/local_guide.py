@@ -77,7 +77,7 @@ class AutoLocalFlow(AutoGuide):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         plate: str,
         *,
         features: Any = None,
@@ -86,7 +86,7 @@ class AutoLocalFlow(AutoGuide):
         quality: str = "standard",
         prefix: str = "auto",
         start: str = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -133,7 +133,7 @@ class AutoLocalFlow(AutoGuide):
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
 
-    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+    def _near(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"

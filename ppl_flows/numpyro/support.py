@@ -43,7 +43,7 @@ class Mixed(Constraint):
         feasible = [c.feasible_like(part) for c, part in zip(self.constraints, parts, strict=True)]
         return jnp.concatenate(feasible, axis=-1)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self.constraints,), (("constraints",), {"sizes": self.sizes})
 
     def eq(self, other: object, static: bool = False) -> Any:
@@ -98,7 +98,7 @@ class MixedTransform(Transform):
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return resized(shape, sum(self.codomain.sizes), sum(self.sizes))
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self._codomain,), (("_codomain",), {})
 
     def eq(self, other: object, static: bool = False) -> Any:
@@ -147,7 +147,7 @@ class SupportTransform(Transform):
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.part.inverse_shape(shape)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self._codomain,), (("_codomain",), {})
 
     def eq(self, other: object, static: bool = False) -> Any:

@@ -24,8 +24,8 @@ from ppl_flows.numpyro.compile_once import compile_once
 def train(
     key: jax.Array,
     elbo: ELBO,
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *,
     steps: int,
     lr: float,

@@ -39,7 +39,9 @@ class FlowTransform(Transform):
             is missing.
     """
 
-    _last: tuple | None = None  # of the last call: references to x and y, and the log_det; not part of the pytree
+    _last: tuple[Any, ...] | None = (
+        None  # of the last call: references to x and y, and the log_det; not part of the pytree
+    )
 
     def __init__(
         self, bijection: Bijection, params: Params | None = None, *, context: Any = None, seed: int = 0
@@ -111,7 +113,7 @@ class FlowTransform(Transform):
         f = self.bijection
         return mapped_shape(f, self.context, shape, f.output_shape, f.event_shape)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self.params, self.context), (("params", "context"), {"bijection": self.bijection})
 
     def eq(self, other: object, static: bool = False) -> Any:

@@ -24,7 +24,7 @@ from ppl_flows.recipes import nsf
 
 
 def fit_amortized(
-    model: Callable,
+    model: Callable[..., Any],
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
     encoder: torch.nn.Module | None = None,
@@ -112,7 +112,7 @@ def fit_amortized(
         progress=progress,
     )
 
-    def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, torch.Tensor]:
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
@@ -128,7 +128,7 @@ def fit_amortized(
     return AmortizedFit(fitted, draw)
 
 
-def _sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Sample sites of a run of the model, by name."""
     nodes = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs)).nodes
     return {name: site for name, site in nodes.items() if site["type"] == "sample"}

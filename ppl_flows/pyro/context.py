@@ -66,6 +66,6 @@ def to_tensors(values: Any, like: torch.Tensor) -> Any:
     return _each(lambda v: torch.as_tensor(v).to(like), values)
 
 
-def _each(f: Callable, values: Any) -> Any:
+def _each(f: Callable[..., Any], values: Any) -> Any:
     """f of a tensor, or of every tensor in a dict."""
     return {name: f(value) for name, value in values.items()} if isinstance(values, Mapping) else f(values)

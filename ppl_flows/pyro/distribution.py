@@ -69,7 +69,10 @@ class Flow(dist.TransformedDistribution):
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
-        transform = bijection if is_transform else FlowTransform(bijection, params, context=context, seed=seed)
+        if isinstance(bijection, FlowTransform):
+            transform = bijection
+        else:
+            transform = FlowTransform(bijection, params, context=context, seed=seed)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
@@ -155,7 +158,7 @@ def flow(
             scored, and move their running averages. By default they use the averages. Vectorised particles are one
             batch; particles one by one each move the averages.
         batch_shape: for a batch of independent flows, each with parameters of its own, such as ``(8,)`` in a plate of
-            8: the flow is that of ``pf.Batched(bijection, batch_shape)``.
+            8: the flow is that of ``pf.Batched(bijection, batch=batch_shape)``.
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
@@ -168,7 +171,7 @@ def flow(
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
     check_flow_start(params, start)
-    bijection = Batched(bijection, batch_shape) if batch_shape else bijection
+    bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):

@@ -42,8 +42,8 @@ class EagerSteps:
     def __init__(
         self,
         elbo: ELBO,
-        model: Callable,
-        guide: Callable,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
         clip: float,
         *,
         optimizer: Any = None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 
 def choose_elbo(
-    model: Callable, guide: Callable, num_particles: int, *, vectorize: bool
+    model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool
 ) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
     """For these functions of a weight: one that sums over enumerated sites, where the model has any that the guide
     does not draw; and whether a plate of the model draws a minibatch."""

@@ -26,8 +26,8 @@ EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised,
 
 
 def fit(
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *args: Any,
     steps: int | None = None,
     num_particles: int | None = None,

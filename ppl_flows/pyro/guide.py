@@ -71,12 +71,12 @@ class AutoFlow(AutoContinuous):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -197,7 +197,7 @@ class AutoFlow(AutoContinuous):
             )
 
 
-def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable) -> None:
+def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable[..., Any]) -> None:
     """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
     own, errors = guide.model, []
     for model in (own, *ATTEMPTS * (InitMessenger(init_to_uniform)(bare),)):
@@ -217,7 +217,9 @@ class _Density:
     run like that, as many runs.
     """
 
-    def __init__(self, model: Callable, unpack: Callable[[torch.Tensor], Iterable], like: torch.Tensor) -> None:
+    def __init__(
+        self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable], like: torch.Tensor
+    ) -> None:
         self._model, self._unpack, self._like = model, unpack, like
         with poutine.block():
             nodes = poutine.trace(model).get_trace().nodes.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -17,7 +18,7 @@ from ppl_flows.inference.results import WeightedDraws
 
 
 @contextmanager
-def store_at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
+def store_at(params: dict[str, torch.Tensor], state: dict[str, Any]) -> Iterator[None]:
     """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
     with pyro.get_param_store().scope(state) as live, torch.no_grad():
         tensors = live["params"]
@@ -32,7 +33,7 @@ def store_at(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
                 tensors[name].copy_(value)
 
 
-def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
+def latent_shapes(guide: Callable[..., Any]) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
     nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
     return {
@@ -43,8 +44,8 @@ def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
 
 
 def importance_sample(
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     num_samples: int,
     batch: int,
     nesting: int | None,

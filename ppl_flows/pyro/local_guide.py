@@ -76,7 +76,7 @@ class AutoLocalFlow(AutoGuide):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         plate: str,
         *,
         features: torch.Tensor | None = None,
@@ -84,7 +84,7 @@ class AutoLocalFlow(AutoGuide):
         local_flow: Callable[..., Bijection] | None = None,
         quality: str = "standard",
         start: str = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -138,7 +138,7 @@ class AutoLocalFlow(AutoGuide):
         if self._features is None:
             self.rows = torch.nn.Parameter(start["rows"])
 
-    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+    def _near(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"

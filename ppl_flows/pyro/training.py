@@ -21,8 +21,8 @@ from ppl_flows.pyro.eager_step import EagerSteps
 
 def train(
     elbo: ELBO,
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *,
     steps: int,
     lr: float,

@@ -1,29 +1,45 @@
 """JAX driver: inverse of a masked autoregressive map, with exact derivatives from the implicit function theorem."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.types import Params
 from ppl_flows.numerics import triangular_sweep
+from ppl_flows.numerics.triangular_sweep import Order, Rules
+
+if TYPE_CHECKING:
+    from ppl_flows.conditioners.masked_mlp import MaskedMLP
+    from ppl_flows.core.transformer import Transformer
+
+Arrays = Sequence[Array]
+System = tuple[Order, Rules, Arrays, Arrays, Arrays, Arrays]  # what ``triangular_sweep.substitute`` takes
 
 
-def autoregressive_inverse(network, transformer, method, params, y, context):
-    """x with ``transformer.forward(network(x), x) = y``, and the log_det of the inverse map, ``y.shape[:-1]``."""
+def autoregressive_inverse(
+    network: MaskedMLP, transformer: Transformer, method: str, params: Params, y: Array, context: Array | None
+) -> tuple[Array, Array]:
+    """As in ``Backend``."""
     y = y.astype(jnp.result_type(y, *jax.tree.leaves((params, context))))  # what the forward pass would promote to
     weights, biases = network.layers(params, y, context)
     return _inverse(network, transformer, method, y, biases, weights)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _inverse(network, transformer, method, y, biases, weights):
+def _inverse(
+    network: MaskedMLP, transformer: Transformer, method: str, y: Array, biases: Arrays, weights: Arrays
+) -> tuple[Array, Array]:
     batch, dim = y.shape[:-1], y.shape[-1]
     biases = [jnp.broadcast_to(a, (*batch, a.shape[-1])) if a.ndim > 1 else a[None] for a in biases]
-    x, slopes = _solve(
-        method,
+    system = (
         triangular_sweep.order(network),
         triangular_sweep.inversion(network, transformer, y),
         [w.T for w in weights],
@@ -31,16 +47,25 @@ def _inverse(network, transformer, method, y, biases, weights):
         (),
         (y.reshape(-1, dim).T,),
     )
+    x, slopes = _solve(method, system)
     return x.T.reshape(y.shape), jnp.sum(slopes, axis=0).reshape(batch)
 
 
 @_inverse.defjvp
-def _inverse_jvp(network, transformer, method, primals, tangents):
+def _inverse_jvp(
+    network: MaskedMLP,
+    transformer: Transformer,
+    method: str,
+    primals: tuple[Array, Arrays, Arrays],
+    tangents: tuple[Array, Arrays, Arrays],
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """With F(x) = y and L the log_det of F, tangents (u, z) of the two outputs: J u = dy - dF and z = -dL - dL/dx u."""
     biases, weights = primals[1:]
     x, log_det = _inverse(network, transformer, method, *primals)
 
-    def one_pass(x, biases, weights):
+    def one_pass(
+        x: Array, biases: list[Array], weights: list[Array]
+    ) -> tuple[tuple[Array, Array], tuple[Arrays, Array]]:
         seen, theta = network.trace(weights, biases, x)
         y, slopes = transformer.forward(theta, x)
         return (y, jnp.sum(slopes, axis=-1)), (seen, theta)
@@ -56,16 +81,16 @@ def _inverse_jvp(network, transformer, method, primals, tangents):
 
     # one array of both unknowns: parts that are transposed must all depend on the tangents, and dL need not
 
-    def matvec(unknown):
+    def matvec(unknown: Array) -> Array:
         u, z = unknown[..., :-1], unknown[..., -1]
         j_u, l_u = push(u, *held)
         return _joined(j_u, z + l_u)
 
-    def solve(_, right):
+    def solve(_: Any, right: Array) -> Array:
         u = _linear(network, method, (right[..., :-1], y_x, y_theta), unit_slopes, weights)
         return _joined(u, right[..., -1] - push(u, *held)[1])
 
-    def transpose_solve(_, right):
+    def transpose_solve(_: Any, right: Array) -> Array:
         g, l = right[..., :-1], right[..., -1:]
         data = (g - l * l_x, y_x, y_theta, -l[..., None] * l_theta)
         return _joined(_linear(network, method, data, unit_slopes, weights), l[..., 0])
@@ -75,18 +100,18 @@ def _inverse_jvp(network, transformer, method, primals, tangents):
     return (x, log_det), (out[..., :-1], out[..., -1])
 
 
-def _joined(u, z):
+def _joined(u: Array, z: Array) -> Array:
     return jnp.concatenate([u, z[..., None]], axis=-1)
 
 
-def _linear(network, method, data, unit_slopes, weights):
+def _linear(network: MaskedMLP, method: str, data: Arrays, unit_slopes: Arrays, weights: Arrays) -> Array:
     """Solves ``J u = b`` for data (b, dy/dx, dy/dtheta), or ``J^T v = g`` for (direct, dy/dx, dy/dtheta, push)."""
     shape, reverse = data[0].shape, len(data) == 4
 
-    def rows(a):  # (*batch, features, ...) -> (features, ..., n)
+    def rows(a: Array) -> Array:  # (*batch, features, ...) -> (features, ..., n)
         return jnp.moveaxis(a.reshape(-1, *a.shape[len(shape) - 1 :]), 0, -1)
 
-    def flipped(a, axes):
+    def flipped(a: Array, axes: int) -> Array:
         return jnp.flip(a, tuple(range(axes)))
 
     data, unit_slopes = [rows(a) for a in data], [rows(a) for a in unit_slopes]
@@ -104,15 +129,17 @@ def _linear(network, method, data, unit_slopes, weights):
             [w.T for w in weights],
         )
     biases = [jnp.zeros((len(w), 1), w.dtype) for w in weights]
-    _, out = _solve(method, order, rules, weights, biases, unit_slopes, data)
+    _, out = _solve(method, (order, rules, weights, biases, unit_slopes, data))
     return (flipped(out, 1) if reverse else out).T.reshape(shape)
 
 
-def _solve(method, *system):
+def _solve(method: str, system: System) -> tuple[Array, Array]:
     return triangular_sweep.iterate(*system) if method == "jacobi" else _substitute(*system)
 
 
-def _substitute(order, rules, weights, biases, unit_slopes, data):
+def _substitute(
+    order: Order, rules: Rules, weights: Arrays, biases: Arrays, unit_slopes: Arrays, data: Arrays
+) -> tuple[Array, Array]:
     """As ``triangular_sweep.substitute``, as one scan over blocks, and in it one over the steps of a block.
 
     Slices of a scan have one size, so a step computes as many units as the largest one needs. Those too many belong
@@ -128,7 +155,7 @@ def _substitute(order, rules, weights, biases, unit_slopes, data):
     width = [int(np.max(s[:, -1] - s[:, 0])) + m for s, m in zip(starts, size, strict=True)]  # of a block
     height = [int(s[-1, 0]) + w for s, w in zip(starts, width, strict=True)]  # of all blocks
 
-    def padded(a, *layers):
+    def padded(a: Array, *layers: int) -> Array:
         a = a[tuple(slice(order[j][-1]) for j in layers)]
         return jnp.pad(a, [(0, height[j] - order[j][-1]) for j in layers] + [(0, 0)] * (a.ndim - len(layers)))
 
@@ -139,10 +166,10 @@ def _substitute(order, rules, weights, biases, unit_slopes, data):
     data = [a.reshape(blocks, block, *a.shape[1:]) for a in data]
     *hidden, out = range(len(weights))
 
-    def rows(a, start, count):
+    def rows(a: Array, start: Array, count: int) -> Array:
         return lax.dynamic_slice_in_dim(a, start, count)
 
-    def solve_block(units, now):
+    def solve_block(units: list[Array], now: Any) -> tuple[list[Array], Array]:
         first, last, steps_at, data = now
         sums = [
             rows(w, first[i + 1], width[i + 1]) @ units[i] + rows(b, first[i + 1], width[i + 1])
@@ -150,15 +177,15 @@ def _substitute(order, rules, weights, biases, unit_slopes, data):
         ]
         near = [lax.dynamic_slice(w, (first[i + 1], first[i]), (width[i + 1], width[i])) for i, w in enumerate(weights)]
 
-        def solve_step(own, now):
+        def solve_step(own: list[Array], now: Any) -> tuple[list[Array], Array]:
             start, data = now
             earlier: list[jax.Array] = []
 
-            def summed(i):
+            def summed(i: int) -> Array:
                 begin = start[i + 1] - first[i + 1]
                 return rows(sums[i], begin, size[i + 1]) + rows(near[i], begin, size[i + 1]) @ own[i]
 
-            def keep(j, values):
+            def keep(j: int, values: Array) -> None:
                 own[j] = lax.dynamic_update_slice_in_dim(own[j], values, start[j] - first[j], 0)
 
             for i in hidden:

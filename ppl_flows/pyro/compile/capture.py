@@ -45,7 +45,7 @@ def as_compile_error(what: str) -> Iterator[None]:
         raise CompileError(f"{what} failed with {type(error).__name__}: {text}") from error
 
 
-def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
+def capture(f: Callable[..., Any], inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
     """The graph ``(*lifted, *inputs) -> (*f(*inputs), *lifted)``, the lifted tensors as f leaves them.
 
     f is run once, without Pyro's checks, and reads the lifted tensors by reference; they and torch's generator are left
@@ -121,7 +121,7 @@ def _index(tensor: Any, lifted: Sequence[torch.Tensor]) -> int | None:
     return None
 
 
-def _place(tensor: torch.Tensor) -> tuple:
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
