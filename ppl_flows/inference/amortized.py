@@ -23,7 +23,7 @@ class Scaler(NamedTuple):
         return cls(centre, np.where(scale > 0, scale, 1.0))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale))
+        return np.asarray(LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale)))
 
 
 class Observations:

@@ -50,7 +50,7 @@ class Gaussian:
         return self.factor if self.factor.ndim == 1 else np.diag(self.factor)
 
     def draw(self, u: Array) -> Array:
-        return self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T)
+        return np.asarray(self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T))
 
     def entropy(self) -> float:
         return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
@@ -176,7 +176,7 @@ def optimisation_path(density: Density, start: Array) -> Array:
 
 def thin_path(path: Array) -> Array:
     """At most ``PATH_POINTS`` of the points, evenly spaced, both ends among them."""
-    return path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+    return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))])
 
 
 def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:

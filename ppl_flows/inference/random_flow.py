@@ -13,7 +13,7 @@ from ppl_flows.core.types import Params
 
 
 def sample_params(
-    name: str, bijection: Bijection, prior: Any, *, sample: Callable[[str, Any], Any], distribution: type
+    name: str, bijection: Bijection, prior: Any, *, sample: Callable[[str, Any], Any], distribution: Any
 ) -> tuple[Bijection, Params]:
     """Parameters sampled from ``prior`` at sites ``{name}.…``, and the bijection that they are of.
 

@@ -157,7 +157,7 @@ class AmortizedFit:
     """
 
     density: DensityFit
-    _draw: Callable[[int, int, tuple, dict], dict[str, Array]]
+    _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
 
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""

@@ -39,7 +39,9 @@ class BestParams:
 
 
 def block_watcher(
-    trained_params: Callable[[Any], tuple], best: BestParams | None, callback: Callable[[int, float, Any], Any] | None
+    trained_params: Callable[[Any], tuple[Any, ...]],
+    best: BestParams | None,
+    callback: Callable[[int, float, Any], Any] | None,
 ) -> Callable[[int, float, Any], None] | None:
     """What ``fit_density`` does after a block: tries its parameters on held-out rows, and calls the user back.
 
@@ -85,4 +87,5 @@ def has_converged(losses: np.ndarray, steps: int, num_particles: int, anneal: fl
     if tolerance is None or block < MIN_BLOCK_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
         return False
     before, last = losses[first:].reshape(2, block)
-    return num_particles * last.var(ddof=1) / 2 < tolerance and abs(last.mean() - before.mean()) < tolerance
+    spread, move = num_particles * last.var(ddof=1) / 2, abs(last.mean() - before.mean())
+    return bool(spread < tolerance and move < tolerance)

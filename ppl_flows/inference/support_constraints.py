@@ -93,7 +93,7 @@ def over_axes(constraints: Any, base: Any, ndims: int) -> Any:
     return constraints.independent(base, ndims) if ndims > 0 else base
 
 
-def check_pieces(pieces: Pieces, constraint_class: type) -> None:
+def check_pieces(pieces: Pieces, constraint_class: Any) -> None:
     """Raises TypeError unless these are constraints with sizes, and ValueError for constraints of matrices."""
     for piece in pieces:
         if not (isinstance(piece, tuple) and isinstance(piece[0], constraint_class) and isinstance(piece[1], int)):

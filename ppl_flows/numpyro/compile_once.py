@@ -22,7 +22,8 @@ def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
     with those data in it, is the key.
     """
     lowered = jax.jit(f, donate_argnums=donate).lower(*args)
-    place = jax.config.jax_default_device, jax.default_backend()
+    config: Any = jax.config  # its options have no types
+    place = config.jax_default_device, jax.default_backend()
     program = hashlib.sha256(f"{place}{lowered.in_tree}".encode())
     program.update(lowered.as_text().encode())  # constants are written out in full
     key = program.hexdigest()

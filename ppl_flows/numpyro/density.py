@@ -82,19 +82,19 @@ def fit_density(
     contexts = given.all_rows()
     all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
     check_rows(bijection, all_data, all_context, levels)
-    train_rows, held_rows = split_rows(len(data), validation, seed)
+    trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
-        all_data[train_rows],
-        None if all_context is None else all_context[train_rows],
+        all_data[trained_on],
+        None if all_context is None else all_context[trained_on],
         standardize=standardize,
         levels=levels,
         seed=seed,
     )
-    n = len(train_rows)
-    train_rows = jnp.asarray(train_rows)
+    n = len(trained_on)
+    train_rows = jnp.asarray(trained_on)
 
-    def rows_of_data(rows: jax.Array, key: jax.Array | None) -> jax.Array:
+    def rows_of_data(rows: jax.Array, key: Any) -> jax.Array:
         """These rows of the data, dequantised."""
         if levels is None:
             return data[rows]

@@ -12,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import lax
 from numpyro.distributions.batch_util import promote_batch_shape
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
@@ -25,8 +26,9 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
+from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
-from ppl_flows.numpyro.support import Constraint, Pieces, support_transform
+from ppl_flows.numpyro.support import support_transform
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 

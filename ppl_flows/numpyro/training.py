@@ -124,7 +124,8 @@ def _own_optimizer(steps: int, lr: float, clip: float) -> Optimizer:
         updates, moments = adam.update(gradient * jnp.minimum(1.0, clip / norm), state.moments)
         return _Vectors(optax.apply_updates(state.params, updates), moments, jnp.isfinite(norm))
 
-    return Optimizer(init, update, lambda state: unravel["params"](state.params))
+    own: Any = Optimizer  # whose types are of its own states
+    return own(init, update, lambda state: unravel["params"](state.params))
 
 
 class _Vectors(NamedTuple):

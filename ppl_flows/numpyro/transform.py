@@ -119,7 +119,8 @@ class FlowTransform(Transform):
     def eq(self, other: object, static: bool = False) -> Any:
         if not isinstance(other, FlowTransform) or self.bijection != other.bijection:
             return False
-        a, b = jax.tree.flatten((self.params, self.context)), jax.tree.flatten((other.params, other.context))
+        a: Any = jax.tree.flatten((self.params, self.context))
+        b: Any = jax.tree.flatten((other.params, other.context))
         if a[1] != b[1]:
             return False
         if static:

@@ -60,10 +60,10 @@ class BaseDistribution(dist.TorchDistribution):
         return self.weights.tree()
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # an attribute of the host's, derived here
         return self.base.reparameterized
 
-    def expand(self, batch_shape: torch.Size, _instance: BaseDistribution | None = None) -> BaseDistribution:
+    def expand(self, batch_shape: Any, _instance: BaseDistribution | None = None) -> BaseDistribution:
         new = self._get_checked_instance(BaseDistribution, _instance)
         new.base, new.weights = self.base, self.weights
         super(BaseDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -76,12 +76,12 @@ class BaseDistribution(dist.TorchDistribution):
         log_prob = self.base.log_prob(self.params, value)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008  the host's default
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008  the host's default
         if not self.has_rsample:
             raise NotImplementedError(f"samples of {type(self.base).__name__} carry no gradients; use sample().")
         return self._draw(sample_shape)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008
         with torch.no_grad():
             return self._draw(sample_shape)
 

@@ -11,7 +11,7 @@ import torch
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 
-Values: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor]
+Values: TypeAlias = Any  # an array, or a dict of arrays, rows first
 
 
 class Context:

@@ -88,11 +88,11 @@ def fit_density(
     all_data = data.detach().cpu().numpy()
     all_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, all_data, all_context, levels)
-    train_rows, held_rows = split_rows(len(data), validation, seed)
+    trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
-        all_data[train_rows],
-        None if all_context is None else all_context[train_rows],
+        all_data[trained_on],
+        None if all_context is None else all_context[trained_on],
         standardize=standardize,
         levels=levels,
         seed=seed,
@@ -101,8 +101,8 @@ def fit_density(
     base_params: Params | None = None
     if isinstance(base, Base):
         base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
-    n = len(train_rows)
-    train_rows = torch.as_tensor(train_rows, device=data.device)
+    n = len(trained_on)
+    train_rows = torch.as_tensor(trained_on, device=data.device)
 
     def rows_of_data(rows: torch.Tensor) -> torch.Tensor:
         """These rows of the data, dequantised."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import am_i_wrapped
+from torch.distributions.constraints import Constraint
 
 from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.base_distribution import Base
@@ -20,9 +22,10 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
+from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
-from ppl_flows.pyro.support import Constraint, Pieces, support_transform
+from ppl_flows.pyro.support import support_transform
 from ppl_flows.pyro.transform import FlowTransform
 
 
@@ -227,6 +230,6 @@ def _detached(params: Params) -> Params:
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
     check_normal_base(transform.bijection)
     shape = transform.bijection.event_shape
-    like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
+    like: Any = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     like = torch.zeros(()) if like is None else wide(like.detach())
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))

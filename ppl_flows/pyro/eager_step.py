@@ -55,7 +55,8 @@ class EagerSteps:
                 "are made in the first step, a function of these that gives a torch optimiser, such as "
                 f"functools.partial(torch.optim.Adam, lr=1e-2); got {type(optimizer).__name__}."
             )
-        self.elbo, self.model, self.guide, self.clip = elbo, model, guide, clip
+        self.elbo: Any = elbo  # the host's base class has no loss_and_grads
+        self.model, self.guide, self.clip = model, guide, clip
         self.names: dict[torch.Tensor, str] = {}
         self.means: dict[torch.Tensor, torch.Tensor] = {}
         self.optimizer: Any = None
@@ -92,7 +93,8 @@ class EagerSteps:
         with pyro.validation_enabled(self._validate), poutine.trace(param_only=True) as seen:
             loss = self.elbo.loss_and_grads(self.model, self.guide, *([weight] if self._weighted else []))
         self._validate = False
-        self._add({site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()})
+        sites: dict[str, Any] = seen.trace.nodes
+        self._add({site["value"].unconstrained(): name for name, site in sites.items()})
         norm = torch.nn.utils.clip_grad_norm_(self.names, self.clip)
         return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
 

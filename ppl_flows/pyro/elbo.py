@@ -17,11 +17,12 @@ def choose_elbo(
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
     elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
-    sites = seen.trace.nodes
+    sites: dict[str, Any] = seen.trace.nodes
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
     latents = [s for n, s in sites.items() if s["type"] == "sample" and n not in known.trace.nodes]
     if any(site["infer"].get("enumerate") for site in latents):
         nesting = elbo.max_plate_nesting - vectorize
-        elbo = TraceEnum_ELBO(num_particles=num_particles, vectorize_particles=vectorize, max_plate_nesting=nesting)
+        options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
+        return TraceEnum_ELBO(**options), subsampled
     return elbo, subsampled

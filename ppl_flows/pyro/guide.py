@@ -161,7 +161,7 @@ class AutoFlow(AutoContinuous):
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Draws the unconstrained latent vector."""
-        infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+        infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
         return pyro.sample(f"_{self._pyro_name}_latent", self.get_posterior(*args, **kwargs), infer=infer)
 
     @torch.no_grad()
@@ -218,12 +218,14 @@ class _Density:
     """
 
     def __init__(
-        self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable], like: torch.Tensor
+        self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable[Any]], like: torch.Tensor
     ) -> None:
         self._model, self._unpack, self._like = model, unpack, like
         with poutine.block():
             nodes = poutine.trace(model).get_trace().nodes.values()
-        self._frames = [frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized]
+        self._frames: list[Any] = [
+            frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
+        ]
         self._nesting = max((-frame.dim for frame in self._frames), default=0)
         self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
 

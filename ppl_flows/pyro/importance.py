@@ -18,7 +18,7 @@ from ppl_flows.inference.results import WeightedDraws
 
 
 @contextmanager
-def store_at(params: dict[str, torch.Tensor], state: dict[str, Any]) -> Iterator[None]:
+def store_at(params: dict[str, torch.Tensor], state: Any) -> Iterator[None]:
     """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
     with pyro.get_param_store().scope(state) as live, torch.no_grad():
         tensors = live["params"]
@@ -35,7 +35,7 @@ def store_at(params: dict[str, torch.Tensor], state: dict[str, Any]) -> Iterator
 
 def latent_shapes(guide: Callable[..., Any]) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
-    nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
+    nodes: dict[str, Any] = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
     return {
         name: site["value"].shape
         for name, site in nodes.items()
@@ -71,6 +71,7 @@ def importance_sample(
                 model, guide, num_samples=size, max_plate_nesting=nesting
             )
         weights.append(log_weights.reshape(size))
-        values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
+        nodes: dict[str, Any] = trace.nodes
+        values.append({name: nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
     draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
     return WeightedDraws(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())

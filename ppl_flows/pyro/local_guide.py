@@ -102,7 +102,7 @@ class AutoLocalFlow(AutoGuide):
         try:
             latents = dict(self.prototype_trace.iter_stochastic_nodes())
             stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
-            frame = self._prototype_frames.get(self._plate)
+            frame: Any = self._prototype_frames.get(self._plate)
             self._rows = 0 if frame is None else frame.full_size or frame.size
             self._locals = local_sites(self._plate, stacks, self._rows, self._features)
             self._minibatch = frame.size
@@ -163,12 +163,13 @@ class AutoLocalFlow(AutoGuide):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        result, vectors = {}, []
+        result: dict[str, torch.Tensor] = {}
+        vectors: list[torch.Tensor] = []
         if self._global_dim:
             with poutine.trace() as seen:
                 result = self.globals(*args, **kwargs)
-            nodes = seen.trace.nodes.values()
-            vectors = [s["value"] for s in nodes if s["type"] == "sample" and s["infer"].get("is_auxiliary")]
+            sites: Any = seen.trace.nodes.values()
+            vectors = [s["value"] for s in sites if s["type"] == "sample" and s["infer"].get("is_auxiliary")]
         size = self._rows if self._all else self._minibatch
         locals_, free = self.locals, self.rows if self._features is None else None
         with pyro.plate(self._plate, self._rows, dim=-1, subsample_size=size) as rows:
@@ -178,7 +179,7 @@ class AutoLocalFlow(AutoGuide):
                 batch = torch.broadcast_shapes((size,), *(v.shape[:-1] for v in vectors))
                 contexts.append(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*vectors, own)], dim=-1))
             posterior = Flow(locals_.condition(contexts[0]), path_context=contexts[1])
-            infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+            infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
             latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer=infer)
             return result | self._unpack(latent)
 

@@ -47,6 +47,8 @@ class MixedTransform(Transform):
     bijective = True
     domain = constraints.real_vector
 
+    codomain: Mixed
+
     def __init__(self, codomain: Mixed) -> None:
         super().__init__()
         self.codomain = codomain

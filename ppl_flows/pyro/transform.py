@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import constraints
@@ -70,19 +70,20 @@ class FlowTransform(TransformModule):
         return self.weights.tree()
 
     @property
-    def domain(self) -> constraints.Constraint:
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
         return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
-    def codomain(self) -> constraints.Constraint:
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
     def inv(self) -> TransformModule:
         """The inverse transform: a module too, with the same parameters."""
-        if self._inv is None:
-            self.__dict__["_inv"] = InverseFlowTransform(self)  # past Module: its parameters are this module's
-        return self._inv
+        inverse: Any = self._inv
+        if inverse is None:  # past Module, as its parameters are this module's
+            inverse = self.__dict__["_inv"] = InverseFlowTransform(self)
+        return inverse
 
     def condition(self, context: torch.Tensor) -> FlowTransform:
         """The same transform, with the same parameters, given a context."""
@@ -138,7 +139,8 @@ class FlowTransform(TransformModule):
         return result
 
     def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
-        used = self.weights.leaves() + ([] if self.context is None else [self.context])
+        context: Any = self.context
+        used = self.weights.leaves() + ([] if context is None else [context])
         return tuple([(t, _version(t)) for t in used])
 
 
@@ -186,11 +188,11 @@ class InverseFlowTransform(TransformModule):
         self.flow = flow
 
     @property
-    def domain(self) -> constraints.Constraint:
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
         return self.flow.codomain
 
     @property
-    def codomain(self) -> constraints.Constraint:
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         return self.flow.domain
 
     @property

@@ -125,7 +125,7 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _check(node: Node) -> None:
+def _check(node: Any) -> None:
     op = node.target
     if op._schema.is_mutable and _root(node.args[0]).op in ("get_attr", "placeholder"):
         raise CompileError(f"{op} changes a tensor in place that outlives the step (a buffer, data or a counter)")
@@ -134,7 +134,7 @@ def _check(node: Node) -> None:
         raise CompileError(f"the shape of {op} depends on values: use torch.where in place of a boolean index")
 
 
-def _root(node: Node) -> Node:
+def _root(node: Any) -> Node:
     """Where a chain of views, or of pieces of a split, begins."""
     while node.op == "call_function" and (
         node.target is operator.getitem or any(r.alias_info is not None for r in node.target._schema.returns)

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -87,7 +88,8 @@ def capture_step(eager: EagerSteps, *, annealed: bool) -> Step:
         weight = row[0].to(parameters[0].dtype) if annealed else 1.0
         with poutine.trace(param_only=True) as seen:
             loss = _negative_elbo(eager, weight)
-        if any(site["value"].unconstrained() not in eager.names for site in seen.trace.nodes.values()):
+        sites: Any = seen.trace.nodes.values()
+        if any(site["value"].unconstrained() not in eager.names for site in sites):
             raise CompileError("a step has parameters that the first one did not have")
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
