@@ -14,7 +14,7 @@ Tree = dict[str, Any]  # nested params
 WITH_MLP = ("Coupling", "Elementwise", "MaskedAutoregressive", "Planar", "Radial", "Sylvester")
 
 
-def from_format_1(description: Any, params: Tree) -> tuple[Any, Tree]:
+def from_format_1(description: Any, params: Tree) -> tuple[Any, Tree]:  # noqa: PLR0911  one for each kind of class
     """The description and the params of a bijection or a base, as format 2 has them."""
     if not isinstance(description, dict):
         return description, params

@@ -19,8 +19,8 @@ from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.transformer import Transformer
-from ppl_flows.file_upgrades import from_format_1
 from ppl_flows.core.types import Params
+from ppl_flows.file_upgrades import from_format_1
 
 FORMAT = "2"
 PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  # what a description is made of
@@ -174,8 +174,8 @@ def _build(value: Any) -> Any:
     known = _classes().get(value.get("class", ""))
     if known is None:
         raise ValueError(
-            f"unknown class {value.get('class')!r} in the file; if it is your own, pf.register it before loading, else a "
-            "newer ppl_flows may know it."
+            f"unknown class {value.get('class')!r} in the file; if it is your own, pf.register it before loading, "
+            "else a newer ppl_flows may know it."
         )
     unknown = fields.keys() - {f.name for f in dataclasses.fields(known)}
     if unknown:

@@ -97,7 +97,7 @@ def test_another_format_and_another_packages_class_are_errors(path):
         _inverse = _forward
 
     with pytest.raises(
-        ValueError, match="only ppl_flows' own classes and registered ones can be saved.*call pf.register"
+        ValueError, match=r"only ppl_flows' own classes and registered ones can be saved.*call pf\.register"
     ):
         pf.save(path, Reverse(), {})
 

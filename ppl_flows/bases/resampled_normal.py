@@ -114,7 +114,7 @@ def _points(dim: int, n: int) -> np.ndarray:
     """Sobol's points, ``(n, dim)``."""
     from scipy.stats import qmc  # slow to import, and wanted by this base only
 
-    return qmc.Sobol(dim, scramble=False).random(n)
+    return np.asarray(qmc.Sobol(dim, scramble=False).random(n))
 
 
 @cache

@@ -120,7 +120,7 @@ class ContractiveResidual(Bijection):
             residual = y - x - g.value
             return residual, xp.linalg.vector_norm(residual, axis=-1), g
 
-        def body(state: tuple) -> tuple:
+        def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
             x, size, going = state
             residual, _, g = residual_at(x)
             newton, fixed = x + _divide(add_unit_matrix(g.jacobian()), residual), x + residual
@@ -151,7 +151,7 @@ class ContractiveResidual(Bijection):
         """``(sum_{k>=1} r_k (-1)^(k+1) / k v^T J^k v, sum_{k>=0} r_{k+1} (-J^T)^k v)``, r_k 1 or Russian roulette's."""
         xp = namespace(v)
 
-        def body(state: tuple) -> tuple:
+        def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
             k, power, value, w = state  # power is (-J^T)^(k-1) v
             chance = self.lipschitz ** xp.maximum(k - self.terms, xp.zeros_like(k))
             r = xp.where(u < chance, 1 / chance, xp.zeros_like(u))
@@ -159,7 +159,7 @@ class ContractiveResidual(Bijection):
             power = -g.vjp(power)
             return k + 1, power, value - r / k * xp.sum(power * v, axis=-1), w
 
-        def go_on(state: tuple) -> Array:
+        def go_on(state: tuple[Array, ...]) -> Array:
             return xp.any((state[0] <= self.terms) | (u < self.lipschitz ** (state[0] - self.terms)))
 
         zero = xp.zeros_like(u)

@@ -45,7 +45,7 @@ class Coupling(Bijection):
     images sec. 3.4; Kingma & Dhariwal (2018), Glow, arXiv:1807.03039.
     """
 
-    dim: int | tuple[int, int, int]
+    dim: int | tuple[int, ...]
     transformer: Transformer = Affine()
     _: KW_ONLY
     mask: str | tuple[bool, ...] = "halves"
@@ -181,4 +181,5 @@ def _parts(size: int, mask: str | tuple[bool, ...], flip: bool) -> tuple[np.ndar
 def _checkerboard(height: int, width: int, flip: bool) -> np.ndarray:
     """Where pixels pass, ``(height, width, 1)``."""
     i, j = np.indices((height, width))
-    return ((i + j) % 2 == int(flip))[..., None]
+    passes: np.ndarray = (i + j) % 2 == int(flip)
+    return passes[..., None]

@@ -29,7 +29,7 @@ class MaskedAutoregressive(Bijection):
     sequential in dim, but each hidden unit is computed once, when its inputs are known: about the arithmetic of one
     pass. Its derivatives, of every order, are exact, whatever the method.
 
-    Of sequences of vectors, such as the patches of an image, every vector's map is conditioned on the vectors before it.
+    Of sequences of vectors, such as the patches of an image, each vector's map is conditioned on those before it.
 
     Args:
         dim: event size of vectors, at least 1; or ``(length, size)`` of sequences.
@@ -53,7 +53,7 @@ class MaskedAutoregressive(Bijection):
     arXiv:1606.04934; Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057.
     """
 
-    dim: int | tuple[int, int]
+    dim: int | tuple[int, ...]
     transformer: Transformer = Affine()
     _: KW_ONLY
     flip: bool = False
@@ -114,9 +114,7 @@ class MaskedAutoregressive(Bijection):
         return y, namespace(x).sum(slopes, axis=(-2, -1))
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
-        x, log_det = self._network.sequentially(
-            params, self._as_sequence(y), context, self.transformer, self.method
-        )
+        x, log_det = self._network.sequentially(params, self._as_sequence(y), context, self.transformer, self.method)
         return x[..., 0] if isinstance(self.dim, int) else x, log_det
 
     def _as_sequence(self, v: Array) -> Array:

@@ -26,8 +26,8 @@ class Planar(Bijection):
 
     Args:
         dim: event size, at least 1.
-        conditioner: the network, without its sizes, that adds its output, a function of the context, to u, w and b;
-            not used without a context.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to
+            u, w and b; not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:

@@ -23,8 +23,8 @@ class Radial(Bijection):
 
     Args:
         dim: event size, at least 1.
-        conditioner: the network, without its sizes, that adds its output, a function of the context, to x0, log_alpha and s;
-            not used without a context.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to
+            x0, log_alpha and s; not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:

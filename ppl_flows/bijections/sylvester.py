@@ -37,8 +37,8 @@ class Sylvester(Bijection):
             ``"householder"`` from those of ``Householder``'s, ``"triangular"`` from the unit matrix.
         reflections: of the householder variant, as in ``Householder``.
         flip: in the triangular variant, the coordinates in reverse order, as every second layer wants it.
-        conditioner: the network, without its sizes, that adds its output, a function of the context, to R, S and b (not to Q);
-            not used without a context.
+        conditioner: the network, without its sizes, that adds its output, a function of the context, to
+            R, S and b (not to Q); not used without a context.
         context_dim: size of the context, 0 for none.
 
     Raises:
@@ -142,7 +142,7 @@ def _solve(R: Array, S: Array, b: Array, z_y: Array) -> Array:
     r, s = xp.linalg.diagonal(R), xp.linalg.diagonal(S)
     R_after, S_after = xp.triu(R, k=1), xp.triu(S, k=1)
 
-    def body(state: tuple) -> tuple:
+    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
         z, _ = state
         c = _times(S_after, z) + b
         after = numerical_inverse(_coordinate, z_y - _times(R_after, xp.tanh(s * z + c)), r, s, c)[0]

@@ -14,7 +14,7 @@ from ppl_flows.combinators.stack import Stack, check_remat
 from ppl_flows.combinators.wrapper import check_part
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.support import Support, chained
-from ppl_flows.core.types import Params
+from ppl_flows.core.types import Array, Params
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Chain(Stack):
         remat: str = "none",
     ) -> None:
         if isinstance(parts, Mapping):
-            parts, names = parts.values(), parts.keys()
+            names, parts = tuple(parts), parts.values()
         parts = tuple(parts)
         object.__setattr__(self, "parts", parts)
         object.__setattr__(self, "names", tuple(map(str, range(len(parts)))) if names is None else tuple(names))
@@ -88,15 +88,19 @@ class Chain(Stack):
                 "every part takes the same context or none (0)."
             )
         check_remat(self)
-        object.__setattr__(self, "_supports", chained(self.parts))
+        _ = self._supports  # which may not fit
+
+    @cached_property
+    def _supports(self) -> tuple[Support, Support]:
+        return chained(self.parts)
 
     @property
     def domain(self) -> Support:
-        return self._supports[0]  # type: ignore[attr-defined]  # set above, as it is derived and no field
+        return self._supports[0]
 
     @property
     def codomain(self) -> Support:
-        return self._supports[1]  # type: ignore[attr-defined]
+        return self._supports[1]
 
     @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
@@ -128,7 +132,9 @@ class Chain(Stack):
     def _layer_counts(self) -> Counter[str]:
         return sum((part._layer_counts() for part in self.parts), Counter[str]())
 
-    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+    def loop(
+        self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
+    ) -> tuple[Any, Params]:
         outs: dict[str, Params] = {name: {} for name in params}  # in their order
         for name, part in reversed(self._named) if reverse else self._named:
             carry, outs[name] = step(part, carry, params[name])

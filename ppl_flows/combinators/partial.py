@@ -37,7 +37,9 @@ class Partial(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, dim=1)
-        object.__setattr__(self, "index", tuple(whole_number("Partial", "every entry of index", i, 0) for i in self.index))
+        object.__setattr__(
+            self, "index", tuple(whole_number("Partial", "every entry of index", i, 0) for i in self.index)
+        )
         if len(set(self.index)) < len(self.index) or not set(self.index) <= set(range(self.dim)):
             raise ValueError(
                 f"Partial(dim={self.dim}): index must hold different numbers of 0, ..., {self.dim - 1}, "

@@ -16,8 +16,8 @@ from ppl_flows.core.types import Array, Observed, Params
 class PerPixel(Wrapper):
     """The same bijection of the channels at every pixel: log_det is the sum over the pixels.
 
-    ``PerPixel(ActNorm(c), height=h, width=w)`` is the actnorm of an image, with ``BatchNorm(c)`` its batch norm and with
-    ``LULinear(c)`` a 1x1 convolution. Statistics that a part takes from a batch are over rows and
+    ``PerPixel(ActNorm(c), height=h, width=w)`` is the actnorm of an image, with ``BatchNorm(c)`` its batch norm and
+    with ``LULinear(c)`` a 1x1 convolution. Statistics that a part takes from a batch are over rows and
     pixels.
 
     Args:

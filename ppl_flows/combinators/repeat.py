@@ -60,7 +60,9 @@ class Repeat(Stack, Wrapper):
     def _layer_counts(self) -> Counter[str]:
         return Counter({name: self.times * n for name, n in self.part._layer_counts().items()})
 
-    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+    def loop(
+        self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
+    ) -> tuple[Any, Params]:
         xp = namespace(carry[0])
         return xp.scan(lambda carry, row: step(self.part, carry, row), carry, params, self.times, reverse=reverse)
 

@@ -22,7 +22,9 @@ class Stack(Bijection):
     remat: str
 
     @abc.abstractmethod
-    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+    def loop(
+        self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
+    ) -> tuple[Any, Params]:
         """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:

@@ -71,7 +71,7 @@ class AttentionNetwork(AutoregressiveNetwork):
         n, blocks = self.attention.width, self.attention.blocks
 
         def dense(inputs: int, outputs: int, scale: float = 1.0) -> np.ndarray:
-            return scale * rng.standard_normal((inputs, outputs)) / inputs**0.5
+            return np.asarray(scale * rng.standard_normal((inputs, outputs)) / inputs**0.5)
 
         params: dict[str, Any] = {"embed": dense(self.inputs, n), "place": 0.1 * rng.standard_normal((self.length, n))}
         if self.context_dim:
@@ -117,7 +117,7 @@ class AttentionNetwork(AutoregressiveNetwork):
         zeros = xp.zeros_like(y[..., :1, :1])
         empty = xp.broadcast_to(zeros[..., None], (*y.shape[:-2], n, heads, self.attention.width // heads))
 
-        def step(carry: tuple, row: Params) -> tuple[tuple, Params]:
+        def step(carry: tuple[Any, ...], row: Params) -> tuple[tuple[Any, ...], Params]:
             theta, memory = carry
             x, slopes = transformer.inverse(theta.reshape(*theta.shape[:-1], -1, transformer.size), row["y"])
             a = self._embedded(params, x[..., None, :], row["place"], context)
@@ -146,10 +146,11 @@ class AttentionNetwork(AutoregressiveNetwork):
         a = x @ params["embed"] + place
         return a if context is None else a + (context @ params["c"])[..., None, :]
 
-    def _heads(self, p: Params, a: Array) -> tuple[Array, ...]:
+    def _heads(self, p: Params, a: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values, ``(*batch, places, heads, width / heads)``."""
         parts = _normalised(a, p["norm0"]) @ p["qkv"]
-        return namespace(a).unstack(parts.reshape(*a.shape[:-1], 3, self.attention.heads, -1), axis=-3)
+        q, k, v = namespace(a).unstack(parts.reshape(*a.shape[:-1], 3, self.attention.heads, -1), axis=-3)
+        return q, k, v
 
     def _through(self, p: Params, a: Array, attended: Array) -> Array:
         act = getattr(namespace(a), self.attention.activation)

@@ -59,7 +59,8 @@ class ConvolutionalNetwork:
         n, blocks = self.net.width, self.net.blocks
 
         def kernel(side: int, inputs: int, outputs: int) -> np.ndarray:
-            return rng.standard_normal((side, side, inputs, outputs)) / (side * side * max(inputs, 1)) ** 0.5
+            fan_in = side * side * max(inputs, 1)
+            return np.asarray(rng.standard_normal((side, side, inputs, outputs)) / fan_in**0.5)
 
         params: dict[str, Any] = {"w": kernel(3, self.inputs, n), "b": np.zeros(n)}
         if self.context_dim:

@@ -34,10 +34,10 @@ class Bijection(abc.ABC):
     a JAX layer. Layers of vectors have a field ``dim``; layers of other shapes override ``event_shape``.
     """
 
-    dim: int
+    dim: Any  # event size
     context_dim: int = 0
     batch_shape: tuple[int, ...] = ()  # of the parameters, see ``Batched``
-    rearranges: bool = False  # whether it only puts the numbers into another order, whatever they are
+    rearranges: ClassVar[bool] = False  # whether it only puts the numbers into another order, whatever they are
     row_wise: ClassVar[bool] = True  # whether a training pass, too, maps every row without regard to the others
 
     @property
@@ -66,11 +66,13 @@ class Bijection(abc.ABC):
 
     def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Base to target (sampling): ``(y, log|det dy/dx|)``."""
-        return self._checked(self._forward, params, x, context, self.event_shape)
+        y, log_det = self._checked(self._forward, params, x, context, self.event_shape)
+        return y, log_det
 
     def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Target to base (scoring): ``(x, log|det dx/dy|)``."""
-        return self._checked(self._inverse, params, y, context, self.output_shape)
+        x, log_det = self._checked(self._inverse, params, y, context, self.output_shape)
+        return x, log_det
 
     def observe(
         self,
@@ -99,7 +101,9 @@ class Bijection(abc.ABC):
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
         shape = self.event_shape if forward else self.output_shape
-        return self._checked(partial(self._observe, forward=forward, stage=stage), params, value, context, shape)
+        run = partial(self._observe, forward=forward, stage=stage)
+        params, out, log_det = self._checked(run, params, value, context, shape)
+        return params, out, log_det
 
     # What follows runs unchecked: value and context have their shapes, the value has the batch shape of both together,
     # and all arrays have one dtype, float32 or wider. Parts of a bijection are run by these, and never by the above.
@@ -119,8 +123,13 @@ class Bijection(abc.ABC):
         return wide_params(params)
 
     def _checked(
-        self, run: Callable[..., Any], params: Params, v: Array, context: Array | None, shape: tuple[int, ...]
-    ) -> Any:
+        self,
+        run: Callable[..., tuple[Any, ...]],
+        params: Params,
+        v: Array,
+        context: Array | None,
+        shape: tuple[int, ...],
+    ) -> tuple[Any, ...]:
         """``run(params, v, context)``, the outermost call: here alone shapes, dtypes and batches are decided."""
         name, xp = type(self).__name__, namespace(v)
         batch = tuple(v.shape[: v.ndim - len(shape)])

@@ -31,14 +31,14 @@ def check_whole(owner: object, **least: int) -> None:
         object.__setattr__(owner, name, value)
 
 
-def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, ...]:
+def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, int, int]:
     """shape as a tuple of ints; raises unless it is ``(height, width, channels)``."""
     if not isinstance(shape, Sequence) or isinstance(shape, str):
         raise TypeError(f"{owner}: {name} must be (height, width, channels), got {shape!r}.")
-    shape = tuple(whole_number(owner, f"every entry of {name}", n) for n in shape)
-    if len(shape) != 3:
-        raise ValueError(f"{owner}: {name} must be (height, width, channels), each at least 1, got {shape}.")
-    return shape
+    numbers = tuple(whole_number(owner, f"every entry of {name}", n) for n in shape)
+    if len(numbers) != 3:
+        raise ValueError(f"{owner}: {name} must be (height, width, channels), each at least 1, got {numbers}.")
+    return numbers
 
 
 def checked_widths(owner: str, hidden: Any, activation: str, activations: Sequence[str]) -> tuple[int, ...]:

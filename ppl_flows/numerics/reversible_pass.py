@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -15,10 +16,17 @@ from ppl_flows.core.types import Array, Observed, Params
 class Stack(Protocol):
     """Bijections one after another."""
 
-    event_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Of the first part's x."""
 
-    def loop(self, step: Callable[..., tuple], carry: Any, params: Params, *, reverse: bool) -> tuple[Any, Params]:
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the last part's y."""
+
+    def loop(
+        self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
+    ) -> tuple[Any, Params]:
         """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
 
 
@@ -29,7 +37,7 @@ def walk(
     params: Params,
     v: Array,
     context: Array | None,
-    wrap: Callable[[Callable], Callable] | None = None,
+    wrap: Callable[[Callable[..., Observed]], Callable[..., Observed]] | None = None,
 ) -> Observed:
     """``(what changed of params, out, log_det)`` of all parts in turn; wrap is put round the pass of each.
 
@@ -48,7 +56,7 @@ def walk(
 
 
 def walk_back(
-    vjp: Callable[..., tuple],
+    vjp: Callable[..., tuple[Any, ...]],
     stack: Stack,
     forward: bool,
     stage: str | None,
@@ -65,7 +73,7 @@ def walk_back(
     """
     g_out, g_log_det = cotangents
 
-    def step(part: Bijection, carry: tuple, row: Params) -> tuple[tuple, Params]:
+    def step(part: Bijection, carry: tuple[Any, ...], row: Params) -> tuple[tuple[Any, ...], Params]:
         out, g_out, g_context = carry
         given = context if part.context_dim else None
         v = _pass(part, not forward, None, row, out, given)[1]
@@ -102,7 +110,7 @@ def round_trip_error(v: Array, again: Array) -> Array:
 
 def allowed_error(v: Array) -> float:
     """Half the digits of the dtype: the gradient has about as many left as the values have."""
-    return float(namespace(v).finfo(v.dtype).eps) ** 0.5
+    return math.sqrt(namespace(v).finfo(v.dtype).eps)
 
 
 def ill_conditioned(stack: Stack, error: float, allowed: float) -> ValueError:

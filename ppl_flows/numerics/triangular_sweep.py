@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
@@ -36,15 +36,15 @@ class Rules(NamedTuple):
         solve: ``(theta, *data) -> (inputs, out)``: the rows that the first layer reads, and the step's result.
     """
 
-    unit: Callable
-    solve: Callable
+    unit: Callable[..., Array]
+    solve: Callable[..., tuple[Array, Array]]
 
 
 def inversion(network: MaskedMLP, transformer: Transformer, like: Array) -> Rules:
     """``data = y``; the inputs are x, the results the log slopes of the inverse."""
     acts, skips = network.mlp.activations(namespace(like)), network.mlp.skips
 
-    def unit(i, a, earlier, unit_slope):
+    def unit(i: int, a: Array, earlier: list[Array], unit_slope: Array | None) -> Array:
         if i in skips:
             a = a + earlier[-2]
         earlier.append(a)
@@ -57,13 +57,13 @@ def tangent(network: MaskedMLP) -> Rules:
     """``J u = b`` for ``data = (b, dy/dx, dy/dtheta)``; inputs and results are u."""
     skips = network.mlp.skips
 
-    def unit(i, a, earlier, unit_slope):
+    def unit(i: int, a: Array, earlier: list[Array], unit_slope: Array | None) -> Array:
         if i in skips:
             a = a + earlier[-2]
         earlier.append(a)
         return a * unit_slope
 
-    def solve(theta, b, slope, by_theta):
+    def solve(theta: Array, b: Array, slope: Array, by_theta: Array) -> tuple[Array, Array]:
         u = (b - (theta * by_theta).sum(-2)) / slope
         return u, u
 
@@ -77,14 +77,14 @@ def cotangent(network: MaskedMLP) -> Rules:
     """
     last, skips = len(network.mlp.widths) - 1, network.mlp.skips
 
-    def unit(i, a, earlier, unit_slope):
+    def unit(i: int, a: Array, earlier: list[Array], unit_slope: Array | None) -> Array:
         a = a * unit_slope
         if last - i + 2 in skips:
             a = a + earlier[-2]
         earlier.append(a)
         return a
 
-    def solve(back, direct, slope, by_theta, push):
+    def solve(back: Array, direct: Array, slope: Array, by_theta: Array, push: Array) -> tuple[Array, Array]:
         v = (direct + back[..., 0, :]) / slope
         return push - v[..., None, :] * by_theta, v
 
@@ -147,7 +147,7 @@ def iterate(
     xp = namespace(y)
     precision = 4 * float(xp.finfo(y.dtype).eps)
 
-    def body(state: tuple) -> tuple:
+    def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
         inputs, _, _ = state
         # a wild trial of a later step must not reach the earlier ones, as zero times infinity
         trial = xp.where(xp.isfinite(inputs), inputs, 0.0)
@@ -163,9 +163,9 @@ def iterate(
 class InPlace(NamedTuple):
     """What NumPy and torch do differently: ``[a[o[t]:o[t + 1]] for t]``, ``a += w @ u`` and ``a[...] = b``."""
 
-    views: Callable
-    add_product: Callable
-    store: Callable
+    views: Callable[[Array, Sequence[int]], Sequence[Array]]
+    add_product: Callable[[Array, Array, Array], Any]
+    store: Callable[[Array, Array], Any]
 
 
 def substitute(
@@ -183,8 +183,8 @@ def substitute(
         order: ``order(network)`` or ``reverse_order(network)``.
         weights: masked, ``(out, in)`` each.
         biases: ``(out, n or 1)`` each.
-        unit_slopes: for the rules of a linear system, ``(features, n)``: the derivative of ``network.activations`` at each
-            unit; else none.
+        unit_slopes: for the rules of a linear system, ``(features, n)``: the derivative of the activation at each unit;
+            else none.
         data: for the rules, ``(dim, ..., n)`` each.
     """
     views, add_product, store = library

@@ -134,7 +134,7 @@ class Coupling(FlowTransform):
 
     def __init__(
         self,
-        dim: int | tuple[int, int, int],
+        dim: int | tuple[int, ...],
         transformer: Transformer = ...,
         *,
         mask: str | tuple[bool, ...] = "halves",
@@ -244,7 +244,7 @@ class MaskedAutoregressive(FlowTransform):
 
     def __init__(
         self,
-        dim: int | tuple[int, int],
+        dim: int | tuple[int, ...],
         transformer: Transformer = ...,
         *,
         flip: bool = False,

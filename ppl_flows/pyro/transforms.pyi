@@ -135,7 +135,7 @@ class Coupling(FlowTransform):
 
     def __init__(
         self,
-        dim: int | tuple[int, int, int],
+        dim: int | tuple[int, ...],
         transformer: Transformer = ...,
         *,
         mask: str | tuple[bool, ...] = "halves",
@@ -245,7 +245,7 @@ class MaskedAutoregressive(FlowTransform):
 
     def __init__(
         self,
-        dim: int | tuple[int, int],
+        dim: int | tuple[int, ...],
         transformer: Transformer = ...,
         *,
         flip: bool = False,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Coupling, Elementwise, Shuffle
+from ppl_flows.combinators import Chain, Inverse, Repeat
 from ppl_flows.conditioners import MLP
-from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
-from ppl_flows.combinators import Chain
-from ppl_flows.combinators import Inverse
-from ppl_flows.combinators import Repeat
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.recipes.spline import nsf
 from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, couplings, network_of
 from ppl_flows.transformers import Additive, Affine, Multiplicative

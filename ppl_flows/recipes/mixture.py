@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import Elementwise, Householder
-from ppl_flows.combinators import Chain
-from ppl_flows.combinators import Inverse
+from ppl_flows.combinators import Chain, Inverse
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.conditioner import Conditioner
 from ppl_flows.recipes.stacks import Hidden, check_recipe, couplings, network_of

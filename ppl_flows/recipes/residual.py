@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from ppl_flows.bijections import ContractiveResidual, Planar, Radial, Sylvester
-from ppl_flows.combinators import Chain
-from ppl_flows.combinators import Inverse
-from ppl_flows.combinators import Repeat
+from ppl_flows.combinators import Chain, Inverse, Repeat
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.conditioner import Conditioner
 from ppl_flows.recipes.stacks import Hidden, check_recipe, network_of
@@ -106,7 +104,12 @@ def sylvester_flow(
     network = network_of("sylvester_flow", dim, conditioner, hidden, activation)
     return Chain(
         Sylvester(
-            dim, rank=rank, variant=variant, flip=i % 2 == 1, conditioner=network, context_dim=context_dim
+            dim,
+            rank=dim if rank is None else rank,
+            variant=variant,
+            flip=i % 2 == 1,
+            conditioner=network,
+            context_dim=context_dim,
         )
         for i in range(flow_layers)
     )

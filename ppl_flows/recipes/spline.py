@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from ppl_flows.bijections import LULinear
 from ppl_flows.combinators import Inverse
@@ -44,7 +45,9 @@ def nsf(
     Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032.
     """
     check_recipe("nsf", dim, flow_layers)
-    network = network_of("nsf", dim, conditioner, hidden, activation, residual)
+    network: Any = network_of(
+        "nsf", dim, conditioner, hidden, activation, residual
+    )  # the wiring looks which kind it is
     spline = RationalQuadratic(bins, bound=bound)
     if wiring == "coupling":
         return couplings(dim, spline, flow_layers, mask, network, context_dim, mix=partial(LULinear, order="random"))

