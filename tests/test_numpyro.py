@@ -80,8 +80,9 @@ def test_every_layer_is_a_transform_class_under_its_own_name(name):
     layer, cls = getattr(pf, name), getattr(transforms, name)
     assert issubclass(cls, FlowTransform)
     assert cls.__doc__ == layer.__doc__
-    t = cls(*arguments(name))
-    assert t.bijection == layer(*arguments(name))
+    args, kwargs = arguments(name)
+    t = cls(*args, **kwargs)
+    assert t.bijection == layer(*args, **kwargs)
     x = random.normal(random.key(0), (7, *t.bijection.event_shape))
     y = t(x)
     np.testing.assert_allclose(t.inv(y), x, rtol=1e-6, atol=1e-6)
