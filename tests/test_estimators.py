@@ -6,8 +6,9 @@ import numpyro
 import pyro
 import pytest
 import torch
-from languages import COVARIANCE, MEAN, SHORT, correlated, identity_flow
+from languages import COVARIANCE, MEAN, SHORT, correlated, identity_flow, small
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
@@ -112,6 +113,20 @@ def test_the_path_gradient_of_a_hand_written_guide_is_that_of_the_draw_alone(lan
     np.testing.assert_allclose(of_b, by_q - by_p, rtol=1e-9)
 
 
+@pytest.mark.parametrize("estimator", ["path", "reparam"])
+def test_a_flow_in_a_scan_of_numpyro_is_reached_too(estimator, float64):
+    density = pfn.Flow(pf.TriangularAffine(2))
+
+    def guide():
+        scan(lambda carry, _: (carry, numpyro.sample("z", density)), 0.0, None, length=3)
+
+    scored = NumPyroPathGradients(handlers.seed(guide, 0), estimator=estimator)
+    site = handlers.trace(scored).get_trace()["z"]
+    assert site["value"].shape == (3, 2)
+    flow = getattr(site["fn"], "base_dist", site["fn"]) if not isinstance(site["fn"], pfn.Flow) else site["fn"]
+    assert flow.path_gradients == (estimator == "path")
+
+
 @pytest.mark.parametrize(
     ("estimator", "infer", "moves"),
     [
@@ -130,6 +145,19 @@ def test_fit_scores_a_hand_written_guide_as_it_is_told(lang, estimator, infer, m
     moved = max(np.abs(np.asarray(params[k]) - EXACT[k]).max() for k in EXACT)
     # at the posterior the path gradient is 0 for every draw; Adam makes steps of some 1e-6 of its rounding
     assert moved > 1e-3 if moves else moved < 1e-4
+
+
+@pytest.mark.parametrize(("start", "same"), [("full_rank", "path"), ("init", "reparam")])
+def test_by_default_autoflow_is_on_the_path_where_it_started_near_the_posterior(lang, start, same):
+    def losses(estimator):
+        pyro.clear_param_store()
+        guide = lang.AutoFlow(correlated(lang), small, start=start)
+        options = SHORT | {"steps": 20, "num_particles": 2, "draws": 10}
+        return lang.fit(correlated(lang), guide, estimator=estimator, **options).losses
+
+    by_default = losses(None)
+    np.testing.assert_array_equal(by_default, losses(same))
+    assert not np.array_equal(by_default, losses({"path": "reparam", "reparam": "path"}[same]))
 
 
 def test_other_guides_of_the_host_are_left_as_they_are(lang):

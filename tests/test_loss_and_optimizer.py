@@ -45,6 +45,9 @@ OPTIMIZERS = {
     "pyro": {
         "pyro.optim": lambda: pyro.optim.Adam({"lr": 5e-2}),
         "pyro.optim, clipped": lambda: pyro.optim.ClippedAdam({"lr": 5e-2, "clip_norm": 1.0}),
+        "pyro.optim, a scheduler": lambda: pyro.optim.ExponentialLR(
+            {"optimizer": torch.optim.Adam, "optim_args": {"lr": 5e-2}, "gamma": 0.9}
+        ),
         "a function of the parameters": lambda: partial(torch.optim.AdamW, lr=5e-2),
         "a class": lambda: torch.optim.RMSprop,
     },

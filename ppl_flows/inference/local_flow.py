@@ -87,7 +87,7 @@ class LocalStart(NamedTuple):
         return cls(loc, np.full(loc.shape, np.log(scale)), np.zeros((0, loc.shape[1])))
 
     @classmethod
-    def near(cls, gaussian: Gaussian, places: dict[str, np.ndarray], local: list[str]) -> LocalStart:
+    def from_gaussian(cls, gaussian: Gaussian, places: dict[str, np.ndarray], local: list[str]) -> LocalStart:
         """From a Gaussian of all latents, by the places of every site's elements in its vector, those in rows named."""
         locals_ = np.concatenate([places[n].reshape(len(places[n]), -1) for n in local], axis=-1)
         globals_ = np.concatenate(

@@ -109,7 +109,7 @@ class AutoLocalFlow(AutoGuide):
             values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             loc = np.concatenate([np.asarray(v).mean(0).reshape(-1) for v in values.values()])
-            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 visible = handlers.block(handlers.seed(self.model, 0), hide=[*values])
@@ -133,7 +133,7 @@ class AutoLocalFlow(AutoGuide):
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
 
-    def _near(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
+    def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"
@@ -145,7 +145,7 @@ class AutoLocalFlow(AutoGuide):
         if self.start == "init":
             return None
         places = {n: np.asarray(v).astype(int) for n, v in whole._unpack_latent(jnp.arange(whole.latent_dim)).items()}
-        return LocalStart.near(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:

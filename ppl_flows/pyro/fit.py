@@ -64,9 +64,9 @@ def fit(
         lr: largest learning rate. None: 0.01.
         clip: bound on the norm of the whole gradient, in nats of the whole data per parameter unit; where
             that is large, scale model and guide by one over the number of rows. None: 10.
-        loss: an ELBO object of Pyro's to train by, such as ``TraceGraph_ELBO()``. It has its own particles, ``anneal``
-            and ``tolerance`` are off, and ``estimator=None`` is ``"reparam"``. The measure of the trained guide is the
-            same for every loss. None: ``Trace_ELBO``, or ``TraceEnum_ELBO`` where sites are enumerated.
+        loss: an ELBO object of Pyro's to train by, such as ``TraceGraph_ELBO()``. It has its own particles, there is no
+            early end and no annealing, and ``estimator=None`` is ``"reparam"``. The measure of the trained guide is
+            the same for every loss. None: ``Trace_ELBO``, or ``TraceEnum_ELBO`` where sites are enumerated.
         optimizer: an object of ``pyro.optim``, or a function of the parameters that gives a torch optimiser, such as
             ``functools.partial(torch.optim.AdamW, lr=1e-2)``: with its own rates, schedule and clipping, in place of
             ``lr`` and ``clip``. Its parameters are averaged likewise. Schedulers are yours to step, in ``callback``.

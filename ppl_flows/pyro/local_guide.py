@@ -110,7 +110,7 @@ class AutoLocalFlow(AutoGuide):
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             like = next(iter(values.values()))
             loc = np.concatenate([v.mean(0).reshape(-1).double().cpu().numpy() for v in values.values()])
-            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 self.globals = AutoFlow(
@@ -138,7 +138,7 @@ class AutoLocalFlow(AutoGuide):
         if self._features is None:
             self.rows = torch.nn.Parameter(start["rows"])
 
-    def _near(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
+    def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"
@@ -150,7 +150,7 @@ class AutoLocalFlow(AutoGuide):
         if self.start == "init":
             return None
         places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
-        return LocalStart.near(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:

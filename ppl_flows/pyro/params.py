@@ -78,8 +78,8 @@ def stored_params(name: str, initial: Params) -> Params:
 
     def param(leaf: str, start: Any) -> torch.Tensor:
         full = _stored_name(name, leaf)
-        made = lambda: to_tensor(start).detach().clone()  # noqa: E731
-        value = pyro.get_param_store().setdefault(full, made).detach() if MARK in full else pyro.param(full, made)
+        make = lambda: to_tensor(start).detach().clone()  # noqa: E731
+        value = pyro.get_param_store().setdefault(full, make).detach() if MARK in full else pyro.param(full, make)
         if tuple(value.shape) != tuple(start.shape):
             raise ValueError(
                 f"Pyro's parameter store holds {full!r} with shape {tuple(value.shape)}, but this flow needs "
