@@ -38,11 +38,11 @@ class ActNorm(Bijection):
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         xp, s = namespace(x), params["log_scale"]
-        return x * xp.exp(s) + params["shift"], xp.zeros_like(x[..., 0]) + xp.sum(s)
+        return x * xp.exp(s) + params["shift"], xp.broadcast_to(xp.sum(s), x.shape[:-1])
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         xp, s = namespace(y), params["log_scale"]
-        return (y - params["shift"]) * xp.exp(-s), xp.zeros_like(y[..., 0]) - xp.sum(s)
+        return (y - params["shift"]) * xp.exp(-s), xp.broadcast_to(-xp.sum(s), y.shape[:-1])
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         if stage == "start":

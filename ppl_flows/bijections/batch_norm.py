@@ -60,11 +60,11 @@ class BatchNorm(Bijection):
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         xp, s = namespace(x), self._log_scale(params)
-        return (x - params["shift"]) * xp.exp(-s) + params["state"]["mean"], xp.zeros_like(x[..., 0]) - xp.sum(s)
+        return (x - params["shift"]) * xp.exp(-s) + params["state"]["mean"], xp.broadcast_to(-xp.sum(s), x.shape[:-1])
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         xp, s = namespace(y), self._log_scale(params)
-        return (y - params["state"]["mean"]) * xp.exp(s) + params["shift"], xp.zeros_like(y[..., 0]) + xp.sum(s)
+        return (y - params["state"]["mean"]) * xp.exp(s) + params["shift"], xp.broadcast_to(xp.sum(s), y.shape[:-1])
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         if forward:

@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.namespace import namespace, unit_matrix
+from ppl_flows.core.namespace import below_diagonal, namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
 
@@ -61,9 +61,9 @@ class LULinear(Bijection):
 
     def _factors(self, params: Params) -> tuple[Array, Array, Array]:
         lu = params["lu"]
-        xp = namespace(lu)
-        eye, log_diagonal = unit_matrix(self.dim, lu), xp.linalg.diagonal(lu)
-        return xp.tril(lu, k=-1) + eye, xp.triu(lu, k=1) + eye * xp.exp(log_diagonal), xp.sum(log_diagonal)
+        xp, eye = namespace(lu), unit_matrix(self.dim, lu)
+        below, log_diagonal = xp.constant(below_diagonal(self.dim), lu), xp.sum(lu * eye, axis=-1)
+        return lu * below + eye, lu * below.T + eye * xp.exp(log_diagonal), xp.sum(log_diagonal)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         lower, upper, log_det = self._factors(params)

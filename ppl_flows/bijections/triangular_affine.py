@@ -6,7 +6,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.namespace import namespace, unit_matrix
+from ppl_flows.core.namespace import below_diagonal, namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
 
@@ -37,15 +37,15 @@ class TriangularAffine(Bijection):
 
     def _factor(self, params: Params) -> tuple[Array, Array]:
         l = params["l"]
-        xp = namespace(l)
-        log_diagonal = xp.linalg.diagonal(l)
-        return xp.tril(l, k=-1) + unit_matrix(self.dim, l) * xp.exp(log_diagonal), xp.sum(log_diagonal)
+        xp, eye = namespace(l), unit_matrix(self.dim, l)
+        log_diagonal = xp.sum(l * eye, axis=-1)  # products with constants: in JAX a tenth of the operations of tril's
+        return l * xp.constant(below_diagonal(self.dim), l) + eye * xp.exp(log_diagonal), xp.sum(log_diagonal)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         lower, log_det = self._factor(params)
-        return x @ lower.T + params["b"], namespace(x).zeros_like(x[..., 0]) + log_det
+        return x @ lower.T + params["b"], namespace(x).broadcast_to(log_det, x.shape[:-1])
 
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         xp = namespace(y)
         lower, log_det = self._factor(params)
-        return xp.solve_triangular(lower, y - params["b"], lower=True), xp.zeros_like(y[..., 0]) - log_det
+        return xp.solve_triangular(lower, y - params["b"], lower=True), xp.broadcast_to(-log_det, y.shape[:-1])

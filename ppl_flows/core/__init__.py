@@ -1,1 +1,1 @@
-"""The contract, the combinators, the networks, and the one seam between array libraries (``ops``)."""
+"""The contracts that all else is written against, and the seam between array libraries."""

@@ -35,6 +35,12 @@ def namespace(x: Array) -> Backend:
     return found
 
 
+@cache
+def below_diagonal(dim: int) -> np.ndarray:
+    """A matrix of ones below its diagonal, and zeros."""
+    return np.tril(np.ones((dim, dim)), -1)
+
+
 def unit_matrix(dim: int, like: Array) -> Array:
     """The unit matrix, ``(dim, dim)``, of like's library, dtype and device."""
     return namespace(like).constant(_unit_matrix(dim), like)

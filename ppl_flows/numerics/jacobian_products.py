@@ -95,7 +95,7 @@ def add_unit_matrix(jacobian: Array) -> Array:
 
 
 def activation_and_slope(name: str) -> ActivationAndSlope:
-    """``a -> (activation, its derivative)`` for a name in ``ops.ACTIVATIONS``."""
+    """``a -> (activation, its derivative)`` for a name in ``ACTIVATIONS``."""
     return lambda a: (getattr(namespace(a), name)(a), SLOPES[name](a))
 
 

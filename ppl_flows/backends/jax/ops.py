@@ -73,6 +73,10 @@ def transposed(x: Array) -> Array:
     return barred.T
 
 
+def take(x: Array, indices: Array, axis: int) -> Array:
+    return jnp.take(x, indices, axis=axis, mode="clip")  # the default looks for negative indices, which ours are not
+
+
 def softmax(x: Array) -> Array:
     return jax.nn.softmax(x, axis=-1)
 
@@ -86,7 +90,8 @@ def gelu(x: Array, /) -> Array:
 
 
 def solve_triangular(a: Array, b: Array, *, lower: builtins.bool) -> Array:
-    return jax.scipy.linalg.solve_triangular(a, b.reshape(-1, b.shape[-1]).T, lower=lower).T.reshape(b.shape)
+    rows = b.reshape(-1, b.shape[-1])
+    return lax.linalg.triangular_solve(a, rows, left_side=False, lower=lower, transpose_a=True).reshape(b.shape)
 
 
 def odeint(

@@ -15,6 +15,8 @@ from scipy.special import expit as sigmoid
 from scipy.special import gammaln as lgamma
 
 from ppl_flows.backends.eager_scan import repeat_passes, scan
+from ppl_flows.core.params import stack as _stack
+from ppl_flows.core.params import unstack as _unstack
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Params
 from ppl_flows.numerics import triangular_sweep
@@ -138,10 +140,8 @@ def odeint(
 
 def vmap(f: Callable[..., Any]) -> Callable[..., Any]:
     def mapped(params: Params, *args: ndarray) -> tuple[Any, ...]:
-        from ppl_flows.core.params import stack, unstack
-
-        rows = [f(p, *a) for p, *a in zip(unstack(params, len(args[0])), *args, strict=True)]
-        return stack([row[0] for row in rows]), *(np.stack(parts) for parts in list(zip(*rows, strict=True))[1:])
+        rows = [f(p, *a) for p, *a in zip(_unstack(params, len(args[0])), *args, strict=True)]
+        return _stack([row[0] for row in rows]), *(np.stack(parts) for parts in list(zip(*rows, strict=True))[1:])
 
     return mapped
 
