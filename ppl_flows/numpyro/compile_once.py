@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpyro
 
 PROGRAMS = 16  # that are kept
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
@@ -21,7 +22,8 @@ def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
     Every call of ``fit`` traces its model anew, as the model may read data that have changed since; what was traced,
     with those data in it, is the key.
     """
-    lowered = jax.jit(f, donate_argnums=donate).lower(*args)
+    with numpyro.validation_enabled(False):  # traced values cannot be looked at: the checks would only be traced too
+        lowered = jax.jit(f, donate_argnums=donate).lower(*args)
     config: Any = jax.config  # its options have no types
     place = config.jax_default_device, jax.default_backend()
     program = hashlib.sha256(f"{place}{lowered.in_tree}".encode())

@@ -127,7 +127,8 @@ class AutoFlow(AutoContinuous):
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
-        with handlers.block():  # of the trace that this call is part of
+        # not in the trace that this call is part of; and without the host's checks, which programs would only trace
+        with handlers.block(), numpyro.validation_enabled(False):
             return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
     def _obstacle(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -83,13 +83,13 @@ def train(
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     nothing = jnp.empty(size)
     start = _Carry(state, vector(state), jnp.array(0), nothing, nothing.astype(int))
-    carry = jax.tree.map(jnp.copy, start)  # as its buffers are given to the loop, and some are the caller's
+    carry = _copied(start)  # as its buffers are given to the loop, and some are the caller's
     run_block = compile_once(run_steps, carry, 0, 0, donate=(0,))
 
     def mean_params(carry: _Carry) -> dict[str, Any]:
         """The mean parameters, and the mutable state, in buffers of their own."""
         values = svi.constrain_fn(unravel(carry.mean)) | (carry.state.mutable_state or {})
-        return jax.tree.map(jnp.copy, values)
+        return _copied(values)
 
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for first in range(0, steps, size):
@@ -107,6 +107,11 @@ def train(
             if has_converged(losses, steps, elbo.num_particles, anneal, tolerance):
                 break
     return Training(losses, int(np.sum(bads > 0)), mean_params(carry))
+
+
+def _copied(tree: Any) -> Any:
+    """All arrays in buffers of their own, without a program for every shape as ``jnp.copy`` has it."""
+    return jax.tree.map(lambda a: jax.device_put(a, a.sharding, may_alias=False), tree)
 
 
 def _own_optimizer(steps: int, lr: float, clip: float) -> Optimizer:
