@@ -47,22 +47,27 @@ class ParamTree(torch.nn.Module):
 
     def tree(self) -> Params:
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""
-        return {key: e.tree() if isinstance(e := self._entry(key), ParamTree) else e for key in self._keys}
+        modules: dict[str, Any] = self._modules
+        return {
+            key: modules[key].tree()
+            if key in modules
+            else self._parameters[key]
+            if key in self._parameters
+            else self._buffers[key]
+            for key in self._keys
+        }
 
     def leaves(self) -> list[torch.Tensor]:
         """The tensors of ``tree()``, in its order."""
+        modules: dict[str, Any] = self._modules
+        tensors: dict[str, Any] = {**self._parameters, **self._buffers}
         found: list[torch.Tensor] = []
         for key in self._keys:
-            entry = self._entry(key)
-            found += entry.leaves() if isinstance(entry, ParamTree) else [entry]
+            if key in modules:
+                found += modules[key].leaves()
+            else:
+                found.append(tensors[key])
         return found
-
-    def _entry(self, key: str) -> Any:
-        """What is under a key: a tensor, or a ParamTree."""
-        for entries in (self._modules, self._parameters, self._buffers):
-            if key in entries:
-                return entries[key]
-        raise KeyError(key)
 
 
 def stored_params(name: str, initial: Params) -> Params:
