@@ -1,8 +1,10 @@
 """Where ``AutoFlow`` starts, in both languages alike."""
 
+import itertools
+
 import numpy as np
 import pytest
-from languages import COVARIANCE, MEAN, Regression, correlated, identity_flow, small, sub_sampled
+from languages import COVARIANCE, MEAN, STILL, Regression, correlated, identity_flow, small, sub_sampled
 
 
 def test_a_badly_scaled_and_collinear_posterior_is_found_in_few_steps(lang):
@@ -53,6 +55,23 @@ def test_every_start_puts_the_guide_where_it_says(lang, start):
     mean = {"draws": draws.mean(0), "init": MEAN - 1}.get(start, MEAN)
     np.testing.assert_allclose(z.mean(0), mean, atol=0.1)  # 4,000 draws: 5 standard errors are 0.08
     np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.12)
+
+
+@pytest.mark.parametrize("names", [*itertools.permutations(["a", "m", "z"])], ids="".join)
+def test_draws_to_start_from_reach_their_own_sites_in_every_order(lang, names):
+    """A language sorts some of its dictionaries by name, and the model has its own order."""
+    means = {name: 10.0 * i for i, name in enumerate(names)}
+    shapes = dict(zip(names, [(), (2,), ()], strict=True))
+
+    def model():
+        for name in names:
+            lang.ppl.sample(name, lang.dist.Normal(lang.array(np.zeros(shapes[name])), 1.0).to_event(len(shapes[name])))
+
+    rng = np.random.default_rng(0)
+    draws = {n: lang.array(mean + 0.1 * rng.standard_normal((300, *shapes[n]))) for n, mean in means.items()}
+    result = lang.fit(model, lang.AutoFlow(model, identity_flow, start=draws), draws=100, **STILL)
+    for name, value in result.sample(200).items():
+        np.testing.assert_allclose(np.asarray(value).mean(0), np.full(shapes[name], means[name]), atol=0.1)
 
 
 def test_draws_to_start_from_may_be_of_bounded_sites(lang):

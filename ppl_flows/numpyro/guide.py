@@ -12,7 +12,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
@@ -243,7 +242,8 @@ def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:
     """The unconstrained vector of one draw of all sites."""
-    return ravel_pytree({name: biject_to(trace[name]["fn"].support).inv(site[name]) for name in init})[0]
+    sites = [biject_to(trace[name]["fn"].support).inv(site[name]) for name in init]
+    return jnp.concatenate([jnp.ravel(v) for v in sites])  # in the host's order: a pytree would be sorted by name
 
 
 def is_subsampled(trace: Any) -> bool:
