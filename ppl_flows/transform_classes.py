@@ -29,7 +29,6 @@ def _transform_class(flow_transform: Any, bijection: type[Bijection], module: st
 
     own = [p for name, p in inspect.signature(flow_transform).parameters.items() if name not in ("bijection", *fields)]
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    body = {"__init__": init, "__doc__": bijection.__doc__, "__module__": module}
-    made: Any = type(bijection.__name__, (flow_transform,), body)
-    made.__signature__ = inspect.Signature([*fields.values(), *keywords])
-    return made
+    body: dict[str, Any] = {"__init__": init, "__doc__": bijection.__doc__, "__module__": module}
+    body["__signature__"] = inspect.Signature([*fields.values(), *keywords])
+    return type(bijection.__name__, (flow_transform,), body)

@@ -33,3 +33,11 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=["pyro", "numpyro"])
+def lang(request, float64):
+    """One language after the other, as in ``languages``, in float64."""
+    from languages import LANGUAGES
+
+    return LANGUAGES[request.param]

@@ -142,13 +142,13 @@ def test_local_latents_start_at_the_conditional_of_a_gaussian_of_all():
     jacobian = np.concatenate([0.2 * np.ones((ROWS, 1)), np.ones((1, 1))])  # of z, then mu, which come in this order
     covariance = MU_VARIANCE * jacobian @ jacobian.T + np.diag([*np.full(ROWS, 0.2), 0.0])
     gaussian = Gaussian(np.append(Z, MU), np.linalg.cholesky(covariance))
-    start = LocalStart.near(gaussian, {"z": np.arange(ROWS), "mu": np.array(ROWS)}, ["z"])
+    start = LocalStart.from_gaussian(gaussian, {"z": np.arange(ROWS), "mu": np.array(ROWS)}, ["z"])
     np.testing.assert_allclose(start.weight, [[0.2]], rtol=1e-6)
     np.testing.assert_allclose(start.loc[:, 0], 0.8 * Y, rtol=1e-6)
     np.testing.assert_allclose(start.log_scale, np.full((ROWS, 1), 0.5 * np.log(0.2)), rtol=1e-6)
     np.testing.assert_allclose(start.globals_.mean, [MU])
     np.testing.assert_allclose(start.globals_.factor, [[MU_VARIANCE**0.5]])
-    wide = LocalStart.near(Gaussian(gaussian.mean, np.arange(1.0, ROWS + 2)), {"z": np.arange(ROWS)}, ["z"])
+    wide = LocalStart.from_gaussian(Gaussian(gaussian.mean, np.arange(1.0, ROWS + 2)), {"z": np.arange(ROWS)}, ["z"])
     np.testing.assert_allclose(np.exp(wide.log_scale[:, 0]), np.arange(1, ROWS + 1))
 
 

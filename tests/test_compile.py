@@ -14,12 +14,13 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_flows as pf
-from ppl_flows.inference.gradient_estimators import path_gradients
-from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, Flow, compiled, fit, flow
+from ppl_flows.pyro import AutoFlow, AutoLocalFlow, FitError, Flow, fit, flow
+from ppl_flows.pyro.compile import replay as replays
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import has_compiler
-from ppl_flows.pyro.compile.step import captured
-from ppl_flows.pyro.eager_step import Eager
+from ppl_flows.pyro.compile.step import capture_step
+from ppl_flows.pyro.eager_step import EagerSteps
+from ppl_flows.pyro.flow_handlers import PathGradients
 
 SHORT = {"steps": 30, "num_particles": 4, "draws": 10, "lr": 3e-2, "tolerance": None, "progress": False}
 Y = torch.tensor([1.0, -2.0, 0.5, 3.0])
@@ -94,7 +95,9 @@ CASES = {
 def captures(monkeypatch):
     """One entry for every capture."""
     seen = []
-    monkeypatch.setattr(compiled, "captured", lambda *args, **kwargs: seen.append(1) or captured(*args, **kwargs))
+    monkeypatch.setattr(
+        replays, "capture_step", lambda *args, **kwargs: seen.append(1) or capture_step(*args, **kwargs)
+    )
     return seen
 
 
@@ -223,7 +226,7 @@ def test_what_cannot_be_replayed_is_named(model, make, reason):
 
 def step_with_wrong_gradients(monkeypatch, wrong):
     """Compiled steps give another gradient in those of their calls for which ``wrong`` is true."""
-    right, calls = compiled.compiled, []
+    right, calls = replays.compile_step, []
 
     def altered(step, example, backend):
         made = right(step, example, backend)
@@ -235,7 +238,7 @@ def step_with_wrong_gradients(monkeypatch, wrong):
 
         return changed
 
-    monkeypatch.setattr(compiled, "compiled", altered)
+    monkeypatch.setattr(replays, "compile_step", altered)
 
 
 def test_a_replay_that_is_wrong_is_not_used_and_leaves_the_fit_as_it_was(monkeypatch):
@@ -246,13 +249,13 @@ def test_a_replay_that_is_wrong_is_not_used_and_leaves_the_fit_as_it_was(monkeyp
 
 
 def test_a_gradient_that_differs_at_one_point_alone_is_compared_again(monkeypatch):
-    monkeypatch.setattr(compiled, "CHECK_STEPS", 10)
+    monkeypatch.setattr(replays, "CHECK_STEPS", 10)
     step_with_wrong_gradients(
         monkeypatch, lambda call: call in (2, 14)
     )  # the second comparison before use, and one later
     checked = []
-    agree = compiled.Replay._gradients_agree
-    monkeypatch.setattr(compiled.Replay, "_gradients_agree", lambda *a: checked.append(agree(*a)) or checked[-1])
+    agree = replays.Replay._gradients_agree
+    monkeypatch.setattr(replays.Replay, "_gradients_agree", lambda *a: checked.append(agree(*a)) or checked[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         replay = run(groups, lambda: AutoNormal(groups), "jit")
@@ -261,7 +264,7 @@ def test_a_gradient_that_differs_at_one_point_alone_is_compared_again(monkeypatc
 
 
 def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(monkeypatch, captures):
-    monkeypatch.setattr(compiled, "CHECK_STEPS", 20)
+    monkeypatch.setattr(replays, "CHECK_STEPS", 20)
     calls = []
 
     def model():
@@ -286,13 +289,13 @@ def test_auto_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(
     run(one_latent, make, "auto")
     assert not captures
     taken = []
-    monkeypatch.setattr(compiled, "Replay", lambda eager, step, backend: taken.append(backend) or eager)
+    monkeypatch.setattr(replays, "Replay", lambda eager, step, backend: taken.append(backend) or eager)
     for jit, inductor in ((20, 10**6), (10, 20)):
-        monkeypatch.setattr(compiled, "JIT_STEPS", jit)
-        monkeypatch.setattr(compiled, "INDUCTOR_STEPS", inductor)
-        monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+        monkeypatch.setattr(replays, "JIT_STEPS", jit)
+        monkeypatch.setattr(replays, "INDUCTOR_STEPS", inductor)
+        monkeypatch.setattr(replays, "has_compiler", lambda: True)
         run(one_latent, make, "auto")
-    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    monkeypatch.setattr(replays, "has_compiler", lambda: False)
     run(one_latent, make, "auto")
     assert taken == ["jit", "inductor", "jit"]
     with pytest.raises(ValueError, match="compile must be one of"):
@@ -311,7 +314,7 @@ def test_inductor_replays_the_eager_fit(monkeypatch):
 # --- every recipe
 
 
-def captured_step(recipe, estimator):
+def example_step(recipe, estimator):
     """The captured step of a guide with this flow, and what made it."""
 
     def model():
@@ -321,13 +324,10 @@ def captured_step(recipe, estimator):
     pyro.clear_param_store()
     guide = AutoFlow(model, recipe, start="init")
 
-    def on_path(_):
-        with path_gradients(estimator == "path"):
-            return guide()
-
-    eager = Eager(Trace_ELBO(), lambda _: model(), on_path, 10.0)
+    scored = PathGradients(estimator=estimator)(guide)
+    eager = EagerSteps(Trace_ELBO(), lambda _: model(), lambda _: scored(), 10.0)
     list(eager.run(np.array([[1.0, 1e-2, 1.0]])))
-    return captured(eager, annealed=False), eager
+    return capture_step(eager, annealed=False), eager
 
 
 # to draw, or with path gradients to score, these iterate until they have converged
@@ -337,7 +337,7 @@ SMALL = {"flow_layers": 1, "hidden": (4,), "bins": 3, "components": 2, "degree":
 
 
 def recipes():
-    found = {name: getattr(pf, name) for name in pf.flows.__all__}
+    found = {name: getattr(pf, name) for name in pf.recipes.__all__}
     return {n: f for n, f in found.items() if "dim" in inspect.signature(f).parameters}
 
 
@@ -350,9 +350,9 @@ def test_every_recipe_is_captured_or_its_iteration_is_named(name):
     for estimator in ("reparam", "path") if name in ITERATE_TO_SCORE else ("path",):
         if name in ITERATE or (estimator == "path" and name in ITERATE_TO_SCORE):
             with pytest.raises(CompileError, match="no closed form"):
-                captured_step(recipe, estimator)
+                example_step(recipe, estimator)
             continue
-        step, eager = captured_step(recipe, estimator)
+        step, eager = example_step(recipe, estimator)
         parameters = [p.detach() + 0.1 * torch.randn_like(p) for p in eager.names]
         for p, moved in zip(eager.names, parameters, strict=True):
             p.data.copy_(moved)

@@ -14,7 +14,7 @@ import ppl_flows as pf
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.density import held_out
+from ppl_flows.inference.density import split_rows
 
 UCI = Path(__file__).parent.parent.parent / "shared" / "data" / "uci"
 SHELLS = pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])
@@ -41,7 +41,7 @@ def test_the_parameters_that_score_best_on_held_out_rows_are_kept(shell):
     assert 0 < fit.validation_losses.argmin() < 15, "it learned, and then overfitted"
     assert fit.losses[-20:].mean() < fit.losses[:20].mean() - 0.3
     smallest, last = fit.validation_losses.min(), fit.validation_losses[-1]
-    held = train[held_out(200, 0.25, 0)[1]]
+    held = train[split_rows(200, 0.25, 0)[1]]
     assert -log_prob(shell, fit.flow, held).mean() == pytest.approx(smallest, abs=1e-4)
     assert -log_prob(shell, fit.flow, test).mean() < last - 0.3
     assert f"validation loss={smallest:.3f}" in repr(fit)
@@ -70,7 +70,7 @@ def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
     fit = shell.fit_density(bijection, y, validation=0.5, **options)
     assert fit.losses[-5:].mean() < fit.losses[:5].mean() - 0.2
     assert fit.validation_losses.argmin() < 15
-    held = held_out(60, 0.5, 0)[1]
+    held = split_rows(60, 0.5, 0)[1]
     given = fit.encoder(torch.tensor(x[held]) if shell is in_pyro else x[held])
     score = log_prob(shell, shell.Flow(fit.bijection, fit.params, context=given), y[held]).mean()
     assert -score == pytest.approx(fit.validation_losses.min(), abs=1e-5)

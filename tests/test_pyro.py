@@ -74,8 +74,9 @@ def test_every_layer_is_a_transform_class_under_its_own_name(name):
     assert [p for p in signature(cls).parameters if p not in shared] == [
         p for p in signature(layer).parameters if p not in shared
     ]
-    t = cls(*arguments(name))
-    assert t.bijection == layer(*arguments(name))
+    args, kwargs = arguments(name)
+    t = cls(*args, **kwargs)
+    assert t.bijection == layer(*args, **kwargs)
     x = torch.randn(7, *t.bijection.event_shape)
     y = t(x)
     torch.testing.assert_close(t.inv(y.clone()), x, rtol=1e-4, atol=1e-5)

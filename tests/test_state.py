@@ -159,7 +159,7 @@ def test_the_program_of_a_repeat_does_not_grow_with_its_length():
 
 
 def test_repeat_refuses_what_it_cannot_repeat():
-    with pytest.raises(TypeError, match="Repeat takes a bijection"):
+    with pytest.raises(TypeError, match="Repeat takes bijections"):
         pf.Repeat(pf.Affine(), times=2)
     with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         pf.Repeat(pf.Reverse(2), times=0)

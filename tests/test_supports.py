@@ -72,7 +72,7 @@ def test_what_rounding_puts_on_an_end_is_finite_and_inside(squasher, dtype, libr
 @pytest.mark.parametrize("wiring", [pf.Elementwise, pf.Coupling, pf.MaskedAutoregressive], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients_at_the_ends_are_finite_and_the_same_in_torch_and_jax(squasher, wiring, dtype):
-    bijection = wiring(2, squasher(), hidden=(4,))
+    bijection = wiring(2, squasher(), conditioner=pf.MLP((4,)))
     params = perturbed(bijection)
     low, high = squasher.codomain
     y = np.array([[low, low], [min(high, 30.0), low], [min(high, 30.0), min(high, 30.0)]])

@@ -10,7 +10,15 @@ import pytest
 from scipy import stats
 from scipy.linalg import solve_triangular
 
-from ppl_flows.inference.gaussian_start import Gaussian, full_rank, laplace, match, mean_field, of_draws, optimise
+from ppl_flows.inference.gaussian_start import (
+    Gaussian,
+    batch_and_match,
+    full_rank,
+    gaussian_of_draws,
+    laplace,
+    mean_field,
+    optimisation_path,
+)
 from ppl_flows.numerics.pareto_smoothing import smoothed_weights
 
 DIM = 5
@@ -189,21 +197,21 @@ def test_matching_converges_from_a_displaced_start():
     start = Gaussian(density.mean + density.factor @ np.full(DIM, 5.0), 0.1 * density.factor)
     assert kl(density, start) > 50
     # of exact scores: the error falls in every round, until rounding
-    assert kl(density, match(density, start, np.random.default_rng(0))) < 1e-4
+    assert kl(density, batch_and_match(density, start, np.random.default_rng(0))) < 1e-4
 
 
 def test_matching_leaves_out_rounds_that_are_not_finite():
     density = turned(4.0)
     nowhere = NotFinite(density, lambda z: np.ones(len(z), dtype=bool))
     start = Gaussian(np.ones(DIM), np.eye(DIM))
-    same = match(nowhere, start, np.random.default_rng(0))
+    same = batch_and_match(nowhere, start, np.random.default_rng(0))
     np.testing.assert_array_equal(same.mean, start.mean)
     np.testing.assert_array_equal(same.factor, start.factor)
 
 
 def test_a_path_starts_at_the_start_and_climbs_to_the_mode():
     density = turned(100.0)
-    path = optimise(density, np.full(DIM, 2.0))
+    path = optimisation_path(density, np.full(DIM, 2.0))
     np.testing.assert_array_equal(path[0], np.full(DIM, 2.0))
     values = density.value_and_gradient(path)[0]
     assert np.all(np.diff(values) >= 0)
@@ -216,7 +224,7 @@ def test_a_path_starts_at_the_start_and_climbs_to_the_mode():
 def test_draws_give_their_mean_and_covariance():
     density = turned(1e6)
     draws = Gaussian(density.mean, density.factor).draw(np.random.default_rng(0).standard_normal((500, DIM)))
-    found = of_draws(draws)
+    found = gaussian_of_draws(draws)
     np.testing.assert_allclose(found.mean, draws.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.factor @ found.factor.T, np.cov(draws.T), rtol=1e-2, atol=1e-8)
     assert np.all(np.triu(found.factor, 1) == 0)
@@ -224,14 +232,14 @@ def test_draws_give_their_mean_and_covariance():
 
 def test_few_draws_give_variances_only():
     draws = np.random.default_rng(0).standard_normal((2 * DIM - 1, DIM))
-    np.testing.assert_allclose(of_draws(draws).factor, draws.std(0))
-    assert of_draws(np.concatenate([draws, draws])).factor.shape == (DIM, DIM)
+    np.testing.assert_allclose(gaussian_of_draws(draws).factor, draws.std(0))
+    assert gaussian_of_draws(np.concatenate([draws, draws])).factor.shape == (DIM, DIM)
 
 
 @pytest.mark.parametrize("draws", [np.zeros((1, 2)), np.array([[0.0, 1.0], [0.0, 2.0]])])
 def test_draws_that_have_no_spread_are_an_error(draws):
     with pytest.raises(ValueError, match="at least 2, and differ in every coordinate"):
-        of_draws(draws)
+        gaussian_of_draws(draws)
 
 
 @pytest.mark.parametrize("factor", [np.array([0.5, 2.0]), np.array([[0.5, 0.0], [1.0, 2.0]])])

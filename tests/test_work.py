@@ -12,8 +12,9 @@ from numpyro.infer.reparam import NeuTraReparam
 import ppl_flows as pf
 from ppl_flows import numpyro as pfn
 from ppl_flows import pyro as pfp
-from ppl_flows.inference.gradient_estimators import ESTIMATORS, path_gradients
 from ppl_flows.numpyro import training
+from ppl_flows.numpyro.flow_handlers import PathGradients as NumPyroPathGradients
+from ppl_flows.pyro.flow_handlers import PathGradients as PyroPathGradients
 
 LAYERS = 2
 
@@ -42,11 +43,7 @@ def numpyro_model():
 @pytest.mark.parametrize(("estimator", "expected"), [("reparam", LAYERS), ("path", 2 * LAYERS)])
 def test_an_svi_step_in_pyro_runs_each_layer_once(passes, estimator, expected):
     guide = pfp.AutoFlow(pyro_model, recipe)
-
-    def scored():
-        with path_gradients(ESTIMATORS[estimator]):
-            return guide()
-
+    scored = PyroPathGradients(estimator=estimator)(guide)
     svi = pyro.infer.SVI(pyro_model, scored, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
     svi.step()
     passes.clear()
@@ -57,11 +54,7 @@ def test_an_svi_step_in_pyro_runs_each_layer_once(passes, estimator, expected):
 @pytest.mark.parametrize(("estimator", "expected"), [("reparam", LAYERS), ("path", 2 * LAYERS)])
 def test_an_svi_step_in_numpyro_runs_each_layer_once_and_is_traced_once(passes, estimator, expected):
     guide = pfn.AutoFlow(numpyro_model, recipe)
-
-    def scored():
-        with path_gradients(ESTIMATORS[estimator]):
-            return guide()
-
+    scored = NumPyroPathGradients(guide, estimator=estimator)
     svi = numpyro.infer.SVI(numpyro_model, scored, numpyro.optim.Adam(1e-3), numpyro.infer.Trace_ELBO())
     state = svi.init(jax.random.key(0))
     update = jax.jit(svi.update)

@@ -16,14 +16,14 @@ class Scaler(NamedTuple):
     scale: np.ndarray
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> Scaler:
+    def from_rows(cls, rows: np.ndarray) -> Scaler:
         """By the median and the median absolute deviation of rows; 1 where that is 0."""
         centre = np.median(rows, axis=0)
         scale = np.median(np.abs(rows - centre), axis=0)
         return cls(centre, np.where(scale > 0, scale, 1.0))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale))
+        return np.asarray(LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale)))
 
 
 class Observations:
@@ -33,7 +33,7 @@ class Observations:
     """
 
     def __init__(self, data: dict[str, np.ndarray], *, encoder: bool) -> None:
-        self._scalers = {n: Scaler.of(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
+        self._scalers = {n: Scaler.from_rows(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
         self._encoder = encoder
 
     def __call__(self, data: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ QUALITIES = {
 }
 
 
-def budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
+def fit_budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
     """Steps and particles of ``fit``: as given, or as the guide's quality says."""
     quality = QUALITIES[getattr(guide, "quality", "standard")]
     return (
@@ -79,7 +79,7 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int, quality
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
     affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
-    return Chain((flow, affine, Frozen(affine)))
+    return Chain({"flow": flow, "affine": affine, "start": Frozen(affine)})
 
 
 def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: bool) -> Params:
@@ -88,9 +88,9 @@ def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: boo
     The Gaussian is in the last map, which stays as it is, or, not fixed, in the trainable one.
     """
     params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
-    if "theta" in params["1"]:
+    if "theta" in params["affine"]:
         affine = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
     else:
         factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
         affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}
-    return {**params, **({"2": {"state": affine}} if fixed else {"1": affine})}
+    return {**params, **({"start": {"state": affine}} if fixed else {"affine": affine})}

@@ -17,16 +17,17 @@ from ppl_flows.transformers import Affine
 START_ROWS, START_NUMBERS, SETTLE_ROWS = 1_024, 2**16, 16_384
 
 
-def located(bijection: Bijection) -> Bijection:
+def with_location_scale(bijection: Bijection) -> Bijection:
     """The bijection and, on the target side, a trainable location and scale per coordinate."""
-    return Chain((bijection, Elementwise(bijection.output_shape[0], Affine(max_log_scale=None))))
+    scaling = Elementwise(bijection.output_shape[0], Affine(max_log_scale=None))
+    return Chain({"flow": bijection, "scaling": scaling})
 
 
-def located_params(bijection: Bijection, loc: Array, scale: Array | float, seed: int) -> Params:
-    """Initial parameters of ``located(...)`` that start it at this location and scale."""
+def location_scale_params(bijection: Bijection, loc: Array, scale: Array | float, seed: int) -> Params:
+    """Initial parameters of ``with_location_scale(...)`` that start it at this location and scale."""
     xp = namespace(loc)
     log_scale = xp.log(xp.zeros_like(loc) + scale)
-    return {**initial_params(bijection, seed), "1": {"theta": xp.stack([loc, log_scale], axis=-1)}}
+    return {**initial_params(bijection, seed), "scaling": {"theta": xp.stack([loc, log_scale], axis=-1)}}
 
 
 def density_start(
@@ -50,19 +51,19 @@ def density_start(
         data = (data + np.random.default_rng(seed).random(data.shape)) / levels
     params = initial_params(bijection, seed)
     if vectors and standardize is not False and is_real(bijection.codomain):
-        bijection = located(bijection)
-        params = located_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
-    rows = some_rows(len(data), max(2, min(START_ROWS, START_NUMBERS // data[0].size)), seed)
+        bijection = with_location_scale(bijection)
+        params = location_scale_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
+    rows = random_rows(len(data), max(2, min(START_ROWS, START_NUMBERS // data[0].size)), seed)
     given = None if context is None else context[rows]
     return bijection, bijection.observe(params, data[rows], given, stage="start")[0]
 
 
-def some_rows(n: int, at_most: int, seed: int) -> np.ndarray:
+def random_rows(n: int, at_most: int, seed: int) -> np.ndarray:
     """Indices of so many of n rows, without replacement."""
     return np.random.default_rng(seed).permutation(n)[:at_most]
 
 
-def held_out(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of n rows, in no order: of those to train on, and of the share to validate by.
 
     Raises:
@@ -74,7 +75,7 @@ def held_out(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarr
             f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
             f"of {n} rows."
         )
-    rows = some_rows(n, n, seed) if held else np.arange(n)
+    rows = random_rows(n, n, seed) if held else np.arange(n)
     return rows[held:], rows[:held]
 
 

@@ -50,20 +50,20 @@ class Gaussian:
         return self.factor if self.factor.ndim == 1 else np.diag(self.factor)
 
     def draw(self, u: Array) -> Array:
-        return self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T)
+        return np.asarray(self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T))
 
     def entropy(self) -> float:
         return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
 
 
-def gaussian_near(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
+def find_gaussian(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
     """What the function called ``kind`` finds: ``full_rank``, ``mean_field`` or ``laplace``."""
     return {"full_rank": full_rank, "mean_field": mean_field, "laplace": laplace}[kind](density, init, seed)
 
 
 def laplace(density: Density, init: Array, seed: int = 0) -> Gaussian:
     """Mode and inverse curvature there, from the best of several starts."""
-    paths = [optimise(density, start) for start in starts(density, init, np.random.default_rng(seed))]
+    paths = [optimisation_path(density, start) for start in starting_points(density, init, np.random.default_rng(seed))]
     ends = np.stack([path[-1] for path in paths])
     mode = ends[np.argmax(_finite(density.value_and_gradient(ends)[0]))]
     return Gaussian(mode, _inverse_root(density.hessian(mode[None])[0]))
@@ -83,8 +83,8 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((DRAWS, len(init)))
     found = []
-    for start in starts(density, init, rng):
-        points = thinned(optimise(density, start))
+    for start in starting_points(density, init, rng):
+        points = thin_path(optimisation_path(density, start))
         factors = [_inverse_root(h) if np.all(np.isfinite(h)) else None for h in density.hessian(points)]
         candidates = [
             Gaussian(z, scale * factor)
@@ -93,9 +93,9 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
             for scale in SCALES
         ]
         candidates += [Gaussian(start, scale * np.eye(len(init))) for scale in (1.0, 0.1)]
-        best = max(with_elbo(density, candidates, noise), key=lambda g: g.elbo)
-        found += [best, match(density, best, rng)]
-    return max(with_elbo(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+        best = max(with_elbos(density, candidates, noise), key=lambda g: g.elbo)
+        found += [best, batch_and_match(density, best, rng)]
+    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
 
 
 def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
@@ -112,15 +112,15 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     """
     rng = np.random.default_rng(seed)
     found = []
-    for start in starts(density, init, rng):
-        points = thinned(optimise(density, start))
+    for start in starting_points(density, init, rng):
+        points = thin_path(optimisation_path(density, start))
         candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.1, 0.01)]
-        best = max(with_elbo(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
+        best = max(with_elbos(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
         found += [best, _match_diagonal(density, best, rng)]
-    return max(with_elbo(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
 
 
-def of_draws(z: Array) -> Gaussian:
+def gaussian_of_draws(z: Array) -> Gaussian:
     """Mean and covariance of draws, ``(n, dim)``; only the variances where there are not twice as many draws as dims.
 
     Raises:
@@ -134,7 +134,7 @@ def of_draws(z: Array) -> Gaussian:
     return Gaussian(z.mean(0), scale[:, None] * np.linalg.cholesky(np.cov((z / scale).T).reshape(z.shape[1], -1)))
 
 
-def starts(density: Density, init: Array, rng: np.random.Generator) -> Iterator[Array]:
+def starting_points(density: Density, init: Array, rng: np.random.Generator) -> Iterator[Array]:
     """The initial point and some uniform draws, as far as the density is finite there.
 
     Raises:
@@ -152,7 +152,7 @@ def starts(density: Density, init: Array, rng: np.random.Generator) -> Iterator[
     yield from candidates[fine][: STARTS + int(fine[0])]
 
 
-def optimise(density: Density, start: Array) -> Array:
+def optimisation_path(density: Density, start: Array) -> Array:
     """Points that L-BFGS visits on its way to a mode, ``(n, dim)``, from the start on."""
 
     def loss(z: Array) -> tuple[float, Array]:
@@ -174,12 +174,12 @@ def optimise(density: Density, start: Array) -> Array:
     return np.stack(path)
 
 
-def thinned(path: Array) -> Array:
+def thin_path(path: Array) -> Array:
     """At most ``PATH_POINTS`` of the points, evenly spaced, both ends among them."""
-    return path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))]
+    return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))])
 
 
-def with_elbo(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:
+def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:
     """The candidates with their ELBO, on the same noise ``(n, dim)``; minus infinity where a draw is impossible."""
     z = np.concatenate([g.draw(noise) for g in candidates])
     values = density.value_and_gradient(z)[0].reshape(len(candidates), len(noise)).mean(axis=1)
@@ -187,7 +187,7 @@ def with_elbo(density: Density, candidates: list[Gaussian], noise: Array) -> lis
     return [Gaussian(g.mean, g.factor, float(elbo)) for g, elbo in zip(candidates, elbos, strict=True)]
 
 
-def match(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
     """Batch-and-Match: fits a Gaussian's score to that of the density on its own draws.
 
     In the coordinates in which ``start`` is standard normal. A round whose scores are not finite is left out.

@@ -1,50 +1,36 @@
-"""How flows score their draws while a fit trains them, and while it measures them."""
+"""How the flows of a guide score their draws while ``fit`` trains them, as far as both shells share it.
+
+With path gradients ("sticking the landing") a draw is scored with parameters that pass no gradient, so that the
+gradient of the ELBO flows through the draw only: it has the same mean, and no variance where the flow is the posterior.
+Far from it, and for splines, it can have more.
+
+Reference: Roeder et al. (2017), Sticking the Landing, arXiv:1703.09194.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
-_evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+ESTIMATORS = ("path", "reparam", None)  # of ``fit``
 
-_path: ContextVar[bool | None] = ContextVar("path", default=False)
-
-ESTIMATORS = {"path": True, "reparam": False, None: None}  # of ``fit``, as ``path_gradients`` takes them
+NEAR_POSTERIOR = "near_posterior"  # key of a site's ``infer``: its flow started near the posterior
 
 
-@contextmanager
-def evaluation() -> Iterator[None]:
-    """No flow made inside is in training mode: what a trained model and guide are measured in."""
-    token = _evaluating.set(True)
-    try:
-        yield
-    finally:
-        _evaluating.reset(token)
+def takes_path_gradients(estimator: str | None, infer: Mapping[str, Any]) -> bool:
+    """Whether a latent site of a guide, with this ``infer``, is scored with path gradients."""
+    return estimator == "path" or (estimator is None and bool(infer.get(NEAR_POSTERIOR)))
 
 
-@contextmanager
-def path_gradients(on: bool | None) -> Iterator[None]:
-    """Flows made inside score draws with parameters that pass no gradient; None: those that started near a posterior.
+def replace_flows(distribution: Any, flow_class: type, change: Callable[[Any], Any]) -> Any:
+    """The distribution with ``change(flow)`` for every flow in it, also inside ``Independent``, masks, expansions.
 
-    The gradient of the ELBO then flows through the draws only ("sticking the landing"): it has the same mean, and no
-    variance where the flow is the posterior. Far from it, and for splines, it can have more.
-
-    Reference: Roeder et al. (2017), Sticking the Landing, arXiv:1703.09194.
+    A distribution without flows is returned as it is; nothing is changed in place.
     """
-    token = _path.set(on)
-    try:
-        yield
-    finally:
-        _path.reset(token)
-
-
-def on_the_path(*, near: bool = False) -> bool:
-    """Whether a flow made now, near the posterior or not, takes part in path gradients."""
-    wish = _path.get()
-    return near if wish is None else wish
-
-
-def in_training(training: bool) -> bool:
-    """Whether a flow that asks for training mode gets it."""
-    return training and not _evaluating.get()
+    inner = getattr(distribution, "base_dist", None)
+    changed = None if inner is None else replace_flows(inner, flow_class, change)
+    if changed is not inner:
+        distribution = copy.copy(distribution)
+        distribution.base_dist = changed
+    return change(distribution) if isinstance(distribution, flow_class) else distribution

@@ -63,10 +63,11 @@ def local_bijection(recipe: Callable[..., Bijection] | None, quality: str, dim: 
             f"AutoLocalFlow: a row has {dim} latent dimensions and a context of {context_dim}, but local_flow maps "
             f"shape {flow.event_shape} with a context of {flow.context_dim}."
         )
-    return Chain((flow, Elementwise(dim, Affine(max_log_scale=None), context_dim=context_dim, conditioner=MLP(()))))
+    affine = Elementwise(dim, Affine(max_log_scale=None), context_dim=context_dim, conditioner=MLP(()))
+    return Chain({"flow": flow, "affine": affine})
 
 
-def identity(dim: int) -> Bijection:
+def identity_flow(dim: int) -> Bijection:
     """A flow for a guide of which only the start is wanted."""
     return Elementwise(dim, Affine())
 
@@ -86,7 +87,7 @@ class LocalStart(NamedTuple):
         return cls(loc, np.full(loc.shape, np.log(scale)), np.zeros((0, loc.shape[1])))
 
     @classmethod
-    def near(cls, gaussian: Gaussian, places: dict[str, np.ndarray], local: list[str]) -> LocalStart:
+    def from_gaussian(cls, gaussian: Gaussian, places: dict[str, np.ndarray], local: list[str]) -> LocalStart:
         """From a Gaussian of all latents, by the places of every site's elements in its vector, those in rows named."""
         locals_ = np.concatenate([places[n].reshape(len(places[n]), -1) for n in local], axis=-1)
         globals_ = np.concatenate(
@@ -114,9 +115,9 @@ def local_params(bijection: Bijection, start: LocalStart, seed: int, *, free: bo
     """
     flow, numbers = dict(initial_params(bijection, seed)), np.stack([start.loc, start.log_scale], axis=-1)
     numbers = numbers.reshape(len(numbers), -1)
-    weight = np.zeros_like(flow["1"]["net"]["w0"])
+    weight = np.zeros_like(flow["affine"]["net"]["w0"])
     weight[: len(start.weight), ::2] = start.weight
     if free:
         weight[-numbers.shape[1] :] = np.eye(numbers.shape[1])
-    flow["1"] = {"net": {"w0": weight, "b0": numbers.mean(0)}}
+    flow["affine"] = {"net": {"w0": weight, "b0": numbers.mean(0)}}
     return {"flow": flow, "rows": numbers - numbers.mean(0)} if free else {"flow": flow}

@@ -26,7 +26,7 @@ class Elbo(NamedTuple):
     se: float
 
 
-class Weighed(NamedTuple):
+class WeightedDraws(NamedTuple):
     """Draws of a guide, ``{site: (n, *site shape)}``, and ``log p(z, data) - log q(z)`` of each, ``(n,)``, in nats."""
 
     draws: dict[str, Array]
@@ -56,7 +56,7 @@ class FitResult:
     ess: float
     _spread: float  # standard deviation of the log weights, in nats
     _draw: Callable[[int, int], dict[str, Array]]
-    _weigh: Callable[[int, int], Weighed]
+    _weigh: Callable[[int, int], WeightedDraws]
 
     @property
     def verdict(self) -> str:
@@ -91,13 +91,14 @@ class FitResult:
         return {name: value[rows] for name, value in draws.items()}
 
     def __repr__(self) -> str:
-        return f"FitResult(elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats, {self.verdict})"
+        elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
+        return f"FitResult({elbo}; {self.verdict})"
 
 
-def judged(
+def measure_fit(
     training: Training,
     draw: Callable[[int, int], dict[str, Array]],
-    weigh: Callable[[int, int], Weighed],
+    weigh: Callable[[int, int], WeightedDraws],
     *,
     num_draws: int,
     seed: int,
@@ -144,7 +145,7 @@ class DensityFit:
         loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
         if self.validation_losses is not None:
             loss += f", validation loss={self.validation_losses.min():.3f}"
-        return f"DensityFit({loss} nats per row)"
+        return f"DensityFit({self.bijection}, {loss} nats per row)"
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,15 @@ class AmortizedFit:
     """
 
     density: DensityFit
-    _draw: Callable[[int, int, tuple, dict], dict[str, Array]]
+    _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
 
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         return self._draw(num_samples, seed, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"AmortizedFit({self.density!r})"
+        loss = self.density.losses[-len(self.density.losses) // 10 :].mean()
+        return f"AmortizedFit({self.density.bijection}, loss={loss:.3f} nats per data set)"
 
 
 class FitError(RuntimeError):

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
-
-JUDGED_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
+MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 
 
 class Training(NamedTuple):
@@ -20,7 +19,7 @@ class Training(NamedTuple):
     params: dict[str, Any]
 
 
-class Best:
+class BestParams:
     """The parameters with the smallest validation loss of those that it was called with.
 
     Attributes:
@@ -39,6 +38,29 @@ class Best:
             self.params, self._smallest = params, self.losses[-1]
 
 
+def block_watcher(
+    trained_params: Callable[[Any], tuple[Any, ...]],
+    best: BestParams | None,
+    callback: Callable[[int, float, Any], Any] | None,
+) -> Callable[[int, float, Any], None] | None:
+    """What ``fit_density`` does after a block: tries its parameters on held-out rows, and calls the user back.
+
+    Args:
+        trained_params: from what the training gives to what ``best`` takes, the bijection's parameters first.
+    """
+    if best is None and callback is None:
+        return None
+
+    def watch(step: int, loss: float, values: Any) -> None:
+        trained = trained_params(values)
+        if best:
+            best(trained)
+        if callback:
+            callback(step, loss, trained[0])
+
+    return watch
+
+
 def learning_rate(step: Any, steps: int, xp: Any) -> Any:
     """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0."""
     return xp.minimum(1.0, (step + 1) / max(0.05 * steps, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / steps))
@@ -54,7 +76,7 @@ def averaging_share(step: Any, steps: int) -> Any:
     return 1 / (step % max(1, steps // BLOCKS) + 1)
 
 
-def converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
+def has_converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
     """Whether a fit with these losses so far has converged, by its last two blocks.
 
     The ELBO moved by less than the tolerance from one to the other, and half the variance of the log weights, which
@@ -62,7 +84,8 @@ def converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float,
     """
     block = steps // BLOCKS
     first = len(losses) - 2 * block
-    if tolerance is None or block < JUDGED_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
+    if tolerance is None or block < MIN_BLOCK_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
         return False
     before, last = losses[first:].reshape(2, block)
-    return num_particles * last.var(ddof=1) / 2 < tolerance and abs(last.mean() - before.mean()) < tolerance
+    spread, move = num_particles * last.var(ddof=1) / 2, abs(last.mean() - before.mean())
+    return bool(spread < tolerance and move < tolerance)

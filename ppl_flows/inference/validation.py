@@ -1,8 +1,12 @@
-"""What both shells share: the making of transform classes, and the shape of a guide."""
+"""The options of ``fit`` and ``fit_density``, checked alike in both shells."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ppl_flows.inference.gradient_estimators import ESTIMATORS
+
+CLIP = 10.0  # of the own optimiser, unless it is told otherwise
 
 
 def check_steps(steps: int, num_particles: int) -> None:
@@ -29,3 +33,43 @@ def check_fit(
         raise ValueError(f"draws must be at least 2, or there is no standard error, got {draws}.")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive, or None for no early end, got {tolerance}.")
+
+
+def check_loss(loss: Any, elbo_class: type, num_particles: int | None, estimator: str | None, anneal: float) -> None:
+    """Raises TypeError for a loss that is no ELBO of the host, ValueError for options that do not go with one."""
+    if loss is None:
+        return
+    module, name = elbo_class.__module__.partition(".")[0], type(loss).__name__
+    if not isinstance(loss, elbo_class):
+        got = f"the class {loss.__name__}: give an object, {loss.__name__}()" if isinstance(loss, type) else name
+        raise TypeError(f"loss must be an ELBO object of {module}.infer, such as Trace_ELBO(), got {got}.")
+    if num_particles is not None:
+        raise ValueError(
+            f"num_particles={num_particles} and loss=: the particles are the loss's own; "
+            f"use loss={name}(num_particles={num_particles})."
+        )
+    if anneal < 1:
+        raise ValueError(
+            f"anneal={anneal} and loss=: it weighs the model's log density, which not every ELBO takes (an analytic KL "
+            "would be weighed too); use anneal=1.0, or leave loss out."
+        )
+    if estimator == "path" and "Renyi" in name:
+        raise ValueError(
+            f"estimator='path' and {name}: what path gradients leave out has mean 0 in an ELBO only, so that here they "
+            "would be biased; use estimator='reparam'."
+        )
+
+
+def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_lr: float) -> tuple[float, float]:
+    """Learning rate and bound on the gradient of the own optimiser, as given, or by default.
+
+    Raises:
+        ValueError: they are given, and so is another optimiser.
+    """
+    given = [f"{name}={value}" for name, value in (("lr", lr), ("clip", clip)) if value is not None]
+    if optimizer is not None and given:
+        raise ValueError(
+            f"optimizer= and {' and '.join(given)}: rates, schedules and clipping are the optimiser's own; give them "
+            "to it, or leave optimizer out."
+        )
+    return default_lr if lr is None else lr, CLIP if clip is None else clip

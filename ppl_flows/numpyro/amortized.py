@@ -13,8 +13,10 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.results import AmortizedFit
+from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
@@ -22,14 +24,16 @@ from ppl_flows.recipes import nsf
 
 
 def fit_amortized(
-    model: Callable,
+    model: Callable[..., Any],
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
-    encoder: Callable | None = None,
+    encoder: Callable[..., Any] | None = None,
     simulations: int = 20_000,
     steps: int = 5_000,
     batch_size: int = 256,
-    lr: float = 2e-3,
+    lr: float | None = None,
+    optimizer: Any = None,
+    callback: Callable[[int, float, Params], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -49,15 +53,18 @@ def fit_amortized(
             ``flax_module`` and its like. They train with the flow; ``.density.encoder`` of the result has them. None:
             all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
-        steps, batch_size, lr, seed, progress: as in ``fit_density``.
+        steps, batch_size, optimizer, callback, seed, progress: as in ``fit_density``.
+        lr: likewise. None: 0.002.
 
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations; an encoder whose result has another shape, or that has nothing to train.
+            100 simulations; an encoder whose result has another shape, or that has nothing to train; an optimiser and
+            ``lr``.
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
     """
+    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)  # before the simulations, which take long
     prototype = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
     sites = {n: s for n, s in prototype.items() if s["type"] == "sample"}
     data = [n for n, s in sites.items() if s["is_observed"]]
@@ -84,7 +91,9 @@ def fit_amortized(
         encoder=encoder,
         steps=steps,
         batch_size=batch_size,
-        lr=lr,
+        lr=own_lr if optimizer is None else None,
+        optimizer=optimizer,
+        callback=callback,
         seed=seed,
         progress=progress,
     )
@@ -96,7 +105,7 @@ def fit_amortized(
         values = jax.vmap(unravel)(rows)
         return {n: biject_to(sites[n]["fn"].support)(values[n]) for n in latents}
 
-    def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, jax.Array]:
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
         return posterior(num_samples, jax.random.key(seed), observed)

@@ -17,6 +17,7 @@ from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
+from ppl_flows.inference.flow_checks import check_base, check_no_base_params
 from ppl_flows.numpyro.transform import to_array
 
 AnyBase: TypeAlias = dist.Distribution | Base | None
@@ -52,15 +53,9 @@ class BaseDistribution(dist.Distribution):
     def __init__(
         self, base: Base, params: Params | None = None, *, seed: int = 0, validate_args: bool | None = None
     ) -> None:
-        if not isinstance(base, Base):
-            raise TypeError(f"expected a ppl_flows Base such as pf.StudentT(4), got {type(base).__name__}.")
+        check_base(base, params, inside_model=bool(_PYRO_STACK))
         if params is not None:
             check_params(base, params)
-        elif _PYRO_STACK:
-            raise ValueError(
-                f"{type(base).__name__} inside a model or guide would make new parameters at every call and never "
-                "train them; use flow(name, bijection, base=...), or give params."
-            )
         self.base = base
         self.params = map_params(lambda _, a: to_array(a), initial_params(base, seed) if params is None else params)
         super().__init__((), (base.dim,), validate_args=validate_args)
@@ -78,7 +73,7 @@ class BaseDistribution(dist.Distribution):
         return draw(self.base, tuple(sample_shape), self.params, key)
 
     def __repr__(self) -> str:
-        return f"BaseDistribution({self.base!r})"
+        return f"BaseDistribution({self.base})"
 
 
 def _draw(base: Base, shape: tuple[int, ...], params: Params, key: jax.Array) -> jax.Array:
@@ -126,6 +121,5 @@ def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> A
     if isinstance(base, Base):
         start = map_params(lambda _, a: to_array(a), initial_params(base, seed) if params is None else params)
         return BaseDistribution(base, numpyro.param(name, (lambda _: start) if _PYRO_STACK else start))
-    if params is not None:
-        raise ValueError(f"base_params are those of a ppl_flows Base such as pf.StudentT(4), but base is {base!r}.")
+    check_no_base_params(base, params)
     return base

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpyro
 
 PROGRAMS = 16  # that are kept
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_once(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Callable:
+def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
     """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
 
     The buffers of arguments ``donate`` become those of the result, and are gone after a call.
@@ -21,8 +22,10 @@ def compile_once(f: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Calla
     Every call of ``fit`` traces its model anew, as the model may read data that have changed since; what was traced,
     with those data in it, is the key.
     """
-    lowered = jax.jit(f, donate_argnums=donate).lower(*args)
-    place = jax.config.jax_default_device, jax.default_backend()
+    with numpyro.validation_enabled(False):  # traced values cannot be looked at: the checks would only be traced too
+        lowered = jax.jit(f, donate_argnums=donate).lower(*args)
+    config: Any = jax.config  # its options have no types
+    place = config.jax_default_device, jax.default_backend()
     program = hashlib.sha256(f"{place}{lowered.in_tree}".encode())
     program.update(lowered.as_text().encode())  # constants are written out in full
     key = program.hexdigest()

@@ -29,7 +29,7 @@ class Context:
         ValueError: the encoder gives another shape, or has nothing to train.
     """
 
-    def __init__(self, values: Any, encoder: Callable | None, seed: int) -> None:
+    def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int) -> None:
         self._values = jax.tree.map(lambda v: jnp.asarray(v, dtype=float), values)
         self._encoder = encoder
         self.params: dict[str, Any] = {}
@@ -52,11 +52,11 @@ class Context:
         encode, n = jax.jit(lambda rows: self(rows, self.params)), len(jax.tree.leaves(self._values)[0])
         return jnp.concatenate([encode(rows) for rows in np.split(np.arange(n), range(ENCODED_ROWS, n, ENCODED_ROWS))])
 
-    def trained(self, params: dict[str, Any]) -> Callable | None:
+    def trained(self, params: dict[str, Any]) -> Callable[..., Any] | None:
         """The encoder with these parameters: a function of values."""
         return None if self._encoder is None else partial(_encode, self._encoder, params)
 
 
-def _encode(encoder: Callable, params: dict[str, Any], values: Any) -> jax.Array:
+def _encode(encoder: Callable[..., Any], params: dict[str, Any], values: Any) -> jax.Array:
     with handlers.block(), handlers.seed(rng_seed=0), handlers.substitute(data=params):
         return encoder(values)

@@ -18,10 +18,10 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
-from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.results import DensityFit
-from ppl_flows.inference.schedule import Best
-from ppl_flows.inference.validation import check_steps
+from ppl_flows.inference.schedule import BestParams, block_watcher
+from ppl_flows.inference.validation import check_steps, step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.distribution import Flow, flow
@@ -34,14 +34,16 @@ def fit_density(
     *,
     base: AnyBase = None,
     context: Any = None,
-    encoder: Callable | None = None,
+    encoder: Callable[..., Any] | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
-    lr: float = 5e-3,
-    clip: float = 10.0,
+    lr: float | None = None,
+    clip: float | None = None,
+    optimizer: Any = None,
     standardize: bool | None = None,
     levels: int | None = None,
     validation: float = 0.0,
+    callback: Callable[[int, float, Params], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -57,7 +59,8 @@ def fit_density(
         encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
             that takes its parameters from ``numpyro.param``, or from ``flax_module`` and its like. They train with the
             flow; the result's ``encoder`` has them, and takes the same rows.
-        steps, lr, clip, seed, progress: as in ``fit``.
+        steps, optimizer, seed, progress: as in ``fit``.
+        lr, clip: likewise. None: 0.005, and 10.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
             None: where the bijection gives real vectors.
@@ -66,30 +69,32 @@ def fit_density(
         validation: share of the rows, drawn with ``seed``, that are held out. The parameters returned are then those,
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
             tables. 0: the last ones, trained on all rows.
+        callback: as in ``fit``; its params are those of the bijection, as in the result.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train;
-            a share that leaves no rows.
+            a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
+    lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     data = jnp.asarray(data, dtype=float)
     given = Context(context, encoder, seed)
     contexts = given.all_rows()
-    rows_of_data, rows_of_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
-    check_rows(bijection, rows_of_data, rows_of_context, levels)
-    train_rows, held_rows = held_out(len(data), validation, seed)
+    all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
+    check_rows(bijection, all_data, all_context, levels)
+    trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
-        rows_of_data[train_rows],
-        None if rows_of_context is None else rows_of_context[train_rows],
+        all_data[trained_on],
+        None if all_context is None else all_context[trained_on],
         standardize=standardize,
         levels=levels,
         seed=seed,
     )
-    n = len(train_rows)
-    train_rows = jnp.asarray(train_rows)
+    n = len(trained_on)
+    train_rows = jnp.asarray(trained_on)
 
-    def some(rows: jax.Array, key: jax.Array | None) -> jax.Array:
+    def rows_of_data(rows: jax.Array, key: Any) -> jax.Array:
         """These rows of the data, dequantised."""
         if levels is None:
             return data[rows]
@@ -99,40 +104,42 @@ def fit_density(
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, handlers.scale(scale=1 / n):
             rows = train_rows[i]
             density = flow("density", bijection, params=start, base=base, context=given(rows), training=True)
-            numpyro.sample("data", density, obs=some(rows, numpyro.prng_key()))
+            numpyro.sample("data", density, obs=rows_of_data(rows, numpyro.prng_key()))
 
     def guide(_: jax.Array) -> None:
         """Nothing is latent."""
 
     @jax.jit  # one program, not one per operation
-    def settled(found: dict[str, Any]) -> Params:
-        params = merge(found["density"], found["density$state"]["params"])
-        rows = train_rows[some_rows(n, SETTLE_ROWS, seed)]
-        return dict(bijection.observe(params, some(rows, jax.random.key(seed)), given(rows, found), stage="settle")[0])
+    def settle(values: dict[str, Any]) -> Params:
+        params = merge(values["density"], values["density$state"]["params"])
+        rows = train_rows[random_rows(n, SETTLE_ROWS, seed)]
+        return dict(
+            bijection.observe(params, rows_of_data(rows, jax.random.key(seed)), given(rows, values), stage="settle")[0]
+        )
 
-    def trained_now(found: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
-        """The bijection's parameters, with running averages settled, and all that were found."""
-        return settled(found) if is_stateful(bijection) else found["density"], found
+    def trained_params(values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
+        """The bijection's parameters, with running averages settled, and those of all sites."""
+        return settle(values) if is_stateful(bijection) else values["density"], values
 
-    def made(params: Params, found: dict[str, Any], context: jax.Array | None = None) -> Flow:
-        of_x = BaseDistribution(base, found["density_base"]) if isinstance(base, Base) else base
+    def fitted_flow(params: Params, values: dict[str, Any], context: jax.Array | None = None) -> Flow:
+        of_x = BaseDistribution(base, values["density_base"]) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
     @jax.jit
     def validation_loss(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
-        params, found = trained
+        params, values = trained
         size = min(batch_size, len(held_rows))
         batches = np.resize(held_rows, (-(-len(held_rows) // size), size))  # some rows twice, to fill the last
 
         def score(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return made(params, found, given(batch[0], found)).log_prob(some(*batch))
+            return fitted_flow(params, values, given(batch[0], values)).log_prob(rows_of_data(*batch))
 
         # the same key, and so the same noise of dequantised rows, every time
         scores = lax.map(score, (jnp.asarray(batches), jax.random.split(jax.random.key(seed), len(batches))))
         return -scores.ravel()[: len(held_rows)].mean()
 
     check_steps(steps, 1)
-    best = Best(validation_loss)
+    best = BestParams(validation_loss)
     trained = train(
         jax.random.key(seed),
         Trace_ELBO(),
@@ -141,19 +148,20 @@ def fit_density(
         steps=steps,
         lr=lr,
         clip=clip,
+        optimizer=optimizer,
         progress=progress,
         init_params=given.params,
-        watch=(lambda found: best(trained_now(found))) if len(held_rows) else None,
+        watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
     )
-    params, found = best.params or trained_now(trained.params)
+    params, values = best.params or trained_params(trained.params)
     return DensityFit(
         trained.losses,
         trained.skipped,
         bijection,
         params,
-        made(params, found),
+        fitted_flow(params, values),
         base if isinstance(base, Base) else None,
-        found["density_base"] if isinstance(base, Base) else None,
-        given.trained(found),
+        values["density_base"] if isinstance(base, Base) else None,
+        given.trained(values),
         np.array(best.losses) if best.losses else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import lax
 from numpyro.distributions.batch_util import promote_batch_shape
+from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, mutable
 
@@ -20,11 +22,13 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
-from ppl_flows.core.support import is_real
 from ppl_flows.core.types import Params
-from ppl_flows.inference.gradient_estimators import in_training, on_the_path
+from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.random_flow import sample_params
+from ppl_flows.inference.short_reprs import flow_repr
+from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
-from ppl_flows.numpyro.support import Constraint, Pieces, onto
+from ppl_flows.numpyro.support import support_transform
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 
@@ -45,15 +49,20 @@ class Flow(dist.TransformedDistribution):
         support: where the values lie, if not on the reals: a constraint such as ``constraints.simplex``, or a list of
             ``(constraint, size)``, one for each piece of the vector, size counting the numbers in the value. The
             bijection then gives the unconstrained numbers, for a simplex one less than the value has.
+        path_gradients: draws are scored with parameters, and a context, that pass no gradient but the draws' own
+            ("sticking the landing"), which wants one inverse pass more. For a guide: a prior or likelihood would not
+            train. ``fit(estimator=)`` sets it by itself.
+        path_context: the context that these scores see, of which they do pass the gradient: for a context that is
+            itself made of draws. None: ``context``, without gradient.
 
     Raises:
         ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
             inside a model without parameters, where it would never train.
     """
 
+    pytree_data_fields = ("path_context",)
+    pytree_aux_fields = ("path_gradients",)
     _holder: dict[str, Any] | None = None  # where a training pass leaves the new state; not part of the pytree
-    _on_path: bool = False  # whether draws are scored with parameters that pass no gradient; no part of it either
-    _path_context: Any = None  # the context there, if some of it is draws, whose gradients count; nor this
 
     def __init__(
         self,
@@ -64,29 +73,27 @@ class Flow(dist.TransformedDistribution):
         support: Constraint | Pieces | None = None,
         context: Any = None,
         seed: int = 0,
+        path_gradients: bool = False,
+        path_context: Any = None,
         validate_args: bool | None = None,
     ) -> None:
+        is_transform = isinstance(bijection, FlowTransform)
+        check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
         if isinstance(bijection, FlowTransform):
-            if params is not None or context is not None:
-                raise ValueError("Flow: a FlowTransform has its params and context already; give them to it instead.")
             transform = bijection
         else:
-            if params is None and _PYRO_STACK:
-                raise ValueError(
-                    "Flow(bijection) inside a model or guide would make new parameters at every call and never train "
-                    "them; use flow(name, bijection), or give params."
-                )
             transform = FlowTransform(bijection, params, context=context, seed=seed)
-        transforms = [transform] if support is None else [transform, onto(support, transform.bijection)]
+        transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
-        self._on_path = on_the_path()
+        self.path_gradients, self.path_context = path_gradients, path_context
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
-        if self._on_path and self._holder is None:
-            return self._off_path().log_prob(value)
+        # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
+        if self.path_gradients and self.has_rsample and self._holder is None:
+            return self._without_gradients().log_prob(value)
         if intermediates is not None:
             return super().log_prob(value, intermediates)
         *before, transform = self.transforms
@@ -110,12 +117,28 @@ class Flow(dist.TransformedDistribution):
         """The same distribution with parameters, and a context, that pass no gradient: a trained flow as it is."""
         return jax.tree.map(lax.stop_gradient, self)
 
-    def _off_path(self) -> Flow:
-        """A copy that passes no gradient but that of the value, and of the path's context."""
-        copy = self.detach()
-        if self._path_context is not None:
-            copy.transforms[0].context = self._path_context
-        return copy
+    def with_path_gradients(self) -> Flow:
+        """The same distribution, with ``path_gradients``."""
+        new = copy.copy(self)
+        new.path_gradients = True
+        return new
+
+    def in_evaluation_mode(self) -> Flow:
+        """The same distribution, whose ``log_prob`` is no training pass."""
+        new = copy.copy(self)
+        new._holder = None
+        return new
+
+    def _without_gradients(self) -> Flow:
+        """A copy that passes no gradient but that of the value, and of ``path_context``."""
+        fixed = self.detach()
+        fixed.path_gradients = False
+        if self.path_context is not None:
+            fixed.transforms[0].context = self.path_context
+        return fixed
+
+    def __repr__(self) -> str:
+        return flow_repr(self)
 
 
 def flow(
@@ -161,24 +184,23 @@ def flow(
         >>> def model():
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    if params is not None and start is not None:
-        raise ValueError("flow: give params or start, not both: params have their values already.")
+    check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 
-    def made(_: Any = None) -> Params:
+    def initialise(_: Any = None) -> Params:
         initial = initial_params(bijection, seed) if params is None else params
         arrays: Params = map_params(lambda _, a: to_array(a), initial)
         if start is not None:
-            batch = to_array(start) if support is None else onto(support, bijection).inv(to_array(start))
+            batch = to_array(start) if support is None else support_transform(support, bijection).inv(to_array(start))
             arrays = bijection.observe(arrays, batch, context, stage="start")[0]
         weights, state = split(arrays)
         fresh.append(state)
         return weights
 
     # under a handler as a function of the key, as a dict is no array that the host's `param` could check
-    weights = numpyro.param(name, made if _PYRO_STACK else made())
+    weights = numpyro.param(name, initialise if _PYRO_STACK else initialise())
     if not is_stateful(bijection):
         return Flow(bijection, weights, base=base, support=support, context=context)
     holder = mutable(f"{name}$state", {"params": fresh[0]} if fresh else None)
@@ -187,9 +209,9 @@ def flow(
             f"flow: the parameters {name!r} come without their state; pass both, as in "
             "{**result.params, **result.state.mutable_state} of the host's SVI, or FitResult.params of fit."
         )
-    made_flow = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
-    made_flow._holder = holder if in_training(training) else None
-    return made_flow
+    density = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
+    density._holder = holder if training else None
+    return density
 
 
 def random_flow(
@@ -225,20 +247,7 @@ def random_flow(
         ...     with numpyro.plate("rows", len(data)):
         ...         numpyro.sample("data", density, obs=data)
     """
-    if is_stateful(bijection):
-        raise ValueError(f"random_flow: {bijection!r} keeps state, such as running averages, which no prior is for.")
-
-    def sampled(leaf: str, initial: Any) -> Any:
-        shape = tuple(initial.shape)
-        over = prior.expand(shape).to_event(len(shape)) if isinstance(prior, dist.Distribution) else prior(leaf, shape)
-        if tuple(over.event_shape) != shape:
-            raise ValueError(
-                f"random_flow: the prior of {leaf!r} must have event shape {shape}, got {tuple(over.event_shape)}; "
-                "use expand(...).to_event(...)."
-            )
-        return numpyro.sample(f"{name}.{leaf}", over)
-
-    bijection, params = with_batch(bijection, map_params(sampled, initial_params(bijection, 0)))
+    bijection, params = sample_params(name, bijection, prior, sample=numpyro.sample, distribution=dist.Distribution)
     return Flow(bijection, params, base=base, support=support, context=context)
 
 
@@ -253,16 +262,19 @@ def _promoted(d: Flow) -> Flow:
         raise NotImplementedError(
             "Flow: a ppl_flows base such as pf.StudentT cannot be in a scan; use one of the host."
         )
-    promoted = Flow(FlowTransform(bijection, params, context=transform.context), base=promote_batch_shape(d.base_dist))
+    promoted = Flow(
+        FlowTransform(bijection, params, context=transform.context),
+        base=promote_batch_shape(d.base_dist),
+        path_gradients=d.path_gradients,
+        path_context=d.path_context,
+    )
     promoted.transforms += outer
-    promoted._on_path, promoted._path_context = d._on_path, d._path_context
     return promoted
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    shape, domain = transform.bijection.event_shape, transform.bijection.domain
-    if not is_real(domain):
-        raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
+    check_normal_base(transform.bijection)
+    shape = transform.bijection.event_shape
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     dtype = None if like is None else wide(like).dtype
     return dist.Normal(jnp.zeros(shape, dtype), jnp.ones(shape, dtype)).to_event(len(shape))

@@ -1,4 +1,4 @@
-"""Which of the host's estimators of the ELBO ``fit`` takes."""
+"""Which of the host's estimators of the ELBO ``fit`` takes, where it is given none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 from ppl_flows.numpyro.guide import is_subsampled
 
 
-def estimator_of(
-    model: Callable, guide: Callable, num_particles: int, key: jax.Array, params: dict[str, Any]
+def choose_elbo(
+    model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, key: jax.Array, params: dict[str, Any]
 ) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
     """One that sums over enumerated sites, where the model has any that the guide does not draw; and whether a plate
     of the model draws a minibatch."""

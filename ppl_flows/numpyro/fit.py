@@ -10,32 +10,35 @@ import jax
 import numpy as np
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import Predictive, TraceEnum_ELBO
+from numpyro.infer import ELBO, Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
-from ppl_flows.inference.auto_flow import budget
-from ppl_flows.inference.gradient_estimators import ESTIMATORS, evaluation, path_gradients
-from ppl_flows.inference.results import FitResult, Weighed, judged
-from ppl_flows.inference.validation import check_fit
+from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
+from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
 from ppl_flows.numpyro.compile_once import compile_once
-from ppl_flows.numpyro.elbo import estimator_of
+from ppl_flows.numpyro.elbo import choose_elbo
+from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.numpyro.training import train
 
 
 def fit(
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *args: Any,
     steps: int | None = None,
     num_particles: int | None = None,
-    lr: float = 1e-2,
-    clip: float = 10.0,
+    lr: float | None = None,
+    clip: float | None = None,
+    loss: ELBO | None = None,
+    optimizer: Any = None,
     estimator: str | None = None,
     anneal: float = 1.0,
     tolerance: float | None = 5e-4,
     draws: int = 10_000,
     init_params: dict[str, Any] | None = None,
+    callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -54,55 +57,71 @@ def fit(
         *args, **kwargs: of the model and the guide.
         steps, num_particles: optimiser steps, and draws per step. None: what the guide's ``quality`` says, as in
             ``AutoFlow``; 2,000 steps of 64 for other guides.
-        lr: largest learning rate.
+        lr: largest learning rate. None: 0.01.
         clip: bound on the norm of the whole gradient, in nats of the whole data per parameter unit; where
-            that is large, scale model and guide by one over the number of rows.
+            that is large, scale model and guide by one over the number of rows. None: 10.
+        loss: an ELBO object of NumPyro's to train by, such as ``TraceGraph_ELBO()``. It has its own particles, there is
+            no early end and no annealing, and ``estimator=None`` is ``"reparam"``. The measure of the trained guide is
+            the same for every loss. None: ``Trace_ELBO``, or ``TraceEnum_ELBO`` where sites are enumerated.
+        optimizer: an optax transformation, or an object of ``numpyro.optim``, with its own rates, schedule and
+            clipping, in place of ``lr`` and ``clip``. Its parameters are averaged likewise.
         estimator: of the gradient. ``"path"``: flows of the guide score their draws with parameters, and a context,
             that pass no gradient, so that the noise dies out near the posterior; costs one inverse pass per step.
-            ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first where
-            the guide started near the posterior, the second where it did not.
+            ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first for
+            flows that started near the posterior, the second for all others. A hand-written guide says so with
+            ``infer={"near_posterior": True}`` at the site of a flow.
         anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
             Values such as 0.1 keep a guide from falling into one of several modes early.
         tolerance: in nats; the fit ends early when, from one twentieth of the steps to the next, the ELBO moved by less
             and the spread of the log weights puts ``KL(guide || posterior)`` below it. None: all steps are taken.
         draws: number of fresh draws that the fit is measured by.
+        callback: called as ``callback(step, loss, params)`` after every twentieth of the steps: with the number of
+            steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        ValueError: there is nothing to train, or an option is out of its range.
+        ValueError: there is nothing to train, an option is out of its range, or options contradict each other.
+        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
-    steps, num_particles = budget(guide, steps, num_particles)
+    check_loss(loss, ELBO, num_particles, estimator, anneal)
+    lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
 
-    def tempered(weight: jax.Array) -> Any:
+    def weighted_model(weight: jax.Array) -> Any:
         with handlers.scale(scale=weight):
             return bound_model()
 
-    def on_path(weight: jax.Array) -> Any:
-        with path_gradients(ESTIMATORS[estimator]):
+    def plain_model(_: jax.Array) -> Any:
+        return bound_model()
+
+    def scored_guide(_: jax.Array) -> Any:
+        with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return bound_guide()
 
-    elbo, subsampled = estimator_of(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    elbo, subsampled = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
     marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
     if marginal and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     trained = train(
         train_key,
-        elbo,
-        (lambda _: bound_model()) if marginal else tempered,
-        on_path,
+        elbo if loss is None else loss,
+        weighted_model if loss is None and marginal is None else plain_model,
+        scored_guide,
         steps=steps,
         lr=lr,
         clip=clip,
+        optimizer=optimizer,
         anneal=anneal,
-        tolerance=tolerance,
+        tolerance=tolerance if loss is None else None,
         progress=progress,
         init_params=init_params,
+        watch=callback,
     )
     params = trained.params
 
@@ -113,22 +132,27 @@ def fit(
         return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
 
     def weigh_keys(keys: jax.Array, params: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
-        one = partial(_weighed, params=params, model=bound_model, guide=bound_guide, marginal=marginal)
+        model, guide = EvaluationMode(bound_model), EvaluationMode(bound_guide)
+        one = partial(_weighted_draw, params=params, model=model, guide=guide, marginal=marginal)
         return lax.map(jax.vmap(one), keys)
 
-    def weigh(num_samples: int, seed: int) -> Weighed:
+    def weigh(num_samples: int, seed: int) -> WeightedDraws:
         blocks = -(-num_samples // num_particles)  # whole ones, as a rest would be compiled a second time
         keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
-        with evaluation():
-            weighed = compile_once(weigh_keys, keys, params)(keys, params)
-        latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], weighed)
-        return Weighed(latents, np.asarray(log_weights, dtype=np.float64))
+        blockwise = compile_once(weigh_keys, keys, params)(keys, params)
+        latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], blockwise)
+        return WeightedDraws(latents, np.asarray(log_weights, dtype=np.float64))
 
-    return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
+    return measure_fit(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
-def _weighed(
-    key: jax.Array, *, params: dict[str, Any], model: Callable, guide: Callable, marginal: TraceEnum_ELBO | None
+def _weighted_draw(
+    key: jax.Array,
+    *,
+    params: dict[str, Any],
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    marginal: TraceEnum_ELBO | None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats.
 

@@ -12,7 +12,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous, AutoGuide
@@ -22,13 +21,14 @@ from numpyro.primitives import Messenger
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
-from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 QUANTILE_DRAWS = 10_000
-BLOCK = 32  # points per call of the log density while a start is looked for
+POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
@@ -75,13 +75,13 @@ class AutoFlow(AutoContinuous):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
         prefix: str | None = None,
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -109,7 +109,7 @@ class AutoFlow(AutoContinuous):
             ) from error
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
-    def _first_gaussian(self, args: tuple, kwargs: dict) -> Gaussian:
+    def _first_gaussian(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gaussian:
         if isinstance(self.start, Gaussian):
             gaussian, self.start = self.start, "given"
             return gaussian
@@ -117,7 +117,7 @@ class AutoFlow(AutoContinuous):
             draws = {name: jnp.asarray(value) for name, value in self.start.items()}
             rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
             self.start = "draws"
-            return of_draws(np.asarray(rows, dtype=np.float64))
+            return gaussian_of_draws(np.asarray(rows, dtype=np.float64))
         obstacle = self._obstacle(args, kwargs)
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
@@ -126,10 +126,11 @@ class AutoFlow(AutoContinuous):
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
-        with handlers.block():  # of the trace that this call is part of
-            return gaussian_near(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
+        # not in the trace that this call is part of; and without the host's checks, which programs would only trace
+        with handlers.block(), numpyro.validation_enabled(False):
+            return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
 
-    def _obstacle(self, args: tuple, kwargs: dict) -> str | None:
+    def _obstacle(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """What makes the log density no function of the latents alone."""
         if isinstance(self._init_latent, jax.core.Tracer):
             return "the guide is set up inside a traced function"
@@ -137,7 +138,7 @@ class AutoFlow(AutoContinuous):
             return "the likelihood is sub-sampled"
         return "the model draws numbers that the guide does not" if self._hides_draws(args, kwargs) else None
 
-    def _hides_draws(self, args: tuple, kwargs: dict) -> bool:
+    def _hides_draws(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a ``block`` around the model keeps latent sites from the guide, as in an ``AutoGuideList``."""
         inner = self.model
         while isinstance(inner, Messenger) and not isinstance(inner, handlers.block):
@@ -149,6 +150,11 @@ class AutoFlow(AutoContinuous):
         latents = {n for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
         return not latents <= self.prototype_trace.keys()
 
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoFlow", self.quality)
+        return guide_repr("AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self._bijection)
+
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
         dtype = self._init_latent.dtype
@@ -159,9 +165,12 @@ class AutoFlow(AutoContinuous):
         params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
-        posterior = Flow(self._bijection, params, base=self.get_base_dist())
-        posterior._on_path = on_the_path(near=self.start != "init")
-        return posterior
+        return Flow(self._bijection, params, base=self.get_base_dist())
+
+    def _sample_latent(self, *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any) -> jax.Array:
+        posterior = self._get_posterior().expand_by(sample_shape)
+        infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+        return numpyro.sample(f"_{self.prefix}_latent", posterior, infer=infer)
 
     def get_transform(self, params: dict[str, Any]) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
@@ -203,12 +212,12 @@ class _Density:
         if len(z) == 1:
             value, gradient = self._one(jnp.asarray(z[0], self._dtype))
             return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
-        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
         values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
         return values.astype(np.float64), gradients.astype(np.float64)
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, BLOCK)]
+        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
         return np.concatenate(blocks)[: len(z)].astype(np.float64)
 
 
@@ -233,7 +242,8 @@ def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
 
 def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:
     """The unconstrained vector of one draw of all sites."""
-    return ravel_pytree({name: biject_to(trace[name]["fn"].support).inv(site[name]) for name in init})[0]
+    sites = [biject_to(trace[name]["fn"].support).inv(site[name]) for name in init]
+    return jnp.concatenate([jnp.ravel(v) for v in sites])  # in the host's order: a pytree would be sorted by name
 
 
 def is_subsampled(trace: Any) -> bool:

@@ -20,8 +20,16 @@ from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.gradient_estimators import on_the_path
-from ppl_flows.inference.local_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.local_flow import (
+    LocalStart,
+    check_local,
+    identity_flow,
+    local_bijection,
+    local_params,
+    local_sites,
+)
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide import AutoFlow, is_subsampled, set_up
 from ppl_flows.numpyro.transform import to_array
@@ -69,7 +77,7 @@ class AutoLocalFlow(AutoGuide):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         plate: str,
         *,
         features: Any = None,
@@ -78,7 +86,7 @@ class AutoLocalFlow(AutoGuide):
         quality: str = "standard",
         prefix: str = "auto",
         start: str = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -101,7 +109,7 @@ class AutoLocalFlow(AutoGuide):
             values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             loc = np.concatenate([np.asarray(v).mean(0).reshape(-1) for v in values.values()])
-            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 visible = handlers.block(handlers.seed(self.model, 0), hide=[*values])
@@ -125,19 +133,27 @@ class AutoLocalFlow(AutoGuide):
             self.prototype_trace = None  # the next call fails the same way, instead of half-way
             raise
 
-    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+    def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"
             return None
-        whole = AutoFlow(self.model, identity, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
+        whole = AutoFlow(self.model, identity_flow, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
         with handlers.block():
             handlers.seed(whole, 0)(*args, **kwargs)
         self.start = str(whole.start)
         if self.start == "init":
             return None
         places = {n: np.asarray(v).astype(int) for n, v in whole._unpack_latent(jnp.arange(whole.latent_dim)).items()}
-        return LocalStart.near(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
+
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoLocalFlow", self.quality)
+        local = self._bijection
+        latents = f"{self._global_dim} global latents, {local.event_shape[0]} for each of {self._rows} rows"
+        flows = [self._globals._bijection, local] if self._globals is not None else [local]
+        return guide_repr("AutoLocalFlow", latents, self.start, self.quality, *flows)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         if self.prototype_trace is None:
@@ -171,10 +187,9 @@ class AutoLocalFlow(AutoGuide):
             for own in (known, lax.stop_gradient(known)):
                 wide = [jnp.broadcast_to(v, (size, v.shape[-1])) for v in vectors]
                 contexts.append(jnp.concatenate([*wide, own], axis=-1))
-            posterior = Flow(self._bijection, params["flow"], context=contexts[0])
-            posterior._path_context = contexts[1]
-            posterior._on_path = on_the_path(near=self.start != "init")
-            latent = numpyro.sample(f"_{self.prefix}_local", posterior, infer={"is_auxiliary": True})
+            posterior = Flow(self._bijection, params["flow"], context=contexts[0], path_context=contexts[1])
+            infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+            latent = numpyro.sample(f"_{self.prefix}_local", posterior, infer=infer)
             return result | self._unpack(latent)
 
     def _unpack(self, latent: jax.Array) -> dict[str, jax.Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,51 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform, biject_to
 
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.support import Support, is_real, runs
-
-Pieces = Sequence[tuple[Constraint, int]]
-
-
-def constraint(support: Support, shape: tuple[int, ...]) -> Constraint:
-    """The constraint of arrays of that shape with coordinates in these intervals.
-
-    Raises:
-        ValueError: images with different intervals, for which there is none.
-    """
-    pieces = [(_interval(*interval), size) for interval, size in runs(support)]
-    if len(pieces) > 1 and len(shape) > 1:
-        raise ValueError(
-            f"events of shape {shape} whose numbers lie in different intervals have no constraint in the language; "
-            "put the change of support on all of them, or flatten them to a vector."
-        )
-    return Mixed(pieces) if len(pieces) > 1 else _over(pieces[0][0], len(shape))
-
-
-def onto(support: Constraint | Pieces, bijection: Bijection) -> SupportTransform:
-    """The transform from the bijection's y onto a constraint, or onto vectors of several pieces.
-
-    Raises:
-        ValueError: no bijection leads from the reals there, or one from another shape, or y is not real.
-    """
-    name, shape = type(bijection).__name__, bijection.output_shape
-    if not is_real(bijection.codomain):
-        raise ValueError(f"support= wants a bijection onto the reals, but {name} is one onto {bijection.codomain}.")
-    target = support if isinstance(support, Constraint) else Mixed(support)
-    try:
-        rank = biject_to(target).domain.event_dim
-    except NotImplementedError as error:
-        raise ValueError(f"support={support}: NumPyro knows no bijection from the reals onto it ({error}).") from error
-    if rank > len(shape):
-        raise ValueError(f"support={support} needs a bijection of rank {rank}, got a {name} of shape {shape}.")
-    transform = SupportTransform(_over(target, len(shape) - rank))
-    try:
-        wanted = tuple(transform.inverse_shape(transform.forward_shape(shape)))
-    except ValueError as error:
-        raise ValueError(f"support={support} cannot be made of the {shape} numbers of {name}: {error}.") from error
-    if wanted != shape:
-        raise ValueError(f"support={support} needs a bijection of shape {wanted}, got a {name} of shape {shape}.")
-    return transform
+from ppl_flows.inference.support_constraints import Pieces, SupportConstraints, check_pieces, over_axes, resized
 
 
 class Mixed(Constraint):
@@ -75,12 +30,8 @@ class Mixed(Constraint):
 
     def __init__(self, pieces: Pieces) -> None:
         super().__init__()
-        for piece in pieces:
-            if not (isinstance(piece, tuple) and isinstance(piece[0], Constraint) and isinstance(piece[1], int)):
-                raise TypeError(f"support takes a constraint, or a list of (constraint, size), got {piece} in it.")
-            if piece[0].event_dim > 1:
-                raise ValueError(f"pieces of a support must be vectors, got {piece[0]}; give it a flow of its own.")
-        self.constraints = tuple(_over(piece, 1 - piece.event_dim) for piece, _ in pieces)
+        check_pieces(pieces, Constraint)
+        self.constraints = tuple(over_axes(constraints, piece, 1 - piece.event_dim) for piece, _ in pieces)
         self.sizes = tuple(size for _, size in pieces)
 
     def __call__(self, x: Any) -> Any:
@@ -92,7 +43,7 @@ class Mixed(Constraint):
         feasible = [c.feasible_like(part) for c, part in zip(self.constraints, parts, strict=True)]
         return jnp.concatenate(feasible, axis=-1)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self.constraints,), (("constraints",), {"sizes": self.sizes})
 
     def eq(self, other: object, static: bool = False) -> Any:
@@ -142,12 +93,12 @@ class MixedTransform(Transform):
         return sum(part.log_abs_det_jacobian(a, b) for part, a, b in zip(self.parts, *sides, strict=True))
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return _resized(shape, sum(self.sizes), sum(self.codomain.sizes))
+        return resized(shape, sum(self.sizes), sum(self.codomain.sizes))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return _resized(shape, sum(self.codomain.sizes), sum(self.sizes))
+        return resized(shape, sum(self.codomain.sizes), sum(self.sizes))
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self._codomain,), (("_codomain",), {})
 
     def eq(self, other: object, static: bool = False) -> Any:
@@ -196,33 +147,16 @@ class SupportTransform(Transform):
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self.part.inverse_shape(shape)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self._codomain,), (("_codomain",), {})
 
     def eq(self, other: object, static: bool = False) -> Any:
         return isinstance(other, SupportTransform) and self.codomain.eq(other.codomain, static=static)
 
 
-def _interval(low: float, high: float) -> Constraint:
-    if math.isinf(low):
-        return constraints.real if math.isinf(high) else constraints.less_than(high)
-    if math.isinf(high):
-        return constraints.positive if low == 0 else constraints.greater_than(low)
-    return constraints.unit_interval if (low, high) == (0, 1) else constraints.interval(low, high)
-
-
-def _over(base: Constraint, ndims: int) -> Constraint:
-    """The constraint that holds all over so many more axes."""
-    if base is constraints.real and ndims == 1:
-        return constraints.real_vector
-    return constraints.independent(base, ndims) if ndims > 0 else base
-
-
-def _resized(shape: tuple[int, ...], size: int, other: int) -> tuple[int, ...]:
-    if shape[-1] != size:
-        raise ValueError(f"a mixed support needs {size} numbers, got {shape[-1]}")
-    return (*shape[:-1], other)
-
-
 def _split(v: Any, sizes: Sequence[int]) -> list[jax.Array]:
     return jnp.split(jnp.asarray(v), np.cumsum(sizes)[:-1], axis=-1)
+
+
+_supports = SupportConstraints("NumPyro", constraints, biject_to, Mixed, SupportTransform)
+constraint, support_transform = _supports.constraint, _supports.support_transform

@@ -16,6 +16,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.flow_checks import check_bijection, mapped_shape
 from ppl_flows.numpyro.support import constraint
 
 
@@ -38,13 +39,14 @@ class FlowTransform(Transform):
             is missing.
     """
 
-    _last: tuple | None = None  # of the last call: references to x and y, and the log_det; not part of the pytree
+    _last: tuple[Any, ...] | None = (
+        None  # of the last call: references to x and y, and the log_det; not part of the pytree
+    )
 
     def __init__(
         self, bijection: Bijection, params: Params | None = None, *, context: Any = None, seed: int = 0
     ) -> None:
-        if not isinstance(bijection, Bijection):
-            raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
+        check_bijection(bijection)
         if params is None:
             params = initial_params(bijection, seed)
         else:
@@ -104,18 +106,21 @@ class FlowTransform(Transform):
         return self.call_with_intermediates(x)[1]
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self._shape(shape, self.bijection.event_shape, self.bijection.output_shape)
+        f = self.bijection
+        return mapped_shape(f, self.context, shape, f.event_shape, f.output_shape)
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self._shape(shape, self.bijection.output_shape, self.bijection.event_shape)
+        f = self.bijection
+        return mapped_shape(f, self.context, shape, f.output_shape, f.event_shape)
 
-    def tree_flatten(self) -> tuple:
+    def tree_flatten(self) -> tuple[Any, ...]:
         return (self.params, self.context), (("params", "context"), {"bijection": self.bijection})
 
     def eq(self, other: object, static: bool = False) -> Any:
         if not isinstance(other, FlowTransform) or self.bijection != other.bijection:
             return False
-        a, b = jax.tree.flatten((self.params, self.context)), jax.tree.flatten((other.params, other.context))
+        a: Any = jax.tree.flatten((self.params, self.context))
+        b: Any = jax.tree.flatten((other.params, other.context))
         if a[1] != b[1]:
             return False
         if static:
@@ -123,17 +128,7 @@ class FlowTransform(Transform):
         return jnp.array([jnp.array_equal(u, v) for u, v in zip(a[0], b[0], strict=True)]).all()
 
     def __repr__(self) -> str:
-        return f"FlowTransform({self.bijection!r})"
-
-    def _shape(self, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-        batch = tuple(shape)[: len(shape) - len(event)]
-        if batch + event != tuple(shape):
-            raise ValueError(
-                f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
-                f"shape {tuple(shape)}; the event axes come last."
-            )
-        batch = self.bijection.joint_batch(batch, self.context)
-        return (*batch, *other)
+        return f"FlowTransform({self.bijection})"
 
 
 def to_array(array: Any) -> jax.Array:

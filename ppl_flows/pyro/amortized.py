@@ -12,8 +12,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.results import AmortizedFit
+from ppl_flows.inference.validation import step_sizes
+from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
@@ -21,7 +24,7 @@ from ppl_flows.recipes import nsf
 
 
 def fit_amortized(
-    model: Callable,
+    model: Callable[..., Any],
     *args: Any,
     flow: Callable[..., Bijection] = nsf,
     encoder: torch.nn.Module | None = None,
@@ -29,8 +32,10 @@ def fit_amortized(
     vectorize: bool = True,
     steps: int = 5_000,
     batch_size: int = 256,
-    lr: float = 2e-3,
+    lr: float | None = None,
+    optimizer: Any = None,
     compile: bool | str = False,
+    callback: Callable[[int, float, Params], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -50,17 +55,21 @@ def fit_amortized(
             None: all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
-        steps, batch_size, lr, compile, seed, progress: as in ``fit_density``.
+        steps, batch_size, optimizer, compile, callback, seed, progress: as in ``fit_density``.
+        lr: likewise. None: 0.002.
 
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations; an encoder whose result has another shape, or that has nothing to train.
+            100 simulations; an encoder whose result has another shape, or that has nothing to train; an optimiser and
+            ``lr`` or ``compile``.
         TypeError: the encoder is no ``torch.nn.Module``.
         CompileError: as in ``fit_density``.
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
     """
+    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)  # before the simulations, which take long
+    check_compile(compile, optimizer=optimizer)
     sites = _sites(model, args, kwargs)
     data = [n for n, s in sites.items() if s["is_observed"]]
     latents = [n for n, s in sites.items() if not s["is_observed"]]
@@ -95,13 +104,15 @@ def fit_amortized(
         encoder=encoder,
         steps=steps,
         batch_size=batch_size,
-        lr=lr,
+        lr=own_lr if optimizer is None else None,
+        optimizer=optimizer,
         compile=compile,
+        callback=callback,
         seed=seed,
         progress=progress,
     )
 
-    def draw(num_samples: int, seed: int, args: tuple, kwargs: dict) -> dict[str, torch.Tensor]:
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
@@ -117,7 +128,7 @@ def fit_amortized(
     return AmortizedFit(fitted, draw)
 
 
-def _sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Sample sites of a run of the model, by name."""
     nodes = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs)).nodes
     return {name: site for name, site in nodes.items() if site["type"] == "sample"}

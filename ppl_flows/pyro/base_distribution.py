@@ -14,6 +14,7 @@ from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
+from ppl_flows.inference.flow_checks import check_base, check_no_base_params
 from ppl_flows.pyro.params import ParamTree, stored_params
 
 AnyBase: TypeAlias = dist.Distribution | Base | None
@@ -46,15 +47,9 @@ class BaseDistribution(dist.TorchDistribution):
     def __init__(
         self, base: Base, params: Params | None = None, *, seed: int = 0, validate_args: bool | None = None
     ) -> None:
-        if not isinstance(base, Base):
-            raise TypeError(f"expected a ppl_flows Base such as pf.StudentT(4), got {type(base).__name__}.")
+        check_base(base, params, inside_model=am_i_wrapped())
         if params is not None:
             check_params(base, params)
-        elif am_i_wrapped():
-            raise ValueError(
-                f"{type(base).__name__} inside a model or guide would make new parameters at every call and never "
-                "train them; use flow(name, bijection, base=...), or give params."
-            )
         self.base = base
         self.weights = ParamTree(initial_params(base, seed) if params is None else params)
         super().__init__(torch.Size(), torch.Size((base.dim,)), validate_args=validate_args)
@@ -65,10 +60,10 @@ class BaseDistribution(dist.TorchDistribution):
         return self.weights.tree()
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]  # an attribute of the host's, derived here
         return self.base.reparameterized
 
-    def expand(self, batch_shape: torch.Size, _instance: BaseDistribution | None = None) -> BaseDistribution:
+    def expand(self, batch_shape: Any, _instance: BaseDistribution | None = None) -> BaseDistribution:
         new = self._get_checked_instance(BaseDistribution, _instance)
         new.base, new.weights = self.base, self.weights
         super(BaseDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -81,12 +76,12 @@ class BaseDistribution(dist.TorchDistribution):
         log_prob = self.base.log_prob(self.params, value)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008  the host's default
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008  the host's default
         if not self.has_rsample:
             raise NotImplementedError(f"samples of {type(self.base).__name__} carry no gradients; use sample().")
         return self._draw(sample_shape)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> torch.Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008
         with torch.no_grad():
             return self._draw(sample_shape)
 
@@ -96,7 +91,7 @@ class BaseDistribution(dist.TorchDistribution):
         return self.base.sample(params, random, (*sample_shape, *self.batch_shape))
 
     def __repr__(self) -> str:
-        return f"BaseDistribution({self.base!r})"
+        return f"BaseDistribution({self.base})"
 
 
 class TorchRandom:
@@ -123,6 +118,5 @@ def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> A
     """
     if isinstance(base, Base):
         return BaseDistribution(base, stored_params(name, initial_params(base, seed) if params is None else params))
-    if params is not None:
-        raise ValueError(f"base_params are those of a ppl_flows Base such as pf.StudentT(4), but base is {base!r}.")
+    check_no_base_params(base, params)
     return base

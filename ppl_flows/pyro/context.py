@@ -11,7 +11,7 @@ import torch
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 
-Values: TypeAlias = torch.Tensor | Mapping[str, torch.Tensor]
+Values: TypeAlias = Any  # an array, or a dict of arrays, rows first
 
 
 class Context:
@@ -66,6 +66,6 @@ def to_tensors(values: Any, like: torch.Tensor) -> Any:
     return _each(lambda v: torch.as_tensor(v).to(like), values)
 
 
-def _each(f: Callable, values: Any) -> Any:
+def _each(f: Callable[..., Any], values: Any) -> Any:
     """f of a tensor, or of every tensor in a dict."""
     return {name: f(value) for name, value in values.items()} if isinstance(values, Mapping) else f(values)

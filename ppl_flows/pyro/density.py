@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyro
 import torch
@@ -13,9 +16,10 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
-from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, held_out, some_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.results import DensityFit
-from ppl_flows.inference.schedule import Best
+from ppl_flows.inference.schedule import BestParams, block_watcher
+from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values
@@ -33,12 +37,14 @@ def fit_density(
     encoder: torch.nn.Module | None = None,
     steps: int = 2_000,
     batch_size: int = 256,
-    lr: float = 5e-3,
-    clip: float = 10.0,
+    lr: float | None = None,
+    clip: float | None = None,
+    optimizer: Any = None,
     standardize: bool | None = None,
     levels: int | None = None,
     validation: float = 0.0,
     compile: bool | str = False,
+    callback: Callable[[int, float, Params], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -54,7 +60,8 @@ def fit_density(
         context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
         encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
             it trains with the flow, and is the result's ``encoder``, in evaluation mode.
-        steps, lr, clip, compile, seed, progress: as in ``fit``; ``"inductor"`` takes .3 to .7 of the time of a step.
+        lr, clip: as in ``fit``. None: 0.005, and 10.
+        steps, optimizer, compile, seed, progress: as in ``fit``; ``"inductor"`` takes .3 to .7 of the time of a step.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
             None: where the bijection gives real vectors.
@@ -63,26 +70,29 @@ def fit_density(
         validation: share of the rows, drawn with ``seed``, that are held out. The parameters returned are then those,
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
             tables. 0: the last ones, trained on all rows.
+        callback: as in ``fit``; its params are those of the bijection, as in the result.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train;
-            a share that leaves no rows; an unknown ``compile``.
+            a share that leaves no rows; an unknown ``compile``;
+            an optimiser and ``lr``, ``clip`` or ``compile``.
         TypeError: the encoder is no ``torch.nn.Module``.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
     """
-    check_compile(compile)
+    lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
+    check_compile(compile, optimizer=optimizer)
     data = torch.as_tensor(data).to(torch.get_default_dtype())
     given = Context(context, encoder, data)
     contexts = given.all_rows()
-    rows_of_data = data.detach().cpu().numpy()
-    rows_of_context = None if contexts is None else contexts.detach().cpu().numpy()
-    check_rows(bijection, rows_of_data, rows_of_context, levels)
-    train_rows, held_rows = held_out(len(data), validation, seed)
+    all_data = data.detach().cpu().numpy()
+    all_context = None if contexts is None else contexts.detach().cpu().numpy()
+    check_rows(bijection, all_data, all_context, levels)
+    trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
-        rows_of_data[train_rows],
-        None if rows_of_context is None else rows_of_context[train_rows],
+        all_data[trained_on],
+        None if all_context is None else all_context[trained_on],
         standardize=standardize,
         levels=levels,
         seed=seed,
@@ -91,10 +101,10 @@ def fit_density(
     base_params: Params | None = None
     if isinstance(base, Base):
         base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
-    n = len(train_rows)
-    train_rows = torch.as_tensor(train_rows, device=data.device)
+    n = len(trained_on)
+    train_rows = torch.as_tensor(trained_on, device=data.device)
 
-    def some(rows: torch.Tensor) -> torch.Tensor:
+    def rows_of_data(rows: torch.Tensor) -> torch.Tensor:
         """These rows of the data, dequantised."""
         return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
 
@@ -111,12 +121,12 @@ def fit_density(
                 context=given(rows),
                 training=True,
             )
-            pyro.sample("data", density, obs=some(rows))
+            pyro.sample("data", density, obs=rows_of_data(rows))
 
     def guide(_: float) -> None:
         """Nothing is latent."""
 
-    def trained_now() -> tuple[Params, Params | None, torch.nn.Module | None]:
+    def trained_params(_: Any = None) -> tuple[Params, Params | None, torch.nn.Module | None]:
         """The bijection's parameters in the store, with running averages settled, the base's, and the encoder."""
         encode = given.trained()
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
@@ -124,11 +134,11 @@ def fit_density(
             lambda _, a: a.detach().clone(), stored_params("density_base", base_params)
         )
         if is_stateful(bijection):
-            rows = train_rows[some_rows(n, SETTLE_ROWS, seed)]
-            params = dict(bijection.observe(params, some(rows), given(rows, encode), stage="settle")[0])
+            rows = train_rows[random_rows(n, SETTLE_ROWS, seed)]
+            params = dict(bijection.observe(params, rows_of_data(rows), given(rows, encode), stage="settle")[0])
         return params, of_base, encode
 
-    def made(params: Params, of_base: Params | None, context: torch.Tensor | None = None) -> Flow:
+    def fitted_flow(params: Params, of_base: Params | None, context: torch.Tensor | None = None) -> Flow:
         of_x = BaseDistribution(base, of_base) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
@@ -138,10 +148,10 @@ def fit_density(
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)  # every time the same noise of dequantised rows
             for rows in torch.as_tensor(held_rows, device=data.device).split(batch_size):
-                total -= float(made(params, of_base, given(rows, encode)).log_prob(some(rows)).sum())
+                total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
         return total / len(held_rows)
 
-    best = Best(validation_loss)
+    best = BestParams(validation_loss)
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(
@@ -151,17 +161,18 @@ def fit_density(
             steps=steps,
             lr=lr,
             clip=clip,
+            optimizer=optimizer,
             progress=progress,
             compile=compile,
-            watch=(lambda: best(trained_now())) if len(held_rows) else None,
+            watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
         )
-        params, base_params, encode = best.params or trained_now()
+        params, base_params, encode = best.params or trained_params()
     return DensityFit(
         trained.losses,
         trained.skipped,
         bijection,
         params,
-        made(params, base_params),
+        fitted_flow(params, base_params),
         base if isinstance(base, Base) else None,
         base_params,
         encode,

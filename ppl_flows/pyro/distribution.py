@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,22 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import am_i_wrapped
+from torch.distributions.constraints import Constraint
 
-from ppl_flows.combinators.batched import Batched, with_batch
+from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.initialisation import initial_params, is_stateful
+from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
-from ppl_flows.core.support import is_real
 from ppl_flows.core.types import Params
-from ppl_flows.inference.gradient_estimators import in_training, on_the_path
+from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.random_flow import sample_params
+from ppl_flows.inference.short_reprs import flow_repr
+from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
-from ppl_flows.pyro.support import Constraint, Pieces, onto
+from ppl_flows.pyro.support import support_transform
 from ppl_flows.pyro.transform import FlowTransform
 
 
@@ -42,6 +46,11 @@ class Flow(dist.TransformedDistribution):
         support: where the values lie, if not on the reals: a constraint such as ``constraints.simplex``, or a list of
             ``(constraint, size)``, one for each piece of the vector, size counting the numbers in the value. The
             bijection then gives the unconstrained numbers, for a simplex one less than the value has.
+        path_gradients: draws are scored with parameters, and a context, that pass no gradient but the draws' own
+            ("sticking the landing"), which wants one inverse pass more. For a guide: a prior or likelihood would not
+            train. ``fit(estimator=)`` sets it by itself.
+        path_context: the context that these scores see, of which they do pass the gradient: for a context that is
+            itself made of draws. None: ``context``, without gradient.
 
     Raises:
         ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
@@ -57,31 +66,25 @@ class Flow(dist.TransformedDistribution):
         support: Constraint | Pieces | None = None,
         context: torch.Tensor | None = None,
         seed: int = 0,
+        path_gradients: bool = False,
+        path_context: torch.Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        is_transform = isinstance(bijection, FlowTransform)
+        check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
         if isinstance(bijection, FlowTransform):
-            if params is not None or context is not None:
-                raise ValueError("Flow: a FlowTransform has its params and context already; give them to it instead.")
             transform = bijection
         else:
-            if params is None and am_i_wrapped():
-                raise ValueError(
-                    "Flow(bijection) inside a model or guide would make new parameters at every call and never train "
-                    "them; use flow(name, bijection), or give params."
-                )
             transform = FlowTransform(bijection, params, context=context, seed=seed)
-        transforms = [transform] if support is None else [transform, onto(support, transform.bijection)]
+        transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
-        self._on_path = on_the_path()  # whether draws are scored with parameters that pass no gradient
-        self._path_context: torch.Tensor | None = (
-            None  # the context there, if some of it is draws, whose gradients count
-        )
+        self.path_gradients, self.path_context = path_gradients, path_context
 
     def expand(self, batch_shape: torch.Size, _instance: Flow | None = None) -> Flow:
         new = super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
-        new._on_path, new._path_context = self._on_path, self._path_context
+        new.path_gradients, new.path_context = self.path_gradients, self.path_context
         return new
 
     def detach(self) -> dist.TransformedDistribution:
@@ -92,6 +95,21 @@ class Flow(dist.TransformedDistribution):
         """
         context = self.transforms[0].context
         return self._detach(None if context is None else context.detach())
+
+    def with_path_gradients(self) -> Flow:
+        """The same distribution, with ``path_gradients``."""
+        new = copy.copy(self)
+        new.path_gradients = True
+        return new
+
+    def in_evaluation_mode(self) -> Flow:
+        """The same distribution, whose ``log_prob`` is no training pass."""
+        transform, *outer = self.transforms
+        if not transform.training:
+            return self
+        new = copy.copy(self)
+        new.transforms = [FlowTransform(transform.bijection, transform.params, context=transform.context), *outer]
+        return new
 
     def _detach(self, context: torch.Tensor | None) -> dist.TransformedDistribution:
         transform, *outer = self.transforms
@@ -104,10 +122,13 @@ class Flow(dist.TransformedDistribution):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         transform = self.transforms[0]
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
-        if not (self._on_path and self.has_rsample) or transform.training:
+        if not (self.path_gradients and self.has_rsample) or transform.training:
             return super().log_prob(value)
-        fixed = self.detach() if self._path_context is None else self._detach(self._path_context)
+        fixed = self.detach() if self.path_context is None else self._detach(self.path_context)
         return fixed.log_prob(value)
+
+    def __repr__(self) -> str:
+        return flow_repr(self)
 
 
 def flow(
@@ -152,18 +173,17 @@ def flow(
         >>> def model():
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    if params is not None and start is not None:
-        raise ValueError("flow: give params or start, not both: params have their values already.")
+    check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):
-        start = to_tensor(start) if support is None else onto(support, bijection).inv(to_tensor(start))
+        start = to_tensor(start) if support is None else support_transform(support, bijection).inv(to_tensor(start))
         initial = map_params(lambda _, a: to_tensor(a).to(start.device), initial)
         with torch.no_grad():
             initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
     transform = FlowTransform(bijection, stored_params(name, initial), context=context)
-    return Flow(transform.train(in_training(training)), base=base, support=support)
+    return Flow(transform.train(training), base=base, support=support)
 
 
 def random_flow(
@@ -199,20 +219,7 @@ def random_flow(
         ...     with pyro.plate("rows", len(data)):
         ...         pyro.sample("data", density, obs=data)
     """
-    if is_stateful(bijection):
-        raise ValueError(f"random_flow: {bijection!r} keeps state, such as running averages, which no prior is for.")
-
-    def sampled(leaf: str, initial: Any) -> Any:
-        shape = tuple(initial.shape)
-        over = prior.expand(shape).to_event(len(shape)) if isinstance(prior, dist.Distribution) else prior(leaf, shape)
-        if tuple(over.event_shape) != shape:
-            raise ValueError(
-                f"random_flow: the prior of {leaf!r} must have event shape {shape}, got {tuple(over.event_shape)}; "
-                "use expand(...).to_event(...)."
-            )
-        return pyro.sample(f"{name}.{leaf}", over)
-
-    bijection, params = with_batch(bijection, map_params(sampled, initial_params(bijection, 0)))
+    bijection, params = sample_params(name, bijection, prior, sample=pyro.sample, distribution=dist.Distribution)
     return Flow(bijection, params, base=base, support=support, context=context)
 
 
@@ -221,9 +228,8 @@ def _detached(params: Params) -> Params:
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    shape, domain = transform.bijection.event_shape, transform.bijection.domain
-    if not is_real(domain):
-        raise ValueError(f"Flow: the bijection takes x from {domain}, where no normal lies; give a base that does.")
-    like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
+    check_normal_base(transform.bijection)
+    shape = transform.bijection.event_shape
+    like: Any = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     like = torch.zeros(()) if like is None else wide(like.detach())
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))

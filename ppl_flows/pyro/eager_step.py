@@ -1,4 +1,4 @@
-"""Training steps as Pyro takes them, one by one, and their optimiser."""
+"""Training steps as Pyro takes them, one by one, with their own optimiser or with one of the host's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
+from pyro.optim import PyroOptim
 
 from ppl_flows.inference.results import MAX_SKIPPED
 from ppl_flows.pyro.params import stored_state
@@ -19,21 +20,47 @@ from ppl_flows.pyro.params import stored_state
 BETAS, EPS = (0.9, 0.99), 1e-8  # of Adam
 
 
-class Eager:
+class EagerSteps:
     """The loop's steps in Python: one optimiser for all parameters, as one for each is several times slower.
+
+    Args:
+        elbo, model, guide: model and guide take the weight of the model's log density.
+        clip: bound on the norm of the gradient.
+        optimizer: as ``fit`` takes it. None: Adam, with the plan's learning rate.
+        weighted: False: model and guide take nothing, as compiled losses of the host's want it.
 
     Attributes:
         names: of all unconstrained parameters so far.
         means: of their iterates.
-        adam: made for the first of them.
+        optimizer: made for the first of them, unless it is Pyro's, which makes its own.
         skipped, running: steps that were not finite, in all, and running.
+
+    Raises:
+        TypeError: the optimiser is of another kind.
     """
 
-    def __init__(self, elbo: Trace_ELBO | TraceEnum_ELBO, model: Callable, guide: Callable, clip: float) -> None:
-        self.elbo, self.model, self.guide, self.clip = elbo, model, guide, clip
+    def __init__(
+        self,
+        elbo: ELBO,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        clip: float,
+        *,
+        optimizer: Any = None,
+        weighted: bool = True,
+    ) -> None:
+        if isinstance(optimizer, torch.optim.Optimizer) or not (optimizer is None or callable(optimizer)):
+            raise TypeError(
+                "optimizer must be an object of pyro.optim, such as pyro.optim.Adam({'lr': 1e-2}), or, as parameters "
+                "are made in the first step, a function of these that gives a torch optimiser, such as "
+                f"functools.partial(torch.optim.Adam, lr=1e-2); got {type(optimizer).__name__}."
+            )
+        self.elbo: Any = elbo  # the host's base class has no loss_and_grads
+        self.model, self.guide, self.clip = model, guide, clip
         self.names: dict[torch.Tensor, str] = {}
         self.means: dict[torch.Tensor, torch.Tensor] = {}
-        self.adam: Any = None
+        self.optimizer: Any = None
+        self._given, self._weighted = optimizer, weighted
         self.skipped = self.running = 0
         self._validate = is_validation_enabled()
 
@@ -50,11 +77,10 @@ class Eager:
                 self.skipped += 1
                 for name, value in before.items():
                     stored_state()[name].copy_(value)
-            elif lr:
-                for group in self.adam.param_groups:
-                    group["lr"] = lr
-                self.adam.step()
-            self.adam.zero_grad()
+            else:
+                self._move(lr)
+            for parameter in self.names:
+                parameter.grad = None
             with torch.no_grad():
                 torch._foreach_lerp_([*self.means.values()], [*self.means], share)
             yield loss
@@ -65,24 +91,49 @@ class Eager:
         """The loss, and whether it is finite and so is its gradient, which is now, clipped, in the parameters."""
         # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
         with pyro.validation_enabled(self._validate), poutine.trace(param_only=True) as seen:
-            loss = self.elbo.loss_and_grads(self.model, self.guide, weight)
+            loss = self.elbo.loss_and_grads(self.model, self.guide, *([weight] if self._weighted else []))
         self._validate = False
-        self._add({site["value"].unconstrained(): name for name, site in seen.trace.nodes.items()})
+        sites: dict[str, Any] = seen.trace.nodes
+        self._add({site["value"].unconstrained(): name for name, site in sites.items()})
         norm = torch.nn.utils.clip_grad_norm_(self.names, self.clip)
         return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
 
-    def _add(self, found: dict[torch.Tensor, str]) -> None:
+    def _add(self, seen: dict[torch.Tensor, str]) -> None:
         """These parameters were seen; new ones train from now on."""
-        new = [parameter for parameter in found if parameter not in self.names]
-        if self.adam is None:
+        new = [parameter for parameter in seen if parameter not in self.names]
+        if self.optimizer is None:
             if not new:
                 raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
-            fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in new)
-            self.adam = torch.optim.Adam(new, betas=BETAS, eps=EPS, fused=fused)
-        elif new:
-            self.adam.add_param_group({"params": new})
-        self.names |= found
+            self.optimizer = self._make_optimizer(new)
+        elif new and not isinstance(self.optimizer, PyroOptim):
+            self.optimizer.add_param_group({"params": new})
+        self.names |= seen
         self.means |= {parameter: parameter.detach().clone() for parameter in new}
+
+    def _make_optimizer(self, parameters: list[torch.Tensor]) -> Any:
+        if self._given is None:
+            fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+            return torch.optim.Adam(parameters, betas=BETAS, eps=EPS, fused=fused)
+        if isinstance(self._given, PyroOptim):
+            return self._given
+        optimizer = self._given(parameters)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"optimizer: of the parameters it must give a torch optimiser, but it gave {type(optimizer).__name__}."
+            )
+        return optimizer
+
+    def _move(self, lr: float) -> None:
+        """A step of the optimiser; lr is for the own one."""
+        if isinstance(self.optimizer, PyroOptim):
+            self.optimizer([parameter for parameter in self.names if parameter.grad is not None])
+            return
+        if self._given is None:
+            if not lr:
+                return
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        self.optimizer.step()
 
     def sync(self) -> None:
         """Nothing to do: Pyro's store has the parameters at every step."""
@@ -92,9 +143,11 @@ class Eager:
         """The parameters are their means for the moment."""
         now = [parameter.detach().clone() for parameter in self.means]
         self.settle()
-        yield
-        with torch.no_grad():
-            torch._foreach_copy_([*self.means], now)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_([*self.means], now)
 
     def settle(self) -> None:
         """The parameters are their means."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -10,34 +11,37 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Predictive, TraceEnum_ELBO
+from pyro.infer import ELBO, Predictive, TraceEnum_ELBO
 
-from ppl_flows.inference.auto_flow import budget
-from ppl_flows.inference.gradient_estimators import ESTIMATORS, evaluation, path_gradients
-from ppl_flows.inference.results import FitResult, Weighed, judged
-from ppl_flows.inference.validation import check_fit
+from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
+from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.elbo import estimator_of
-from ppl_flows.pyro.importance import at_values, latent_shapes, weighed
+from ppl_flows.pyro.elbo import choose_elbo
+from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
+from ppl_flows.pyro.importance import importance_sample, latent_shapes, store_at
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
 
 
 def fit(
-    model: Callable,
-    guide: Callable,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *args: Any,
     steps: int | None = None,
     num_particles: int | None = None,
-    lr: float = 1e-2,
-    clip: float = 10.0,
+    lr: float | None = None,
+    clip: float | None = None,
+    loss: ELBO | None = None,
+    optimizer: Any = None,
     estimator: str | None = None,
     anneal: float = 1.0,
     tolerance: float | None = 5e-4,
     draws: int | None = None,
     vectorize_particles: bool = True,
     compile: bool | str = False,
+    callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -57,19 +61,27 @@ def fit(
         *args, **kwargs: of the model and the guide.
         steps, num_particles: optimiser steps, and draws per step. None: what the guide's ``quality`` says, as in
             ``AutoFlow``; 2,000 steps of 64 for other guides.
-        lr: largest learning rate.
+        lr: largest learning rate. None: 0.01.
         clip: bound on the norm of the whole gradient, in nats of the whole data per parameter unit; where
-            that is large, scale model and guide by one over the number of rows.
+            that is large, scale model and guide by one over the number of rows. None: 10.
+        loss: an ELBO object of Pyro's to train by, such as ``TraceGraph_ELBO()``. It has its own particles, there is no
+            early end and no annealing, and ``estimator=None`` is ``"reparam"``. The measure of the trained guide is
+            the same for every loss. None: ``Trace_ELBO``, or ``TraceEnum_ELBO`` where sites are enumerated.
+        optimizer: an object of ``pyro.optim``, or a function of the parameters that gives a torch optimiser, such as
+            ``functools.partial(torch.optim.AdamW, lr=1e-2)``: with its own rates, schedule and clipping, in place of
+            ``lr`` and ``clip``. Its parameters are averaged likewise. Schedulers are yours to step, in ``callback``.
         estimator: of the gradient. ``"path"``: flows of the guide score their draws with parameters, and a context,
             that pass no gradient, so that the noise dies out near the posterior; costs one inverse pass per step.
-            ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first where
-            the guide started near the posterior, the second where it did not.
+            ``"reparam"``: the ordinary reparameterised gradient, steadier far from the posterior. None: the first for
+            flows that started near the posterior, the second for all others. A hand-written guide says so with
+            ``infer={"near_posterior": True}`` at the site of a flow.
         anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
             Values such as 0.1 keep a guide from falling into one of several modes early.
         tolerance: in nats; the fit ends early when, from one twentieth of the steps to the next, the ELBO moved by less
             and the spread of the log weights puts ``KL(guide || posterior)`` below it. None: all steps are taken.
         draws: number of fresh draws that the fit is measured by. None: 10,000, or 1,000 where they go one by one.
-        vectorize_particles: all draws in one run of the model; False for models that cannot run under one more plate.
+        vectorize_particles: all draws, of ``loss`` only those of the measure, in one run of the model; False for models
+            that cannot run under one more plate.
         compile: False: Pyro takes every step. ``"jit"``: the step, with model and guide, is captured once as a graph of
             tensors, and TorchScript replays it, four to ten times as fast, after some seconds of preparation.
             ``"inductor"``: a C++ compiler makes one function of it, up to seven times as fast again, after a quarter
@@ -81,43 +93,53 @@ def fit(
             the model's Python code: counters and prints stand still, and data, arguments included, must not change.
             Replays are compared with Pyro's steps before the first and then every 500; steps since the last that
             agreed are taken again by Pyro where they do not.
+        callback: called as ``callback(step, loss, params)`` after every twentieth of the steps: with the number of
+            steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
+            store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
-        ValueError: there is nothing to train, or an option is out of its range.
+        ValueError: there is nothing to train, an option is out of its range, or options contradict each other, such as
+            ``compile`` and ``loss``.
+        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
-    steps, num_particles = budget(guide, steps, num_particles)
+    check_loss(loss, ELBO, num_particles, estimator, anneal)
+    lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
-    check_compile(compile)
+    check_compile(compile, loss=loss, optimizer=optimizer)
     all_rows = getattr(guide, "all_rows", nullcontext)
     model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
-    def tempered(weight: Any) -> Any:
+    def weighted_model(weight: Any) -> Any:
         with poutine.scale(scale=weight):
             return model()
 
-    def on_path(weight: Any) -> Any:
-        with path_gradients(ESTIMATORS[estimator]):
+    def scored_guide(_: Any = None) -> Any:
+        with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return guide()
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        elbo, subsampled = estimator_of(tempered, on_path, num_particles, vectorize=vectorize_particles)
+        elbo, subsampled = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
         trained = train(
-            elbo,
-            tempered,
-            on_path,
+            elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
+            weighted_model if loss is None else model,
+            scored_guide,
+            weighted=loss is None,
             steps=steps,
             lr=lr,
             clip=clip,
+            optimizer=optimizer,
             anneal=anneal,
-            tolerance=tolerance,
+            tolerance=tolerance if loss is None else None,
             progress=progress,
             compile=compile,
+            watch=callback,
         )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
@@ -128,7 +150,7 @@ def fit(
 
     @contextmanager
     def trained_at(seed: int) -> Iterator[None]:
-        with at_values(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        with store_at(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
             torch.manual_seed(seed)
             yield
 
@@ -139,10 +161,10 @@ def fit(
             draws = predict()
             return {n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()}
 
-    def weigh(num_samples: int, seed: int) -> Weighed:
-        with trained_at(seed), evaluation():
-            return weighed(model, guide, num_samples, num_particles, nesting if together else None, marginal)
+    def weigh(num_samples: int, seed: int) -> WeightedDraws:
+        with trained_at(seed), EvaluationMode():
+            return importance_sample(model, guide, num_samples, num_particles, nesting if together else None, marginal)
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
-    return judged(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
+    return measure_fit(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)

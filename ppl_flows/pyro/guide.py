@@ -19,13 +19,14 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_near, of_draws
-from ppl_flows.inference.gradient_estimators import on_the_path
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000
-BLOCK = 256  # points per run of the model while a start is looked for
+POINTS_PER_RUN = 256  # of the model, while a start is looked for
 
 
 class AutoFlow(AutoContinuous):
@@ -70,20 +71,19 @@ class AutoFlow(AutoContinuous):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         flow: Callable[[int], Bijection] | None = None,
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._bare = (
-            model,
-        )  # a tuple, as a module would be registered; without the host's initialisation, which costs
+        # without the host's initialisation, which costs; a tuple, as a module would be registered
+        self._bare = (model,)
         self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
@@ -127,7 +127,7 @@ class AutoFlow(AutoContinuous):
                 for name, site in self.prototype_trace.iter_stochastic_nodes()
             ]
             self.start = "draws"
-            return of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
+            return gaussian_of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
         obstacle = None if self.start == "init" else density.obstacle(init)
         if self.start == "auto":
             self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
@@ -135,7 +135,14 @@ class AutoFlow(AutoContinuous):
             return Gaussian(init, np.full(len(init), self._init_scale))
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        return gaussian_near(self.start, density, init, self._seed)
+        return find_gaussian(self.start, density, init, self._seed)
+
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoFlow", self.quality)
+        return guide_repr(
+            "AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self.transform.bijection
+        )
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -150,9 +157,12 @@ class AutoFlow(AutoContinuous):
         transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
         if am_i_wrapped():
             self._check_name_is_free(transform)
-        posterior = Flow(transform, base=self.get_base_dist())
-        posterior._on_path = on_the_path(near=self.start != "init")
-        return posterior
+        return Flow(transform, base=self.get_base_dist())
+
+    def sample_latent(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Draws the unconstrained latent vector."""
+        infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+        return pyro.sample(f"_{self._pyro_name}_latent", self.get_posterior(*args, **kwargs), infer=infer)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -187,7 +197,7 @@ class AutoFlow(AutoContinuous):
             )
 
 
-def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable) -> None:
+def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable[..., Any]) -> None:
     """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
     own, errors = guide.model, []
     for model in (own, *ATTEMPTS * (InitMessenger(init_to_uniform)(bare),)):
@@ -207,11 +217,15 @@ class _Density:
     run like that, as many runs.
     """
 
-    def __init__(self, model: Callable, unpack: Callable[[torch.Tensor], Iterable], like: torch.Tensor) -> None:
+    def __init__(
+        self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable[Any]], like: torch.Tensor
+    ) -> None:
         self._model, self._unpack, self._like = model, unpack, like
         with poutine.block():
             nodes = poutine.trace(model).get_trace().nodes.values()
-        self._frames = [frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized]
+        self._frames: list[Any] = [
+            frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
+        ]
         self._nesting = max((-frame.dim for frame in self._frames), default=0)
         self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
 
@@ -223,7 +237,7 @@ class _Density:
         return None if first == second or np.isnan(first) else "the model draws numbers that the guide does not"
 
     def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(BLOCK)]
+        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(POINTS_PER_RUN)]
         values, gradients = (torch.cat([b.detach() for b in arrays]) for arrays in zip(*blocks, strict=True))
         return values.double().cpu().numpy(), gradients.double().cpu().numpy()
 

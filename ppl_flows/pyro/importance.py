@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -13,11 +14,11 @@ from pyro.infer.importance import vectorized_importance_weights
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import transform_to
 
-from ppl_flows.inference.results import Weighed
+from ppl_flows.inference.results import WeightedDraws
 
 
 @contextmanager
-def at_values(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
+def store_at(params: dict[str, torch.Tensor], state: Any) -> Iterator[None]:
     """Pyro's store as it was, its tensors (which a guide may own) at these values for the moment."""
     with pyro.get_param_store().scope(state) as live, torch.no_grad():
         tensors = live["params"]
@@ -32,9 +33,9 @@ def at_values(params: dict[str, torch.Tensor], state: dict) -> Iterator[None]:
                 tensors[name].copy_(value)
 
 
-def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
+def latent_shapes(guide: Callable[..., Any]) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
-    nodes = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
+    nodes: dict[str, Any] = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
     return {
         name: site["value"].shape
         for name, site in nodes.items()
@@ -42,14 +43,14 @@ def latent_shapes(guide: Callable) -> dict[str, torch.Size]:
     }
 
 
-def weighed(
-    model: Callable,
-    guide: Callable,
+def importance_sample(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     num_samples: int,
     batch: int,
     nesting: int | None,
     marginal: TraceEnum_ELBO | None,
-) -> Weighed:
+) -> WeightedDraws:
     """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
 
     Without nesting they go one by one; ``marginal`` sums over enumerated sites.
@@ -70,6 +71,7 @@ def weighed(
                 model, guide, num_samples=size, max_plate_nesting=nesting
             )
         weights.append(log_weights.reshape(size))
-        values.append({name: trace.nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
+        nodes: dict[str, Any] = trace.nodes
+        values.append({name: nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
     draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
-    return Weighed(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())
+    return WeightedDraws(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())

@@ -19,8 +19,16 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.gradient_estimators import on_the_path
-from ppl_flows.inference.local_flow import LocalStart, check_local, identity, local_bijection, local_params, local_sites
+from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.local_flow import (
+    LocalStart,
+    check_local,
+    identity_flow,
+    local_bijection,
+    local_params,
+    local_sites,
+)
+from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow, set_up
 from ppl_flows.pyro.params import to_tensor
@@ -68,7 +76,7 @@ class AutoLocalFlow(AutoGuide):
 
     def __init__(
         self,
-        model: Callable,
+        model: Callable[..., Any],
         plate: str,
         *,
         features: torch.Tensor | None = None,
@@ -76,7 +84,7 @@ class AutoLocalFlow(AutoGuide):
         local_flow: Callable[..., Bijection] | None = None,
         quality: str = "standard",
         start: str = "auto",
-        init_loc_fn: Callable = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -94,7 +102,7 @@ class AutoLocalFlow(AutoGuide):
         try:
             latents = dict(self.prototype_trace.iter_stochastic_nodes())
             stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
-            frame = self._prototype_frames.get(self._plate)
+            frame: Any = self._prototype_frames.get(self._plate)
             self._rows = 0 if frame is None else frame.full_size or frame.size
             self._locals = local_sites(self._plate, stacks, self._rows, self._features)
             self._minibatch = frame.size
@@ -102,7 +110,7 @@ class AutoLocalFlow(AutoGuide):
             self._shapes = {n: value.shape[1:] for n, value in values.items()}
             like = next(iter(values.values()))
             loc = np.concatenate([v.mean(0).reshape(-1).double().cpu().numpy() for v in values.values()])
-            first = self._near(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
             self._global_dim = 0
             if len(latents) > len(values):
                 self.globals = AutoFlow(
@@ -130,29 +138,38 @@ class AutoLocalFlow(AutoGuide):
         if self._features is None:
             self.rows = torch.nn.Parameter(start["rows"])
 
-    def _near(self, args: tuple, kwargs: dict) -> LocalStart | None:
+    def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"
             return None
-        whole = AutoFlow(self._bare[0], identity, init_loc_fn=self._init_loc_fn, seed=self._seed)
+        whole = AutoFlow(self._bare[0], identity_flow, init_loc_fn=self._init_loc_fn, seed=self._seed)
         with poutine.block():
             whole._setup_prototype(*args, **kwargs)  # a call would put its parameters into the store
         self.start = str(whole.start)
         if self.start == "init":
             return None
         places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
-        return LocalStart.near(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
+
+    def __repr__(self) -> str:
+        if self.prototype_trace is None:
+            return unset_guide_repr("AutoLocalFlow", self.quality)
+        local = self.locals.bijection
+        latents = f"{self._global_dim} global latents, {local.event_shape[0]} for each of {self._rows} rows"
+        flows = [self.globals.transform.bijection, local] if self._global_dim else [local]
+        return guide_repr("AutoLocalFlow", latents, self.start, self.quality, *flows)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        result, vectors = {}, []
+        result: dict[str, torch.Tensor] = {}
+        vectors: list[torch.Tensor] = []
         if self._global_dim:
             with poutine.trace() as seen:
                 result = self.globals(*args, **kwargs)
-            nodes = seen.trace.nodes.values()
-            vectors = [s["value"] for s in nodes if s["type"] == "sample" and s["infer"].get("is_auxiliary")]
+            sites: Any = seen.trace.nodes.values()
+            vectors = [s["value"] for s in sites if s["type"] == "sample" and s["infer"].get("is_auxiliary")]
         size = self._rows if self._all else self._minibatch
         locals_, free = self.locals, self.rows if self._features is None else None
         with pyro.plate(self._plate, self._rows, dim=-1, subsample_size=size) as rows:
@@ -161,10 +178,9 @@ class AutoLocalFlow(AutoGuide):
             for own in (known, known.detach()):
                 batch = torch.broadcast_shapes((size,), *(v.shape[:-1] for v in vectors))
                 contexts.append(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*vectors, own)], dim=-1))
-            posterior = Flow(locals_.condition(contexts[0]))
-            posterior._path_context = contexts[1]
-            posterior._on_path = on_the_path(near=self.start != "init")
-            latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer={"is_auxiliary": True})
+            posterior = Flow(locals_.condition(contexts[0]), path_context=contexts[1])
+            infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
+            latent = pyro.sample(f"_{self._pyro_name}_local", posterior, infer=infer)
             return result | self._unpack(latent)
 
     def _unpack(self, latent: torch.Tensor) -> dict[str, torch.Tensor]:

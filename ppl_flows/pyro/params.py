@@ -47,9 +47,10 @@ class ParamTree(torch.nn.Module):
 
     def tree(self) -> Params:
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""
+        modules: dict[str, Any] = self._modules
         return {
-            key: self._modules[key].tree()
-            if key in self._modules
+            key: modules[key].tree()
+            if key in modules
             else self._parameters[key]
             if key in self._parameters
             else self._buffers[key]
@@ -58,12 +59,14 @@ class ParamTree(torch.nn.Module):
 
     def leaves(self) -> list[torch.Tensor]:
         """The tensors of ``tree()``, in its order."""
+        modules: dict[str, Any] = self._modules
+        tensors: dict[str, Any] = {**self._parameters, **self._buffers}
         found: list[torch.Tensor] = []
         for key in self._keys:
-            if key in self._modules:
-                found += self._modules[key].leaves()
+            if key in modules:
+                found += modules[key].leaves()
             else:
-                found.append(self._parameters[key] if key in self._parameters else self._buffers[key])
+                found.append(tensors[key])
         return found
 
 
@@ -80,8 +83,8 @@ def stored_params(name: str, initial: Params) -> Params:
 
     def param(leaf: str, start: Any) -> torch.Tensor:
         full = _stored_name(name, leaf)
-        made = lambda: to_tensor(start).detach().clone()  # noqa: E731
-        value = pyro.get_param_store().setdefault(full, made).detach() if MARK in full else pyro.param(full, made)
+        make = lambda: to_tensor(start).detach().clone()  # noqa: E731
+        value = pyro.get_param_store().setdefault(full, make).detach() if MARK in full else pyro.param(full, make)
         if tuple(value.shape) != tuple(start.shape):
             raise ValueError(
                 f"Pyro's parameter store holds {full!r} with shape {tuple(value.shape)}, but this flow needs "

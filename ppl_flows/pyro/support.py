@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,54 +11,7 @@ from torch.distributions import Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.support import Support, is_real, runs
-
-Pieces = Sequence[tuple[Constraint, int]]
-
-
-@lru_cache(maxsize=1024)  # hosts ask for it several times a step
-def constraint(support: Support, shape: tuple[int, ...]) -> Constraint:
-    """The constraint of arrays of that shape with coordinates in these intervals.
-
-    Raises:
-        ValueError: images with different intervals, for which there is none.
-    """
-    pieces = [(_interval(*interval), size) for interval, size in runs(support)]
-    if len(pieces) > 1 and len(shape) > 1:
-        raise ValueError(
-            f"events of shape {shape} whose numbers lie in different intervals have no constraint in the language; "
-            "put the change of support on all of them, or flatten them to a vector."
-        )
-    return Mixed(pieces) if len(pieces) > 1 else _over(pieces[0][0], len(shape))
-
-
-def onto(support: Constraint | Pieces, bijection: Bijection) -> SupportTransform:
-    """The transform from the bijection's y onto a constraint, or onto vectors of several pieces.
-
-    Raises:
-        ValueError: no bijection leads from the reals there, or one from another shape, or y is not real.
-    """
-    name, shape = type(bijection).__name__, bijection.output_shape
-    if not is_real(bijection.codomain):
-        raise ValueError(f"support= wants a bijection onto the reals, but {name} is one onto {bijection.codomain}.")
-    target = support if isinstance(support, Constraint) else Mixed(support)
-    try:
-        rank = biject_to(target).domain.event_dim
-    except NotImplementedError as error:
-        raise ValueError(f"support={support}: Pyro knows no bijection from the reals onto it ({error}).") from error
-    if rank > len(shape):
-        raise ValueError(f"support={support} needs a bijection of rank {rank}, got a {name} of shape {shape}.")
-    transform = SupportTransform(_over(target, len(shape) - rank))
-    if transform.codomain.event_dim != transform.part.codomain.event_dim:  # as Pyro's positive_ordered_vector
-        raise ValueError(f"support={support} declares event_dim={target.event_dim}, which its bijection does not give.")
-    try:
-        wanted = tuple(transform.inverse_shape(transform.forward_shape(torch.Size(shape))))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"support={support} cannot be made of the {shape} numbers of {name}: {error}.") from error
-    if wanted != shape:
-        raise ValueError(f"support={support} needs a bijection of shape {wanted}, got a {name} of shape {shape}.")
-    return transform
+from ppl_flows.inference.support_constraints import Pieces, SupportConstraints, check_pieces, over_axes, resized
 
 
 class Mixed(Constraint):
@@ -78,12 +29,8 @@ class Mixed(Constraint):
 
     def __init__(self, pieces: Pieces) -> None:
         super().__init__()
-        for piece in pieces:
-            if not (isinstance(piece, tuple) and isinstance(piece[0], Constraint) and isinstance(piece[1], int)):
-                raise TypeError(f"support takes a constraint, or a list of (constraint, size), got {piece} in it.")
-            if piece[0].event_dim > 1:
-                raise ValueError(f"pieces of a support must be vectors, got {piece[0]}; give it a flow of its own.")
-        self.constraints = [_over(piece, 1 - piece.event_dim) for piece, _ in pieces]
+        check_pieces(pieces, Constraint)
+        self.constraints = [over_axes(constraints, piece, 1 - piece.event_dim) for piece, _ in pieces]
         self.sizes = [size for _, size in pieces]
 
     def check(self, value: torch.Tensor) -> torch.Tensor:
@@ -99,6 +46,8 @@ class MixedTransform(Transform):
 
     bijective = True
     domain = constraints.real_vector
+
+    codomain: Mixed
 
     def __init__(self, codomain: Mixed) -> None:
         super().__init__()
@@ -121,10 +70,10 @@ class MixedTransform(Transform):
         return sum(part.log_abs_det_jacobian(a, b) for part, a, b in zip(self.parts, *sides, strict=True))
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return _resized(shape, sum(self.sizes), sum(self.codomain.sizes))
+        return torch.Size(resized(shape, sum(self.sizes), sum(self.codomain.sizes)))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return _resized(shape, sum(self.codomain.sizes), sum(self.sizes))
+        return torch.Size(resized(shape, sum(self.codomain.sizes), sum(self.sizes)))
 
     def with_cache(self, cache_size: int = 1) -> MixedTransform:
         return self
@@ -161,10 +110,10 @@ class SupportTransform(Transform):
         return self.part.log_abs_det_jacobian(x, y)
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return self.part.forward_shape(shape)
+        return self.part.forward_shape(torch.Size(shape))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return self.part.inverse_shape(shape)
+        return self.part.inverse_shape(torch.Size(shape))
 
     def with_cache(self, cache_size: int = 1) -> SupportTransform:
         return self
@@ -178,22 +127,6 @@ def _versions(*tensors: torch.Tensor) -> tuple[int, ...]:
     return tuple(0 if t.is_inference() else t._version for t in tensors)
 
 
-def _interval(low: float, high: float) -> Constraint:
-    if math.isinf(low):
-        return constraints.real if math.isinf(high) else constraints.less_than(high)
-    if math.isinf(high):
-        return constraints.positive if low == 0 else constraints.greater_than(low)
-    return constraints.unit_interval if (low, high) == (0, 1) else constraints.interval(low, high)
-
-
-def _over(base: Constraint, ndims: int) -> Constraint:
-    """The constraint that holds all over so many more axes."""
-    if base is constraints.real and ndims == 1:
-        return constraints.real_vector
-    return constraints.independent(base, ndims) if ndims > 0 else base
-
-
-def _resized(shape: tuple[int, ...], size: int, other: int) -> torch.Size:
-    if shape[-1] != size:
-        raise ValueError(f"a mixed support needs {size} numbers, got {shape[-1]}")
-    return torch.Size((*shape[:-1], other))
+_supports = SupportConstraints("Pyro", constraints, biject_to, Mixed, SupportTransform)
+constraint = lru_cache(maxsize=1024)(_supports.constraint)  # hosts ask for it several times a step
+support_transform = _supports.support_transform

@@ -7,39 +7,46 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+import torch
+from pyro.infer import ELBO
 from tqdm.auto import tqdm
 
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
-from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, converged, learning_rate, model_weight
+from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.compile.capture import CompileError
-from ppl_flows.pyro.compile.replay import Replay, replayed
-from ppl_flows.pyro.eager_step import Eager
+from ppl_flows.pyro.compile.replay import Replay, start_replay
+from ppl_flows.pyro.eager_step import EagerSteps
 
 
 def train(
-    elbo: Trace_ELBO | TraceEnum_ELBO,
-    model: Callable,
-    guide: Callable,
+    elbo: ELBO,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     *,
     steps: int,
     lr: float,
     clip: float,
     progress: bool,
+    optimizer: Any = None,
+    weighted: bool = True,
     anneal: float = 1.0,
     tolerance: float | None = None,
     compile: bool | str = False,
-    watch: Callable[[], Any] | None = None,
+    watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
 ) -> Training:
-    """Model and guide take the weight of the model's log density; ``watch`` runs at the means of every block."""
+    """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
+
+    After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
+    are then those in Pyro's store.
+    """
     check_steps(steps, elbo.num_particles)
     k = np.arange(steps)
     plan = np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
     losses, done = np.full(steps, np.nan), 0
     size = max(1, steps // BLOCKS)
-    eager = Eager(elbo, model, guide, clip)
-    loop: Eager | Replay = eager
+    eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
+    loop: EagerSteps | Replay = eager
     to_compile = bool(compile)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         try:
@@ -48,7 +55,7 @@ def train(
                 try:
                     if done and to_compile:
                         to_compile = False
-                        loop = replayed(eager, compile, steps - done, annealed=anneal < 1)
+                        loop = start_replay(eager, compile, steps - done, annealed=anneal < 1)
                     for loss in loop.run(plan[done:end]):
                         losses[done] = loss
                         done += 1
@@ -65,14 +72,16 @@ def train(
                     loop.sync()
                     first = done - loop.running
                     raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
-                if watch and (done % size == 0 or done == steps):
+                if done % size and done < steps:
+                    continue  # the first step, which is none of a block
+                median = float(np.median(losses[(done - 1) // size * size : done]))
+                bar.set_postfix(loss=f"{median:.3f}")
+                if watch:
                     loop.sync()
                     with eager.at_means():
-                        watch()
-                if done % size == 0:
-                    bar.set_postfix(loss=f"{np.median(losses[done - size : done]):.3f}")
-                    if converged(losses[:done], steps, elbo.num_particles, anneal, tolerance):
-                        break
+                        watch(done, median, eager.values())
+                if has_converged(losses[:done], steps, elbo.num_particles, anneal, tolerance):
+                    break
         finally:
             loop.sync()
     eager.settle()

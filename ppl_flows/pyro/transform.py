@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import constraints
@@ -12,6 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
 from ppl_flows.core.types import Params
+from ppl_flows.inference.flow_checks import check_bijection, mapped_shape
 from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
 from ppl_flows.pyro.support import constraint
 
@@ -51,8 +52,7 @@ class FlowTransform(TransformModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(bijection, Bijection):
-            raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
+        check_bijection(bijection)
         if params is None:
             params = initial_params(bijection, seed)
         else:
@@ -70,19 +70,20 @@ class FlowTransform(TransformModule):
         return self.weights.tree()
 
     @property
-    def domain(self) -> constraints.Constraint:
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
         return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
-    def codomain(self) -> constraints.Constraint:
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
     def inv(self) -> TransformModule:
         """The inverse transform: a module too, with the same parameters."""
-        if self._inv is None:
-            self.__dict__["_inv"] = InverseFlowTransform(self)  # past Module: its parameters are this module's
-        return self._inv
+        inverse: Any = self._inv
+        if inverse is None:  # past Module, as its parameters are this module's
+            inverse = self.__dict__["_inv"] = InverseFlowTransform(self)
+        return inverse
 
     def condition(self, context: torch.Tensor) -> FlowTransform:
         """The same transform, with the same parameters, given a context."""
@@ -116,26 +117,18 @@ class FlowTransform(TransformModule):
         return self.bijection.forward(self.params, x, self.context)[1]
 
     def forward_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return self._shape(shape, self.bijection.event_shape, self.bijection.output_shape)
+        f = self.bijection
+        return torch.Size(mapped_shape(f, self.context, shape, f.event_shape, f.output_shape))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> torch.Size:
-        return self._shape(shape, self.bijection.output_shape, self.bijection.event_shape)
+        f = self.bijection
+        return torch.Size(mapped_shape(f, self.context, shape, f.output_shape, f.event_shape))
 
     def with_cache(self, cache_size: int = 1) -> FlowTransform:
         return self
 
     def __repr__(self) -> str:
-        return f"FlowTransform({self.bijection!r})"
-
-    def _shape(self, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]) -> torch.Size:
-        batch = tuple(shape)[: len(shape) - len(event)]
-        if batch + event != tuple(shape):
-            raise ValueError(
-                f"{type(self.bijection).__name__} maps events of shape {event}, got a distribution or value of "
-                f"shape {tuple(shape)}; the event axes come last."
-            )
-        batch = self.bijection.joint_batch(batch, self.context)
-        return torch.Size((*batch, *other))
+        return f"FlowTransform({self.bijection})"
 
     def _remember(
         self, result: torch.Tensor, source: torch.Tensor, log_det: torch.Tensor, *, forward: bool
@@ -146,7 +139,8 @@ class FlowTransform(TransformModule):
         return result
 
     def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
-        used = self.weights.leaves() + ([] if self.context is None else [self.context])
+        context: Any = self.context
+        used = self.weights.leaves() + ([] if context is None else [context])
         return tuple([(t, _version(t)) for t in used])
 
 
@@ -194,11 +188,11 @@ class InverseFlowTransform(TransformModule):
         self.flow = flow
 
     @property
-    def domain(self) -> constraints.Constraint:
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
         return self.flow.codomain
 
     @property
-    def codomain(self) -> constraints.Constraint:
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         return self.flow.domain
 
     @property

@@ -34,8 +34,8 @@ import ppl_flows.pyro.training
 from ppl_flows import numpyro as in_numpyro
 from ppl_flows import pyro as in_pyro
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.density import held_out
-from ppl_flows.inference.schedule import Best
+from ppl_flows.inference.density import split_rows
+from ppl_flows.inference.schedule import BestParams
 
 UCI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "uci"
 TABLES = ("kin8nm", "power_plant", "protein")
@@ -83,7 +83,7 @@ def ours(
 def of_zuko(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, seed: int) -> tuple[float, int]:
     torch.manual_seed(seed)
     nsf = zuko.flows.NSF(train.shape[1], transforms=LAYERS, bins=BINS, passes=2, randperm=True, hidden_features=HIDDEN)
-    rows, held = (torch.tensor(train[i]) for i in held_out(len(train), HELD, seed))
+    rows, held = (torch.tensor(train[i]) for i in split_rows(len(train), HELD, seed))
 
     def model(_: float) -> None:
         with pyro.plate("rows", len(rows), subsample_size=BATCH) as i:
@@ -93,7 +93,7 @@ def of_zuko(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, seed:
     def loss(_) -> torch.Tensor:
         return -nsf().log_prob(held).mean()
 
-    best = Best(loss)
+    best = BestParams(loss)
     pyro.clear_param_store()
     ppl_flows.pyro.training.train(
         PyroELBO(),
@@ -103,7 +103,7 @@ def of_zuko(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, seed:
         lr=lr,
         clip=CLIP,
         progress=False,
-        watch=lambda: best({name: value.clone() for name, value in nsf.state_dict().items()}),
+        watch=lambda *_: best({name: value.clone() for name, value in nsf.state_dict().items()}),
     )
     nsf.load_state_dict(best.params)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def of_flowjax(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, se
         nn_depth=len(HIDDEN),
     )
     start, static = eqx.partition(nsf, eqx.is_inexact_array, is_leaf=lambda x: isinstance(x, paramax.NonTrainable))
-    rows, held = (jnp.asarray(train[i]) for i in held_out(len(train), HELD, seed))
+    rows, held = (jnp.asarray(train[i]) for i in split_rows(len(train), HELD, seed))
 
     def log_prob(params, x: jax.Array) -> jax.Array:
         return paramax.unwrap(eqx.combine(params, static)).log_prob(x)
@@ -130,8 +130,8 @@ def of_flowjax(train: np.ndarray, test: np.ndarray, *, steps: int, lr: float, se
         with numpyro.plate("rows", len(rows), subsample_size=BATCH) as i:
             numpyro.factor("score", log_prob(params, rows[i]) / len(rows))
 
-    best = Best(jax.jit(lambda found: -log_prob(found["nsf"], held).mean()))
-    options = {"steps": steps, "lr": lr, "clip": CLIP, "progress": False, "watch": best}
+    best = BestParams(jax.jit(lambda found: -log_prob(found["nsf"], held).mean()))
+    options = {"steps": steps, "lr": lr, "clip": CLIP, "progress": False, "watch": lambda *after: best(after[-1])}
     ppl_flows.numpyro.training.train(jax.random.key(seed), NumPyroELBO(), model, lambda _: None, **options)
     size = sum(a.size for a in jax.tree.leaves(start))
     return float(log_prob(best.params["nsf"], jnp.asarray(test)).mean()), size

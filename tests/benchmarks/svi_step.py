@@ -32,13 +32,13 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoIAFNormal as PyroIAF
 
 import ppl_flows as pf
-from ppl_flows.inference.gradient_estimators import path_gradients
 from ppl_flows.numpyro import AutoFlow as NumPyroFlow
 from ppl_flows.numpyro import fit
 from ppl_flows.pyro import AutoFlow as PyroFlow
 from ppl_flows.pyro.compile.replay import Replay
-from ppl_flows.pyro.compile.step import captured
-from ppl_flows.pyro.eager_step import Eager
+from ppl_flows.pyro.compile.step import capture_step
+from ppl_flows.pyro.eager_step import EagerSteps
+from ppl_flows.pyro.flow_handlers import PathGradients
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=np.float32)
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=np.float32)
@@ -88,26 +88,24 @@ def in_pyro(make: Callable, dim: int, particles: int, backends: list[str]) -> tu
     svi = pyro.infer.SVI(model, PyroIAF(model, [dim, dim], num_transforms=3), pyro.optim.Adam({"lr": 1e-3}), elbo)
     runs: dict[str, Callable] = {"Pyro AutoIAFNormal": lambda n: [svi.step() for _ in range(n)]}
     seconds = dict.fromkeys(runs, 0.0)
-    for label, flow, path in (("AutoFlow(iaf)", recipe, False), ("AutoFlow()", None, True)):
+    for label, flow, estimator in (("AutoFlow(iaf)", recipe, "reparam"), ("AutoFlow()", None, "path")):
         guide = PyroFlow(model, flow)
         guide._pyro_name = label  # two guides in one store
         guide()
 
-        def on_path(_, guide=guide, path=path):
-            with path_gradients(path):
-                return guide()
+        scored = PathGradients(estimator=estimator)(guide)
 
-        def tempered(weight):
+        def weighted_model(weight):
             with poutine.scale(scale=weight):
                 return model()
 
         # inductor would take minutes for the default flow
         for backend in ("eager", *(b for b in backends if flow or b != "inductor")):
-            steps = Eager(elbo, tempered, on_path, 10.0)
+            steps = EagerSteps(elbo, weighted_model, lambda _, scored=scored: scored(), 10.0)
             list(steps.run(PLAN[:1]))
             start = time.process_time()
             if backend != "eager":
-                steps = Replay(steps, captured(steps, annealed=False), backend)
+                steps = Replay(steps, capture_step(steps, annealed=False), backend)
             name = f"{label} {backend}"
             seconds[name] = time.process_time() - start
             runs[name] = lambda n, steps=steps: list(steps.run(PLAN[:n]))

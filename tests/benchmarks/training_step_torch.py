@@ -89,8 +89,8 @@ def ours_fit(backend: str | None, flow: str, dim: int) -> Step:
 
     from ppl_flows.pyro import flow as flow_of
     from ppl_flows.pyro.compile.replay import Replay
-    from ppl_flows.pyro.compile.step import captured
-    from ppl_flows.pyro.eager_step import Eager
+    from ppl_flows.pyro.compile.step import capture_step
+    from ppl_flows.pyro.eager_step import EagerSteps
 
     bijection, x = recipe(flow, dim), batch(dim)
     plan = np.tile([1.0, 1e-3, 1.0], (STEPS, 1))  # weight of the model, learning rate, share in the mean
@@ -99,10 +99,10 @@ def ours_fit(backend: str | None, flow: str, dim: int) -> Step:
         with plate("rows", BATCH), scale(scale=1 / BATCH):
             sample("data", flow_of("density", bijection), obs=x)
 
-    loop = Eager(Trace_ELBO(), model, lambda _: None, clip=10.0)
+    loop = EagerSteps(Trace_ELBO(), model, lambda _: None, clip=10.0)
     list(loop.run(plan[:1]))
     if backend:
-        loop = Replay(loop, captured(loop, annealed=False), backend)
+        loop = Replay(loop, capture_step(loop, annealed=False), backend)
 
     def step() -> None:
         list(loop.run(plan))

@@ -73,7 +73,7 @@ def transposed(x: Array) -> Array:
     return barred.T
 
 
-def take(x: Array, indices: Array, axis: int) -> Array:
+def take(x: Array, indices: Array, axis: int) -> Array:  # type: ignore[no-redef]  # in place of the star import's
     return jnp.take(x, indices, axis=axis, mode="clip")  # the default looks for negative indices, which ours are not
 
 

@@ -34,7 +34,7 @@ class CompileError(RuntimeError):
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def as_compile_error(what: str) -> Iterator[None]:
     """Any error of torch's own machinery is a reason, and no end of the fit."""
     try:
         yield
@@ -45,7 +45,7 @@ def explained(what: str) -> Iterator[None]:
         raise CompileError(f"{what} failed with {type(error).__name__}: {text}") from error
 
 
-def capture(f: Callable, inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
+def capture(f: Callable[..., Any], inputs: Sequence[torch.Tensor], lifted: Sequence[torch.Tensor]) -> GraphModule:
     """The graph ``(*lifted, *inputs) -> (*f(*inputs), *lifted)``, the lifted tensors as f leaves them.
 
     f is run once, without Pyro's checks, and reads the lifted tensors by reference; they and torch's generator are left
@@ -121,11 +121,11 @@ def _index(tensor: Any, lifted: Sequence[torch.Tensor]) -> int | None:
     return None
 
 
-def _place(tensor: torch.Tensor) -> tuple:
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _check(node: Node) -> None:
+def _check(node: Any) -> None:
     op = node.target
     if op._schema.is_mutable and _root(node.args[0]).op in ("get_attr", "placeholder"):
         raise CompileError(f"{op} changes a tensor in place that outlives the step (a buffer, data or a counter)")
@@ -134,7 +134,7 @@ def _check(node: Node) -> None:
         raise CompileError(f"the shape of {op} depends on values: use torch.where in place of a boolean index")
 
 
-def _root(node: Node) -> Node:
+def _root(node: Any) -> Node:
     """Where a chain of views, or of pieces of a split, begins."""
     while node.op == "call_function" and (
         node.target is operator.getitem or any(r.alias_info is not None for r in node.target._schema.returns)

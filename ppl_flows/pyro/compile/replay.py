@@ -6,13 +6,14 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from ppl_flows.pyro.compile.capture import CompileError, explained
-from ppl_flows.pyro.compile.step import Step, captured, compiled
-from ppl_flows.pyro.eager_step import BETAS, Eager
+from ppl_flows.pyro.compile.capture import CompileError, as_compile_error
+from ppl_flows.pyro.compile.step import Step, capture_step, compile_step
+from ppl_flows.pyro.eager_step import BETAS, EagerSteps
 from ppl_flows.pyro.params import stored_state
 
 COMPILE = (False, "auto", "jit", "inductor", "strict")
@@ -39,9 +40,9 @@ class Replay:
         CompileError: the backend fails, or its steps are not the eager ones.
     """
 
-    def __init__(self, eager: Eager, step: Step, backend: str) -> None:
+    def __init__(self, eager: EagerSteps, step: Step, backend: str) -> None:
         self._eager, self._parameters, self._sizes = eager, [*eager.names], step.sizes
-        moments = [eager.adam.state.get(p, {}) for p in self._parameters]
+        moments = [eager.optimizer.state.get(p, {}) for p in self._parameters]
         x = _flat(self._parameters)
         m, v = (
             _flat([s.get(key, torch.zeros_like(p)) for s, p in zip(moments, self._parameters, strict=True)])
@@ -52,14 +53,14 @@ class Replay:
         state = [a.clone() for a in stored_state().values()]
         self._now = [x, m, v, _flat([*eager.means.values()]), counts, *state]
         row = torch.tensor([step.example_weight, 1e-3, 1.0], dtype=torch.float64)
-        with explained(f"backend {backend!r}"):
-            self._step = compiled(step, [*self._now, row], backend)
+        with as_compile_error(f"backend {backend!r}"):
+            self._step = compile_step(step, [*self._now, row], backend)
         self._verify(row)
         self._since = 0
         self._good = self._now, torch.get_rng_state()
 
     def run(self, plan: np.ndarray) -> Iterator[float]:
-        """As ``Eager.run``, but it ends with the plan.
+        """As ``EagerSteps.run``, but it ends with the plan.
 
         Raises:
             CompileError: a step is no longer the eager one. Parameters and random numbers are then those of the last
@@ -72,7 +73,7 @@ class Replay:
                 if self._since >= CHECK_STEPS:
                     self._check(rows[0])
                     self._since, self._good = 0, (self._now, torch.get_rng_state())
-                with torch.no_grad(), explained("a compiled step"):
+                with torch.no_grad(), as_compile_error("a compiled step"):
                     for row in rows:
                         loss, *self._now = self._step(*self._now, row)
                         losses.append(loss)
@@ -110,7 +111,7 @@ class Replay:
         self._eager.skipped, self._eager.running = self.skipped, self.running
         for p, *moments in zip(self._parameters, self._views(m), self._views(v), strict=True):
             mean, square = (a.clone() for a in moments)
-            self._eager.adam.state[p] = {"step": counts[0].float(), "exp_avg": mean, "exp_avg_sq": square}
+            self._eager.optimizer.state[p] = {"step": counts[0].float(), "exp_avg": mean, "exp_avg_sq": square}
 
     def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         parts = flat.split(self._sizes)
@@ -152,13 +153,13 @@ class Replay:
         """
         self.sync()
         before = torch.get_rng_state()
-        with torch.no_grad(), explained("a compiled step"):
+        with torch.no_grad(), as_compile_error("a compiled step"):
             loss, _, m, _, _, counts, *state = self._step(*self._now, row)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
         expected, finite = self._eager.gradient(float(row[0]))
         gradient = _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters])
-        self._eager.adam.zero_grad()
+        self._eager.optimizer.zero_grad()
         if finite != bool(counts[2] == 0):
             raise CompileError("a step is finite and its replay is not, or the other way round")
         if not finite:
@@ -174,13 +175,19 @@ class Replay:
         return bool(error <= 1e-3 * torch.linalg.vector_norm(gradient) + 1e-5 * (1 + abs(expected)))
 
 
-def check_compile(compile: bool | str) -> None:
-    """Raises ValueError for what ``fit(compile=)`` does not take."""
+def check_compile(compile: bool | str, *, loss: Any = None, optimizer: Any = None) -> None:
+    """Raises ValueError for what ``fit(compile=)`` does not take, alone or with a loss or optimiser of the host's."""
     if compile not in COMPILE:
         raise ValueError(f"compile must be one of {', '.join(map(repr, COMPILE))}, got {compile!r}.")
+    for name, value in (("loss", loss), ("optimizer", optimizer)):
+        if compile and value is not None:
+            raise ValueError(
+                f"compile={compile!r} and {name}=: the compiled step is that of fit's own ELBO and optimiser; use "
+                f"compile=False, or leave {name} out."
+            )
 
 
-def replayed(eager: Eager, compile: bool | str, steps: int, *, annealed: bool) -> Eager | Replay:
+def start_replay(eager: EagerSteps, compile: bool | str, steps: int, *, annealed: bool) -> EagerSteps | Replay:
     """What takes so many more steps: ``compile`` as in ``fit``, but not False.
 
     Raises:
@@ -191,7 +198,7 @@ def replayed(eager: Eager, compile: bool | str, steps: int, *, annealed: bool) -
     backends = ["inductor"] if compile == "inductor" else ["jit"]
     if compile in ("auto", "strict") and steps > INDUCTOR_STEPS and has_compiler():
         backends = ["inductor", "jit"]
-    step = captured(eager, annealed=annealed)
+    step = capture_step(eager, annealed=annealed)
     for backend in backends[:-1]:
         try:
             return Replay(eager, step, backend)

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -16,13 +17,13 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_flows.inference.results import MAX_SKIPPED
-from ppl_flows.pyro.compile.capture import CompileError, aten, capture, explained
-from ppl_flows.pyro.eager_step import BETAS, EPS, Eager
+from ppl_flows.pyro.compile.capture import CompileError, as_compile_error, aten, capture
+from ppl_flows.pyro.eager_step import BETAS, EPS, EagerSteps
 from ppl_flows.pyro.params import stored_state
 
 
 class Step(torch.nn.Module):
-    """``(x, m, v, mean, counts, *state, row) -> (loss, x, m, v, mean, counts, *state)``: what ``Eager.run`` does.
+    """``(x, m, v, mean, counts, *state, row) -> (loss, x, m, v, mean, counts, *state)``: what ``EagerSteps.run`` does.
 
     x holds all parameters, m and v are Adam's moments, mean is the mean of the iterates, each one vector. counts are
     of the steps taken, those skipped, and those skipped running. row is ``(weight of the model, learning rate, share
@@ -69,7 +70,7 @@ class Step(torch.nn.Module):
         return loss, x, m, v, torch.lerp(mean, x, share.to(mean.dtype)), counts, *state
 
 
-def captured(eager: Eager, *, annealed: bool) -> Step:
+def capture_step(eager: EagerSteps, *, annealed: bool) -> Step:
     """The training step as a graph.
 
     Raises:
@@ -87,19 +88,20 @@ def captured(eager: Eager, *, annealed: bool) -> Step:
         weight = row[0].to(parameters[0].dtype) if annealed else 1.0
         with poutine.trace(param_only=True) as seen:
             loss = _negative_elbo(eager, weight)
-        if any(site["value"].unconstrained() not in eager.names for site in seen.trace.nodes.values()):
+        sites: Any = seen.trace.nodes.values()
+        if any(site["value"].unconstrained() not in eager.names for site in sites):
             raise CompileError("a step has parameters that the first one did not have")
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
         return loss.detach(), *filled
 
     row = torch.tensor([0.5, 1e-3, 1.0] if annealed else [1.0, 1e-3, 1.0], dtype=torch.float64)
-    with explained("the capture"):
+    with as_compile_error("the capture"):
         graph = capture(gradient, [row], [*parameters, *stored_state().values()])
     return Step(graph, [p.shape for p in parameters], eager.clip, float(row[0]))
 
 
-def _negative_elbo(eager: Eager, weight: torch.Tensor | float) -> torch.Tensor:
+def _negative_elbo(eager: EagerSteps, weight: torch.Tensor | float) -> torch.Tensor:
     """What ``Trace_ELBO`` differentiates where all draws carry gradients, as a tensor."""
     loss: torch.Tensor | float = 0.0
     elbo = eager.elbo
@@ -129,7 +131,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def compiled(step: Step, example: Sequence[torch.Tensor], backend: str) -> Callable[..., Sequence[torch.Tensor]]:
+def compile_step(step: Step, example: Sequence[torch.Tensor], backend: str) -> Callable[..., Sequence[torch.Tensor]]:
     """The step as a function that runs without Python: TorchScript, or C++ made by inductor."""
     with torch.no_grad(), torch.random.fork_rng(), _quiet():
         if backend == "jit":

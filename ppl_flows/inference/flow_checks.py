@@ -1,0 +1,74 @@
+"""What the flows of both shells check alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppl_flows.core.base_distribution import Base
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.support import is_real
+
+
+def check_bijection(bijection: Any) -> None:
+    """Raises TypeError unless it is a Bijection."""
+    if not isinstance(bijection, Bijection):
+        raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
+
+
+def check_base(base: Any, params: Any, *, inside_model: bool) -> None:
+    """Raises TypeError unless it is a Base, and ValueError if it would make new parameters at every run of a model."""
+    if not isinstance(base, Base):
+        raise TypeError(f"expected a ppl_flows Base such as pf.StudentT(4), got {type(base).__name__}.")
+    if params is None and inside_model:
+        raise ValueError(
+            f"{type(base).__name__} inside a model or guide would make new parameters at every call and never "
+            "train them; use flow(name, bijection, base=...), or give params."
+        )
+
+
+def check_no_base_params(base: Any, params: Any) -> None:
+    """Raises ValueError for parameters of what is no Base."""
+    if params is not None:
+        raise ValueError(f"base_params are those of a ppl_flows Base such as pf.StudentT(4), but base is {base!r}.")
+
+
+def check_flow_arguments(params: Any, context: Any, *, is_transform: bool, inside_model: bool) -> None:
+    """Raises ValueError for arguments of ``Flow`` that contradict each other, or would never train."""
+    if is_transform and (params is not None or context is not None):
+        raise ValueError("Flow: a FlowTransform has its params and context already; give them to it instead.")
+    if not is_transform and params is None and inside_model:
+        raise ValueError(
+            "Flow(bijection) inside a model or guide would make new parameters at every call and never train "
+            "them; use flow(name, bijection), or give params."
+        )
+
+
+def check_flow_start(params: Any, start: Any) -> None:
+    """Raises ValueError for both ways at once to say where the parameters of ``flow`` start."""
+    if params is not None and start is not None:
+        raise ValueError("flow: give params or start, not both: params have their values already.")
+
+
+def check_normal_base(bijection: Bijection) -> None:
+    """Raises ValueError unless a standard normal can be the bijection's base."""
+    if not is_real(bijection.domain):
+        raise ValueError(
+            f"Flow: the bijection takes x from {bijection.domain}, where no normal lies; give a base that does."
+        )
+
+
+def mapped_shape(
+    bijection: Bijection, context: Any, shape: tuple[int, ...], event: tuple[int, ...], other: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape that values or distributions of this shape get, with events ``other`` in place of ``event``.
+
+    Raises:
+        ValueError: the shape has other events.
+    """
+    batch = tuple(shape)[: len(shape) - len(event)]
+    if batch + event != tuple(shape):
+        raise ValueError(
+            f"{type(bijection).__name__} maps events of shape {event}, got a distribution or value of "
+            f"shape {tuple(shape)}; the event axes come last."
+        )
+    return (*bijection.joint_batch(batch, context), *other)

@@ -1,0 +1,181 @@
+"""``fit``: its budget, its measure, annealing, and its end; in both languages alike."""
+
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+from languages import MEAN, SHORT, STILL, Regression, correlated, identity_flow, normal, small, sub_sampled
+
+import ppl_flows as pf
+import ppl_flows.numpyro
+import ppl_flows.pyro
+from ppl_flows.inference.auto_flow import QUALITIES, Quality, fit_budget
+from ppl_flows.inference.schedule import has_converged, learning_rate
+
+
+def test_the_quality_says_the_flow_and_the_fit_budget(lang, monkeypatch):
+    for i, name in enumerate(("quick", "standard", "thorough"), 1):
+        monkeypatch.setitem(QUALITIES, name, Quality(flow_layers=2 * i, steps=5 + i, num_particles=1 + i))
+        guide = lang.AutoFlow(correlated(lang), quality=name, start="init")
+        pyro.clear_param_store()
+        lang.set_up(guide)
+        assert lang.transform(guide, None).bijection.parts[0] == pf.guide_flow(2, flow_layers=2 * i)
+        assert fit_budget(guide, None, None) == (5 + i, 1 + i)
+        assert fit_budget(guide, 3, 4) == (3, 4)
+    guide = lang.AutoFlow(correlated(lang), identity_flow, quality="thorough", start="init")
+    pyro.clear_param_store()
+    assert len(lang.fit(correlated(lang), guide, draws=10, progress=False).losses) == 8
+    assert fit_budget(lambda: None, None, None) == (7, 3), "of a guide without a quality: the standard"
+
+
+# --- what a result says
+
+
+@pytest.mark.parametrize(
+    ("scale", "verdict"), [(1.0, "good"), (0.65, "usable with importance weights"), (0.1, "do not trust")]
+)
+def test_the_verdict_is_that_of_the_weights(lang, scale, verdict):
+    # normal weights of a proposal narrower than its target have the tail index 1 - scale^2
+    init = lang.init_to({"z": lang.array(0.0)})
+    guide = lang.AutoFlow(normal(lang), identity_flow, start="init", init_loc_fn=init, init_scale=scale)
+    result = lang.fit(normal(lang), guide, **STILL)
+    assert result.verdict.startswith(verdict)
+    exact = -0.5 * (scale**2 - 1 - 2 * np.log(scale))  # minus the KL of two normals
+    assert result.elbo.mean == pytest.approx(exact, abs=max(5 * result.elbo.se, 1e-9))
+    assert 0 < result.ess <= 1 + 1e-9
+    if scale == 1.0:
+        assert result.ess == pytest.approx(1)
+    assert verdict in repr(result)
+
+
+def test_a_sub_sampled_likelihood_is_not_judged(lang):
+    guide = lang.AutoFlow(sub_sampled(lang), identity_flow)
+    result = lang.fit(sub_sampled(lang), guide, **(SHORT | {"steps": 5, "draws": 50}))
+    assert result.verdict.startswith("not judged")
+    assert np.isnan(result.khat)
+    assert np.isnan(result.ess)
+    with pytest.raises(ValueError, match="the likelihood is sub-sampled"):
+        result.reweighted(10)
+
+
+def test_the_elbo_is_not_above_the_evidence(lang):
+    target = Regression(lang)
+    guide = lang.AutoFlow(target.model, identity_flow, start="init", init_scale=1e-3)
+    result = lang.fit(target.model, guide, **(SHORT | {"steps": 50}))
+    assert result.elbo.mean < target.log_evidence + 4 * result.elbo.se
+
+
+def test_reweighted_draws_correct_a_guide_that_is_wrong(lang):
+    init = lang.init_to({"z": lang.array(MEAN + 0.5)})
+    guide = lang.AutoFlow(correlated(lang), identity_flow, start="init", init_loc_fn=init, init_scale=1.0)
+    result = lang.fit(correlated(lang), guide, **(STILL | {"draws": 500}))
+    plain = np.asarray(result.sample(2_000)["z"])
+    np.testing.assert_allclose(plain.mean(0), MEAN + 0.5, atol=0.1)
+    weighed = result.reweighted(2_000)
+    assert set(weighed) == {"z"}
+    z = np.asarray(weighed["z"])
+    assert z.shape == (2_000, 2)
+    # of 8,000 draws of a mean field some 30 % are effective; the correlation is what it cannot have
+    np.testing.assert_allclose(z.mean(0), MEAN, atol=0.1)
+    assert np.corrcoef(plain.T)[0, 1] == pytest.approx(0, abs=0.1)
+    assert np.corrcoef(z.T)[0, 1] == pytest.approx(0.9, abs=0.05)
+    np.testing.assert_array_equal(weighed["z"], result.reweighted(2_000)["z"])
+    assert not np.array_equal(weighed["z"], result.reweighted(2_000, seed=2)["z"])
+
+
+# --- annealing
+
+
+def two_modes(lang):
+    """Two normals of equal weight; log evidence 0. As a factor, as Pyro's mixtures have no unconstrained form."""
+
+    def model():
+        wide = lang.dist.Normal(lang.array(0.0), 10.0)
+        z = lang.ppl.sample("z", wide)
+        modes = (lang.dist.Normal(lang.array(loc), 0.4).log_prob(z) + np.log(0.5) for loc in (-1.5, 1.5))
+        lang.ppl.factor("modes", lang.xp.logaddexp(*modes) - wide.log_prob(z))
+
+    return model
+
+
+def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
+    found = {}
+    for anneal in (1.0, 0.02):
+        pyro.clear_param_store()
+        init = lang.init_to({"z": lang.array(-1.5)})
+        spline = partial(pf.nsf, flow_layers=1)
+        guide = lang.AutoFlow(two_modes(lang), spline, start="init", init_loc_fn=init, init_scale=0.4)
+        options = SHORT | {"steps": 300, "num_particles": 16, "lr": 5e-2, "draws": 2_000, "seed": 1}
+        result = lang.fit(two_modes(lang), guide, anneal=anneal, **options)
+        found[anneal] = float((np.asarray(result.sample(2_000)["z"]) > 0).mean()), result.elbo.mean
+    (plain, plain_elbo), (annealed, annealed_elbo) = found[1.0], found[0.02]
+    assert plain < 0.01, "the trap: one of two modes"
+    assert plain_elbo == pytest.approx(-np.log(2), abs=0.05), "half of the mass is missing"
+    assert 0.2 < annealed < 0.8
+    assert annealed_elbo > plain_elbo + 0.3
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [
+        ({"anneal": 0.0}, "anneal must be above 0"),
+        ({"anneal": 1.5}, "anneal must be above 0 and at most 1"),
+        ({"draws": 1}, "draws must be at least 2"),
+        ({"tolerance": 0.0}, "tolerance must be positive"),
+        ({"estimator": "score"}, "estimator must be .*got 'score'"),
+        ({"num_particles": 0}, "at least 1"),
+    ],
+)
+def test_options_that_fit_does_not_have_are_errors(lang, option, match):
+    with pytest.raises(ValueError, match=match):
+        lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), small, start="init"), **(SHORT | option))
+
+
+# --- when a fit ends
+
+
+def test_a_fit_ends_when_it_has_converged(lang):
+    options = SHORT | {"steps": 400, "num_particles": 32, "lr": 3e-3, "draws": 2_000}
+    fits = []
+    for tolerance in (1e-3, None):
+        pyro.clear_param_store()
+        guide = lang.AutoFlow(correlated(lang), identity_flow, start="laplace")
+        fits.append(lang.fit(correlated(lang), guide, tolerance=tolerance, **options))
+    early, full = fits
+    assert len(full.losses) == 400
+    assert 40 <= len(early.losses) < 400
+    assert len(early.losses) % 20 == 0
+    assert early.elbo.mean == pytest.approx(full.elbo.mean, abs=5e-3)
+
+
+def test_convergence_wants_both_a_narrow_spread_and_an_elbo_that_stands_still():
+    rng = np.random.default_rng(0)
+    narrow, wide = 1 + 1e-3 * rng.standard_normal(100), 1 + rng.standard_normal(100)
+    still = partial(has_converged, steps=1_000, num_particles=10, anneal=1.0, tolerance=1e-3)
+    assert still(narrow)
+    assert not still(wide), "log weights spread"
+    assert not still(np.append(narrow[:50] + 0.01, narrow[50:])), "the ELBO still rises"
+    assert not still(narrow[:50]), "one block has nothing to be compared with"
+    assert not still(narrow, num_particles=100_000)
+    assert not still(narrow, tolerance=None)
+    assert not still(narrow, anneal=0.5), "the tempered ELBO is another one"
+    assert still(np.tile(narrow, 6), anneal=0.5)
+    assert not still(narrow, steps=100), "five steps are too few to know a spread"
+
+
+def test_a_fit_returns_the_mean_of_the_last_twentieth_of_its_steps(lang):
+    def model():
+        lang.ppl.factor("parabola", -0.5 * (lang.ppl.param("p", lang.array(0.0)) - 3.0) ** 2)
+
+    steps, lr = 120, 0.5
+    result = lang.fit(model, lambda: None, steps=steps, lr=lr, num_particles=1, tolerance=None, progress=False)
+    p, m, v, iterates = 0.0, 0.0, 0.0, []
+    for step in range(steps):  # Adam, by hand
+        gradient = p - 3.0
+        m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
+        rate = lr * learning_rate(step, steps, np)
+        p -= rate * m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.99 ** (step + 1))) ** 0.5 + 1e-8)
+        iterates.append(p)
+    assert float(result.params["p"]) == pytest.approx(np.mean(iterates[-6:]), abs=1e-9)
+    assert abs(np.mean(iterates[-6:]) - p) > 1e-6, "or the last iterate would pass too"
