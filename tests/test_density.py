@@ -1,6 +1,8 @@
 """Density estimation: rows held out, and real tables."""
 
 import warnings
+from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -130,6 +132,25 @@ def test_validation_needs_rows_for_both_uses(validation):
         in_pyro.fit_density(pf.maf(3), small_table(60), validation=validation)
 
 
+RECIPES = {r.__name__: r for r in map(partial(getattr, pf), pf.recipes.__all__) if "dim" in signature(r).parameters}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains(name):
+    """In one language: all else that training needs of a recipe, the laws show in each."""
+    flow, y = RECIPES[name](3), torch.tensor(small_table(60))
+    blocks = []
+    fit = in_pyro.fit_density(
+        flow, y, steps=20, lr=1e-2, progress=False, callback=lambda *call: blocks.append(dict(flatten(call[2])))
+    )
+    assert fit.losses[-5:].mean() < fit.losses[:5].mean()
+    weights = [leaf for leaf in blocks[0] if "state" not in leaf]
+    assert weights
+    for leaf in weights:
+        assert not torch.equal(blocks[0][leaf], blocks[-1][leaf]), f"{leaf} did not train"
+
+
+@pytest.mark.slow
 def test_on_a_real_table_splines_are_ahead_of_affine_maps_and_these_of_a_gaussian():
     if not UCI.exists():
         pytest.skip("the UCI tables are not in this checkout (../shared/data/uci)")

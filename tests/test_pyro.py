@@ -307,6 +307,20 @@ def test_the_guide_starts_at_the_initialisation():
 
 
 @pytest.mark.parametrize("recipe", [None, pf.iaf, small_nsf, small_maf], ids=["default", "iaf", "nsf", "maf"])
+def test_the_guide_of_a_recipe_trains(recipe):
+    guide = AutoFlow(correlated, recipe, start="init")
+    guide()
+    before = snapshot(guide)
+    result = fit(correlated, guide, steps=60, num_particles=8, draws=200, lr=3e-2, progress=False)
+    assert_moved(guide, before)
+    assert result.losses[-10:].mean() < result.losses[:10].mean() - 0.5
+    assert result.elbo.mean < 4 * result.elbo.se, "an ELBO cannot exceed the log evidence, here 0"
+    assert result.skipped == 0
+    assert result.sample(20)["z"].shape == (20, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [None, pf.iaf, small_nsf, small_maf], ids=["default", "iaf", "nsf", "maf"])
 def test_the_guide_finds_a_correlated_posterior(recipe):
     guide = AutoFlow(correlated, recipe, start="init")
     guide()
