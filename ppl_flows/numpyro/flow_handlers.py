@@ -7,7 +7,7 @@ from typing import Any
 
 from numpyro.primitives import Messenger
 
-from ppl_flows.inference.gradient_estimators import replace_flows, takes_path_gradients
+from ppl_flows.inference.gradient_estimators import IN_TRAINING, replace_flows, takes_path_gradients
 from ppl_flows.numpyro.distribution import Flow
 
 
@@ -31,8 +31,10 @@ class PathGradients(Messenger):
 
 
 class EvaluationMode(Messenger):
-    """Around a model or guide: no flow at a sample site, observed or not, is in training mode."""
+    """Around a model or guide: no ``flow(...)`` made inside is in training mode, nor a flow at a sample site."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample":
+        if msg["type"] == IN_TRAINING:
+            msg["value"] = False
+        elif msg["type"] == "sample":
             msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)

@@ -28,7 +28,10 @@ class PathGradients(Messenger):
 
 
 class EvaluationMode(Messenger):
-    """Around a model or guide: no flow at a sample site, observed or not, is in training mode."""
+    """Around a model or guide: no ``flow(...)`` made inside is in training mode, nor a flow at a sample site."""
+
+    def _pyro_flow_in_training(self, msg: Any) -> None:
+        msg["value"], msg["done"] = False, True
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)
