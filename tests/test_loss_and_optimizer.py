@@ -235,3 +235,19 @@ def test_an_optimiser_made_beforehand_is_refused_in_pyro(float64):
 def test_a_density_refuses_an_optimiser_beside_rates(lang, option):
     with pytest.raises(ValueError, match=f"optimizer= and {option}=0.1"):
         SHELLS[lang.ppl].fit_density(pf.maf(2), lang.array(np.ones((10, 2))), optimizer=sgd(lang), **{option: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "match"),
+    [
+        ("pyro", pyro.optim.Adam, "got Adam, which is to be called"),
+        ("pyro", torch.optim.LBFGS, "LBFGS takes several losses a step"),
+        ("pyro", 0.1, "got float"),
+        ("numpyro", optax.adam, "optax transformation or an object of numpyro.optim.*call it first"),
+        ("numpyro", numpyro.optim.Adam, "call it first"),
+    ],
+)
+def test_an_optimiser_of_another_kind_is_an_error_that_says_what_to_give(name, optimizer, match, float64):
+    lang = language(name)
+    with pytest.raises(TypeError, match=match):
+        lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), identity_flow), optimizer=optimizer, **SHORT)

@@ -13,7 +13,7 @@ import numpy as np
 from ppl_flows.combinators.stack import Stack, check_remat
 from ppl_flows.combinators.wrapper import check_part
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.support import Support, chained
+from ppl_flows.core.support import Support, chain_supports
 from ppl_flows.core.types import Array, Params
 
 
@@ -92,7 +92,7 @@ class Chain(Stack):
 
     @cached_property
     def _supports(self) -> tuple[Support, Support]:
-        return chained(self.parts)
+        return chain_supports(self.parts)
 
     @property
     def domain(self) -> Support:

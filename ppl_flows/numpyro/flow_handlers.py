@@ -17,7 +17,9 @@ class PathGradients(Messenger):
     Args:
         fn: the guide; None where the handler is a context.
         estimator: ``"path"``: all of them with ``Flow(path_gradients=True)``. None: those at sites with
-            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are.
+            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are. A flow is
+            reached where it is the site's distribution, also inside ``Independent``, masks and expansions, and not as
+            a component of a mixture.
     """
 
     def __init__(self, fn: Callable[..., Any] | None = None, *, estimator: str | None) -> None:

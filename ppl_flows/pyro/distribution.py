@@ -114,10 +114,10 @@ class Flow(dist.TransformedDistribution):
 
     def _detach(self, context: torch.Tensor | None) -> dist.TransformedDistribution:
         transform, *outer = self.transforms
-        fixed = FlowTransform(transform.bijection, _detached(transform.params), context=context)
+        fixed = FlowTransform(transform.bijection, _detach_params(transform.params), context=context)
         base = self.base_dist
         if isinstance(base, BaseDistribution):
-            base = BaseDistribution(base.base, _detached(base.params)).expand(base.batch_shape)
+            base = BaseDistribution(base.base, _detach_params(base.params)).expand(base.batch_shape)
         return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -230,7 +230,7 @@ def random_flow(
     return Flow(bijection, params, base=base, support=support, context=context)
 
 
-def _detached(params: Params) -> Params:
+def _detach_params(params: Params) -> Params:
     return map_params(lambda _, a: a.detach(), params)
 
 
