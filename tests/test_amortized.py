@@ -25,6 +25,7 @@ from scipy import stats
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
+from ppl_flows.core.params import flatten
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.local_flow import LocalStart
 
@@ -122,7 +123,10 @@ def test_a_minibatch_gives_an_unbiased_gradient_of_the_whole_elbo(gradients, n, 
     assert np.abs(full.mean(0)).max() > 1
 
 
-@pytest.mark.parametrize(("language", "start"), [("pyro", "auto"), ("numpyro", "auto"), ("pyro", "init")])
+@pytest.mark.parametrize(
+    ("language", "start"),
+    [("pyro", "auto"), ("numpyro", "auto"), pytest.param("pyro", "init", marks=pytest.mark.slow)],
+)
 def test_global_and_local_posteriors_are_found(language, start):
     shell, model = LANGUAGES[language]
     guide = shell.AutoLocalFlow(model, "rows", flow=small_iaf, local_flow=small, start=start)
@@ -156,7 +160,7 @@ def test_local_latents_start_at_the_conditional_of_a_gaussian_of_all():
 def test_a_sub_sampled_fit_moves_every_row_and_draws_all_of_them(language):
     shell, model = LANGUAGES[language]
     guide = shell.AutoLocalFlow(model, "rows", flow=small_iaf, local_flow=small)
-    result = shell.fit(model, guide, size=4, steps=400, num_particles=4, draws=200, lr=3e-2, progress=False)
+    result = shell.fit(model, guide, size=4, steps=150, num_particles=4, draws=200, lr=3e-2, progress=False)
     assert result.losses[-50:].mean() < result.losses[:20].mean() - 1
     assert np.isnan(result.khat)
     z = np.asarray(result.sample(500)["z"])
@@ -226,6 +230,7 @@ AMORTIZED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", AMORTIZED)
 def test_the_amortized_posterior_of_a_linear_model_is_the_exact_one(language):
     fit_amortized, model, _, array = AMORTIZED[language]
@@ -242,6 +247,7 @@ def test_the_amortized_posterior_of_a_linear_model_is_the_exact_one(language):
     assert stats.kstest(np.concatenate(ranks), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", AMORTIZED)
 def test_the_amortized_posterior_of_a_bimodal_model_is_calibrated(language):
     fit_amortized, _, model, array = AMORTIZED[language]
@@ -256,6 +262,30 @@ def test_the_amortized_posterior_of_a_bimodal_model_is_calibrated(language):
         split.append((draws < 0).mean())
     assert stats.kstest(ranks, "uniform").pvalue > 1e-3
     assert np.median(np.minimum(split, 1 - np.array(split))) > 0.1, "both modes are there"
+
+
+@pytest.mark.parametrize("language", AMORTIZED)
+def test_an_amortized_posterior_trains_and_follows_the_data(language):
+    fit_amortized, model, _, array = AMORTIZED[language]
+    calls = []
+    result = fit_amortized(
+        model,
+        array(np.zeros(3)),
+        flow=small_maf,
+        simulations=1_000,
+        steps=100,
+        lr=1e-2,
+        progress=False,
+        callback=lambda *call: calls.append(call[2]),
+    )
+    assert result.density.losses[-20:].mean() < result.density.losses[:10].mean() - 0.5
+    first, last = (dict(flatten(params)) for params in (calls[0], calls[-1]))
+    moved = [np.any(np.asarray(first[n]) != np.asarray(last[n])) for n in first if "state" not in n]
+    assert all(moved)
+    y = DESIGN @ np.array([1.0, -1.0])
+    draws = [np.asarray(result.sample(500, array(s * y))["theta"]) for s in (1, -1)]
+    assert draws[0].shape == (500, 2)
+    assert np.all(draws[0].mean(0) * [1, -1] > draws[1].mean(0) * [1, -1] + 0.5)
 
 
 @pytest.mark.parametrize("language", AMORTIZED)
@@ -309,6 +339,7 @@ ENCODED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ENCODED)
 def test_an_encoder_of_sets_trains_with_the_flow_and_finds_the_exact_posterior(language):
     fit_amortized, model, encoder, array = ENCODED[language]
@@ -331,6 +362,20 @@ def test_an_encoder_of_sets_trains_with_the_flow_and_finds_the_exact_posterior(l
     assert stats.kstest(np.concatenate(ranks), "uniform").pvalue > 1e-3
     shuffled = np.asarray(result.sample(1_000, array(y[::-1].copy()), seed=seed)["theta"])
     np.testing.assert_allclose(shuffled, draws, atol=1e-5)
+
+
+@pytest.mark.parametrize("language", ENCODED)
+def test_an_encoder_of_sets_moves_with_the_flow_and_the_order_says_nothing(language):
+    fit_amortized, model, encoder, array = ENCODED[language]
+    options = {"flow": normal_given, "encoder": encoder, "simulations": 1_000, "steps": 60, "lr": 2e-2}
+    result = fit_amortized(model, array(np.zeros((MEMBERS, 2))), progress=False, **options)
+    assert result.density.losses[-10:].mean() < result.density.losses[:5].mean() - 0.5
+    y = np.random.default_rng(0).normal(size=(3, MEMBERS, 2))
+    start = encoder({"y": array(y)}).detach() if language == "pyro" else jax.vmap(jax.vmap(MEMBER))(array(y)).mean(-2)
+    moved = np.asarray(result.density.encoder({"y": array(y)})) - np.asarray(start)
+    assert np.abs(moved).max() > 0.1, "it did not train"
+    one, shuffled = (np.asarray(result.sample(10, array(v.copy()), seed=0)["theta"]) for v in (y[0], y[0, ::-1]))
+    np.testing.assert_allclose(shuffled, one, atol=1e-5)
 
 
 PAIRS = np.random.default_rng(3).normal(size=(300, 2, 2))  # two members of two numbers each, in no site

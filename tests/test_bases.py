@@ -361,6 +361,7 @@ def test_in_numpyro_a_resampled_base_needs_the_elbo_that_has_the_score_function(
 # --- maximum likelihood
 
 
+@pytest.mark.slow
 @SHELLS
 def test_a_student_t_learns_the_tails_that_a_normal_cannot_have(shell):
     rng = np.random.default_rng(0)
@@ -403,6 +404,7 @@ def test_a_resampled_base_learns_a_ring_and_stays_normalised():
         assert abs(ratio.mean() - 1) < error + 3 * ratio.std() / len(z) ** 0.5
 
 
+@pytest.mark.slow
 def test_after_training_in_the_plane_the_resampled_density_integrates_to_one():
     rng = np.random.default_rng(0)
     data = rng.choice([-2.0, 2.0], (1000, 2)) + 0.5 * rng.standard_normal((1000, 2))

@@ -110,7 +110,9 @@ def test_a_flow_scores_and_samples_in_float32(library, base):
     flow = shell.Flow(SMALL, params, base=base)
     log_prob = compiled(library, flow.log_prob)
     scored, in_bf16 = log_prob(library.array(y, "float32")), log_prob(cast(library.array(y), BF16[library.name]))
-    drawn = flow.sample((1000,)) if library is TORCH else flow.sample(jax.random.key(0), (1000,))
+    drawn = (
+        flow.sample((1000,)) if library is TORCH else jax.jit(flow.sample, static_argnums=1)(jax.random.key(0), (1000,))
+    )
     assert str(scored.dtype).endswith("float32")
     assert str(in_bf16.dtype).endswith("float32")
     assert drawn.dtype.itemsize >= 4  # NumPyro's normal draws in JAX's default dtype, here float64

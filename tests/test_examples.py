@@ -2,8 +2,10 @@
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyro
 import pytest
@@ -14,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     pyro_block, numpyro_block, *in_pyro = (
         block.replace("steps=2000", "steps=20").replace("guide, y)", "guide, y, steps=20)") for block in BLOCKS
     )
@@ -39,6 +41,25 @@ def test_the_quick_starts_are_twins():
     assert differ[0][0].startswith("import")
 
 
+def test_the_demo_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    eight_schools = __import__("eight_schools")
+    # processes would load both frameworks again
+    monkeypatch.setattr(eight_schools, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(eight_schools, "FLOWS", {"AutoFlow": None})
+    try:
+        out = eight_schools.main(steps=20, figure=str(tmp_path / "figure.png"))
+    finally:
+        sys.modules.pop("eight_schools")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert np.isfinite(list(out["rows"].values())).all()
+    assert len(out["rows"]) == 4
+    for name, (_, in_float64) in out["log_prob_changes"].items():
+        assert in_float64 < 1e-5, name
+    assert "reference" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_eight_schools_runs_and_beats_mean_field(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in its processes too
@@ -83,14 +104,14 @@ def test_the_demos_reference_region_is_that_of_the_reference_draws():
 
 @pytest.fixture
 def example(monkeypatch):
-    """``example(language, name)``: the ``main`` of an example, which are all called alike in both languages."""
+    """``example(language, name)``: the module of an example, which are all called alike in both languages."""
     loaded = []
 
     def load(language, name):
         monkeypatch.syspath_prepend(str(ROOT / "examples" / language))
         sys.modules.pop(name, None)
         loaded.append(name)
-        return __import__(name).main
+        return __import__(name)
 
     monkeypatch.setenv("MPLBACKEND", "agg")
     yield load
@@ -98,54 +119,108 @@ def example(monkeypatch):
         sys.modules.pop(name, None)
 
 
+TINY = {
+    "image_glow": {"flow": "nice", "out": "."},
+    "angles": {"folds": 2, "out": "."},
+    "density": {"flow_layers": 1, "out": "."},
+    "bayesian_flow": {"out": "."},
+    "amortised": {"simulations": 200, "tests": 2, "out": "."},
+    "prior": {"draws": 20, "groups": 10, "chains": 2},
+    "vae": {"latent": 2, "hidden": 4},
+}
+FITS = ("fit", "fit_density", "fit_amortized")
+
+
+@pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        pytest.param(name, language, marks=[pytest.mark.slow] * ((name, language) == ("prior", "numpyro")))  # NUTS
+        for name in TINY
+        for language in ("pyro", "numpyro")
+    ],
+)
+def test_an_example_trains_its_flows_and_prints_finite_numbers(language, name, example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module, fits = example(language, name), []
+
+    def recorded(fit):
+        def run(*args, **options):
+            fits.append([])
+            return fit(*args, **options, callback=lambda step, loss, params: fits[-1].append(numbers_of(params)))
+
+        return run
+
+    for fit in FITS:
+        if hasattr(module, fit):
+            monkeypatch.setattr(module, fit, recorded(getattr(module, fit)))
+    out = module.main(steps=20, **TINY[name])
+    assert np.all(np.isfinite(list(out.values()) if isinstance(out, dict) else out))
+    assert fits
+    for blocks in fits:
+        assert blocks[-1] != blocks[0], "the parameters did not move"
+    assert re.search(r"-?\d+\.\d+", capsys.readouterr().out)
+    assert name in ("prior", "vae") or list(tmp_path.glob("*.png"))
+
+
+def numbers_of(params):
+    return [leaf.tolist() for leaf in jax.tree.leaves(dict(params))]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
 def test_the_image_example_runs_and_learns(language, flow, example, tmp_path, capsys):
-    main = example(language, "image_glow")
+    main = example(language, "image_glow").main
     few, more = (main(flow, steps=steps, out=str(tmp_path)) for steps in (2, 30))
     assert more < few - 0.05
     assert f"{flow}: {more:.3f} bits per dimension" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {f"{flow}_{what}_{language}.png" for what in ("samples", "between")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_flow_of_angles_is_ahead_of_von_mises(language, example, tmp_path, capsys):
-    numbers = example(language, "angles")(steps=80, folds=2, out=str(tmp_path))
+    numbers = example(language, "angles").main(steps=80, folds=2, out=str(tmp_path))
     assert numbers["flow"] > -np.log(2 * np.pi) + 0.1, "at first it is uniform"
     assert numbers["flow"] > numbers["von Mises"]
     assert f"flow: {numbers['flow']:.3f} nats" in capsys.readouterr().out
     assert (tmp_path / f"angles_{language}.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_flows_of_a_table_are_ahead_of_a_gaussian_and_of_a_linear_regression(language, example, tmp_path, capsys):
-    numbers = example(language, "density")(steps=100, flow_layers=2, out=str(tmp_path))
+    numbers = example(language, "density").main(steps=100, flow_layers=2, out=str(tmp_path))
     assert numbers["flow"] > numbers["Gaussian"] + 0.1, "untrained it is behind"
     assert numbers["conditional flow"] > numbers["linear regression"] + 0.1
     assert f"conditional flow: {numbers['conditional flow']:.3f} nats per left-out row" in capsys.readouterr().out
     assert (tmp_path / f"density_{language}.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, capsys):
-    numbers = example(language, "bayesian_flow")(steps=250, out=str(tmp_path))
+    numbers = example(language, "bayesian_flow").main(steps=250, out=str(tmp_path))
     assert numbers["width, 100"] < 0.8 * numbers["width, 20"]
     assert numbers["log-likelihood, 100"] > numbers["log-likelihood, 20"] + 0.1
     assert f"width, 20 irises: {numbers['width, 20']:.3f}" in capsys.readouterr().out
     assert (tmp_path / f"bayesian_flow_{language}.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_amortised_example_comes_near_the_exact_posteriors(language, example, tmp_path, capsys):
-    numbers = example(language, "amortised")(simulations=2_000, steps=200, tests=4, out=str(tmp_path))
+    numbers = example(language, "amortised").main(simulations=2_000, steps=200, tests=4, out=str(tmp_path))
     assert numbers["mean error / sd"] < 1.5, "untrained it is 2.0"
     assert f"mean error / sd: {numbers['mean error / sd']:.3f}" in capsys.readouterr().out
     assert (tmp_path / f"calibration_{language}.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_learned_population_comes_near_the_true_one_and_nuts_runs_on_it(language, example, capsys):
-    numbers = example(language, "prior")(steps=300, draws=20, groups=100, chains=2)
+    numbers = example(language, "prior").main(steps=300, draws=20, groups=100, chains=2)
     assert numbers["flow"] < numbers["normal"] - 0.03
     assert np.isfinite(numbers["r_hat"])
     assert f"flow: energy distance of the learned population to the true one {numbers['flow']:.3f}" in (

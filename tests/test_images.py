@@ -89,7 +89,7 @@ def test_a_patch_sees_only_the_patches_before_it():
         return pf.Squeeze((4, 4, 1)).forward({}, y)[0].reshape(-1)
 
     flat = pf.Squeeze((4, 4, 1)).forward({}, x)[0].reshape(-1)
-    jacobian = np.abs(np.asarray(jax.jacobian(run)(flat))).reshape(4, 4, 4, 4).max(axis=(1, 3))
+    jacobian = np.abs(np.asarray(jax.jit(jax.jacobian(run))(flat))).reshape(4, 4, 4, 4).max(axis=(1, 3))
     np.testing.assert_array_equal(np.triu(jacobian, 1), 0)
     assert (np.tril(jacobian, -1) > 0).sum() == 6
 

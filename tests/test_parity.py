@@ -73,6 +73,7 @@ def gaussian_log_likelihood(train, test):
     return float(np.mean(-0.5 * (quadratic + np.linalg.slogdet(2 * np.pi * cov)[1])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "bijection"),
     [(moons(), pf.nsf(2, flow_layers=4, hidden=(16, 16))), (table(), pf.maf(5, flow_layers=2))],

@@ -32,13 +32,19 @@ def test_a_linearised_network_is_its_autodiff_jacobian(name, hidden):
         layers = range(len(hidden) + 1)
         return linearize(x, [params[f"w{i}"] for i in layers], [params[f"b{i}"] for i in layers], [act] * len(hidden))
 
-    g, J = at(x), jnp.vectorize(jax.jacfwd(lambda x: at(x).value), signature="(n)->(n,n)")(x)
+    @jax.jit
+    def found(x, v):
+        g = at(x)
+        J = jnp.vectorize(jax.jacfwd(lambda x: at(x).value), signature="(n)->(n,n)")(x)
+        return g.value, g.jacobian(), g.trace(), g.jvp(v), g.vjp(v), J, mlp(params, x, None)
+
+    value, jacobian, trace, jvp, vjp, J, expected = (np.asarray(a) for a in found(x, v))
     if name != "lip_swish":
-        np.testing.assert_allclose(g.value, mlp(params, x, None), atol=1e-12)
-    np.testing.assert_allclose(g.jacobian(), J, atol=1e-12)
-    np.testing.assert_allclose(g.trace(), jnp.trace(J, axis1=-2, axis2=-1), atol=1e-12)
-    np.testing.assert_allclose(g.jvp(v), jnp.einsum("...ij,...j", J, v), atol=1e-12)
-    np.testing.assert_allclose(g.vjp(v), jnp.einsum("...ij,...i", J, v), atol=1e-12)
+        np.testing.assert_allclose(value, expected, atol=1e-12)
+    np.testing.assert_allclose(jacobian, J, atol=1e-12)
+    np.testing.assert_allclose(trace, np.trace(J, axis1=-2, axis2=-1), atol=1e-12)
+    np.testing.assert_allclose(jvp, np.einsum("...ij,...j", J, v), atol=1e-12)
+    np.testing.assert_allclose(vjp, np.einsum("...ij,...i", J, v), atol=1e-12)
 
 
 def test_lip_swish_has_slopes_within_one_for_every_beta():
