@@ -54,9 +54,10 @@ def register(cls: AnyClass) -> AnyClass:
         ...     def _inverse(self, params, y, context):
         ...         return y / 2, 0 * y.sum(-1) - self.dim * 0.6931471805599453
     """
-    if not (isinstance(cls, type) and issubclass(cls, PARTS) and dataclasses.is_dataclass(cls)):
+    parameters: Any = getattr(cls, "__dataclass_params__", None)
+    if not (isinstance(cls, type) and issubclass(cls, PARTS) and parameters is not None and parameters.frozen):
         raise TypeError(
-            "register takes a dataclass that subclasses pf.Bijection, pf.Transformer, pf.Conditioner, "
+            "register takes a frozen dataclass that subclasses pf.Bijection, pf.Transformer, pf.Conditioner, "
             f"pf.AutoregressiveConditioner or pf.Base, got {cls!r}."
         )
     known = _classes().get(cls.__name__)
@@ -117,7 +118,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
             node[leaf] = file.get_tensor(name)
     description = json.loads(metadata["bijection"])
     if metadata["format"] == "1":
-        description, params = from_format_1(description, params)
+        try:
+            description, params = from_format_1(description, params)
+        except KeyError as error:
+            raise ValueError(f"{os.fspath(path)!r}: a layer of format 1 lacks its field {error}.") from error
     bijection = _build(description)
     if not isinstance(bijection, Bijection | Base):
         raise ValueError(f"{os.fspath(path)!r} describes a {type(bijection).__name__}, not a bijection or a base.")
@@ -154,7 +158,7 @@ def _describe(value: Any) -> Any:
                 f"only ppl_flows' own classes and registered ones can be saved, got {type(value)!r}; call "
                 f"pf.register({type(value).__name__}) first, here and where the file is loaded."
             )
-        fields = {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
+        fields = {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}  # type: ignore[arg-type]
         return {"class": type(value).__name__, **fields}
     if isinstance(value, tuple):
         return [_describe(v) for v in value]
@@ -180,4 +184,7 @@ def _build(value: Any) -> Any:
     unknown = fields.keys() - {f.name for f in dataclasses.fields(known)}
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)} of {known.__name__}; a newer ppl_flows may know it.")
-    return known(**fields)
+    try:
+        return known(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the file's {known.__name__} cannot be made: {error}") from error

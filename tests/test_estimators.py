@@ -254,3 +254,19 @@ def test_evaluation_mode_in_numpyro_scores_with_the_running_averages():
     assert not np.allclose(trained, measured)
     assert not np.any(state["params"]["state"]["mean"])
     assert np.all(moved["params"]["state"]["mean"] > 0.1)
+
+
+def test_a_flow_that_is_no_site_is_measured_in_evaluation_mode_too(lang):
+    """Scored through a factor: what the handler of sites cannot see, ``flow`` asks for."""
+    data = lang.array(np.random.default_rng(0).normal(1.0, 3.0, size=(50, 1)))
+
+    def model():
+        density = lang.flow("f", pf.Chain([pf.Elementwise(1), pf.BatchNorm(1)]), training=True)
+        lang.ppl.factor("score", density.log_prob(data).sum())
+
+    result = lang.fit(model, lambda: None, steps=40, num_particles=1, draws=2, tolerance=None, progress=False)
+    state = result.params.get("f$state.1.state.mean")  # in Pyro
+    mean = result.params["f$state"]["params"]["1"]["state"]["mean"] if state is None else state
+    assert np.all(np.asarray(mean) != 0)
+    # the batch's own statistics, which training uses, give the data another score than the averages
+    assert abs(result.elbo.mean + result.losses[-1]) > 1e-3

@@ -125,8 +125,8 @@ class Coupling(pf.Bijection):
     ("cls", "error", "message"),
     [
         (Coupling, ValueError, "has the name 'Coupling' already; give yours another"),
-        (int, TypeError, "takes a dataclass that subclasses pf.Bijection"),
-        (pf.nsf, TypeError, "takes a dataclass that subclasses pf.Bijection"),
+        (int, TypeError, "takes a frozen dataclass that subclasses pf.Bijection"),
+        (pf.nsf, TypeError, "takes a frozen dataclass that subclasses pf.Bijection"),
     ],
 )
 def test_what_cannot_be_registered_is_an_error(cls, error, message):

@@ -152,14 +152,16 @@ def test_a_loss_trains_a_flow_near_the_posterior_reparameterised_as_the_hosts_sv
 
 def test_a_step_is_the_optimisers_own(lang):
     def model():
-        lang.ppl.factor("parabola", -0.5 * (lang.ppl.param("p", lang.array(0.0)) - 3.0) ** 2)
+        lang.ppl.factor(
+            "parabola", -0.5 * (lang.ppl.param("p", lang.array(0.0)) - 300.0) ** 2
+        )  # steep: none of it is clipped
 
     result = lang.fit(
         model, lambda: None, optimizer=sgd(lang), steps=60, num_particles=1, tolerance=None, progress=False
     )
-    iterates = 3.0 * (1 - 0.9 ** np.arange(1, 61))
+    iterates = 300.0 * (1 - 0.9 ** np.arange(1, 61))
     assert float(result.params["p"]) == pytest.approx(iterates[-3:].mean(), rel=1e-12)  # of the last twentieth
-    np.testing.assert_allclose(result.losses, 0.5 * (3.0 - np.append(0.0, iterates[:-1])) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(result.losses, 0.5 * (300.0 - np.append(0.0, iterates[:-1])) ** 2, rtol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -233,3 +235,19 @@ def test_an_optimiser_made_beforehand_is_refused_in_pyro(float64):
 def test_a_density_refuses_an_optimiser_beside_rates(lang, option):
     with pytest.raises(ValueError, match=f"optimizer= and {option}=0.1"):
         SHELLS[lang.ppl].fit_density(pf.maf(2), lang.array(np.ones((10, 2))), optimizer=sgd(lang), **{option: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "match"),
+    [
+        ("pyro", pyro.optim.Adam, "got Adam, which is to be called"),
+        ("pyro", torch.optim.LBFGS, "LBFGS takes several losses a step"),
+        ("pyro", 0.1, "got float"),
+        ("numpyro", optax.adam, "optax transformation or an object of numpyro.optim.*call it first"),
+        ("numpyro", numpyro.optim.Adam, "call it first"),
+    ],
+)
+def test_an_optimiser_of_another_kind_is_an_error_that_says_what_to_give(name, optimizer, match, float64):
+    lang = language(name)
+    with pytest.raises(TypeError, match=match):
+        lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), identity_flow), optimizer=optimizer, **SHORT)

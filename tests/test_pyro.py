@@ -540,3 +540,14 @@ def test_everything_runs_in_float64(float64):
     result = fit(mixed, guide, **{**SMALL, "steps": 20})
     assert all(p.dtype == torch.float64 for p in result.params.values())
     assert result.sample(3)["scale"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["train", "forward", "tree", "half", "parameters"])
+def test_parts_may_have_the_names_of_a_modules_own_attributes(name):
+    bijection = pf.Chain({name: pf.ActNorm(2), "last": pf.Reverse(2)})
+    transform = FlowTransform(bijection)
+    assert transform.params.keys() == {name, "last"}
+    assert len(list(transform.parameters())) == 2
+    again = FlowTransform(bijection, seed=1)
+    again.load_state_dict(transform.state_dict())
+    torch.testing.assert_close(again(torch.ones(2)), transform(torch.ones(2)))

@@ -64,9 +64,9 @@ class Coupling(Bijection):
         if self.conditioner is None:
             object.__setattr__(self, "conditioner", MLP() if len(self.event_shape) == 1 else ConvNet())
         check_conditioner("Coupling", self.conditioner, len(self.event_shape))
-        object.__setattr__(self, "mask", self._checked_mask())
+        object.__setattr__(self, "mask", self._complete_mask())
 
-    def _checked_mask(self) -> str | tuple[bool, ...]:
+    def _complete_mask(self) -> str | tuple[bool, ...]:
         size, images = self.event_shape[-1], not isinstance(self.dim, int)
         masks = MASKS if images else MASKS[:-1]
         if isinstance(self.mask, str) and self.mask not in masks:
@@ -107,11 +107,16 @@ class Coupling(Bijection):
         return where_moved(self.transformer.codomain, np.broadcast_to(~passing, self.event_shape).ravel().tolist())
 
     @cached_property
-    def _network(self) -> Network:
+    def _sizes(self) -> tuple[int, int]:
+        """Of what the network takes, and of what it gives."""
         passing = moved = self.event_shape[-1]
         if self.mask != "checkerboard":
             passing, moved = map(len, _parts(self.event_shape[-1], self.mask, self.flip)[:2])
-        return self.conditioner.bind(passing, moved * self.transformer.size, self.context_dim)
+        return passing, moved * self.transformer.size
+
+    @cached_property
+    def _network(self) -> Network:
+        return self.conditioner.bind(*self._sizes, self.context_dim)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self._network.init(rng)
@@ -122,7 +127,7 @@ class Coupling(Bijection):
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         return self._apply(self.transformer.inverse, params, y, context)
 
-    def _widened(self, params: Params) -> Params:
+    def _widen(self, params: Params) -> Params:
         return params  # the network multiplies in the dtype of its weights
 
     def _apply(
@@ -131,14 +136,14 @@ class Coupling(Bijection):
         xp, images = namespace(v), not isinstance(self.dim, int)
         if images and context is not None:
             context = context[..., None, None, :]  # one for all pixels
-        axis = (-3, -2, -1) if images else -1
+        axis, (_, outputs) = (-3, -2, -1) if images else -1, self._sizes
         if self.mask == "checkerboard":
             passes = xp.constant(_checkerboard(*self.event_shape[:2], self.flip), v) > 0
-            theta = theta_of(self._network, params, xp.where(passes, v, 0.0), context)
+            theta = theta_of(self._network, outputs, params, xp.where(passes, v, 0.0), context)
             out, slopes = h(theta.reshape(*theta.shape[:-1], v.shape[-1], self.transformer.size), v)
             return xp.where(passes, v, out), xp.sum(xp.where(passes, 0.0, slopes), axis=axis)
         a, b = self._split(v)
-        theta = theta_of(self._network, params, a, context)
+        theta = theta_of(self._network, outputs, params, a, context)
         b, slopes = h(theta.reshape(*theta.shape[:-1], b.shape[-1], self.transformer.size), b)
         return self._join(a, b), xp.sum(slopes, axis=axis)
 

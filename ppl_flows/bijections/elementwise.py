@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
 from ppl_flows.core.transformer import Transformer, check_transformer
@@ -61,7 +61,7 @@ class Elementwise(Bijection):
     def _theta(self, params: Params, context: Array | None) -> Array:
         if context is None:
             return params["theta"]
-        theta = self._network(params["net"], context, None)
+        theta = theta_of(self._network, self.dim * self.transformer.size, params["net"], context, None)
         return theta.reshape(*theta.shape[:-1], self.dim, self.transformer.size)
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
@@ -60,7 +60,7 @@ class Planar(Bijection):
         """``(v, w, w.v, b)``."""
         u, w, b = params["u"], params["w"], params["b"]
         if context is not None:
-            shift = self._network(params["net"], context, None)
+            shift = theta_of(self._network, 2 * self.dim + 1, params["net"], context, None)
             u, w, b = u + shift[..., : self.dim], w + shift[..., self.dim : -1], b + shift[..., -1:]
         xp = namespace(w)
         a = xp.sum(w * u, axis=-1)

@@ -9,7 +9,7 @@ from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -59,7 +59,7 @@ class Radial(Bijection):
         """``(x0, alpha, beta / alpha)``."""
         x0, log_alpha, s = params["x0"], params["log_alpha"], params["s"]
         if context is not None:
-            shift = self._network(params["net"], context, None)
+            shift = theta_of(self._network, self.dim + 2, params["net"], context, None)
             x0, log_alpha, s = x0 + shift[..., :-2], log_alpha + shift[..., -2:-1], s + shift[..., -1:]
         xp = namespace(x0)
         return x0, xp.exp(log_alpha[..., 0]), xp.elu(s[..., 0])

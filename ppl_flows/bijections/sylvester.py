@@ -12,7 +12,7 @@ from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
-from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner
+from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Array, Params
@@ -104,7 +104,7 @@ class Sylvester(Bijection):
         rs, r, s, b = params["rs"], params["r"], params["s"], params["b"]
         xp, k = namespace(rs), self.rank
         if context is not None:
-            shift = self._network(params["net"], context, None)
+            shift = theta_of(self._network, self.rank * (self.rank + 3), params["net"], context, None)
             rs = rs + xp.reshape(shift[..., : k * k], (*shift.shape[:-1], k, k))
             r, s, b = (p + shift[..., k * (k + i) : k * (k + i + 1)] for i, p in enumerate((r, s, b)))
         eye = unit_matrix(self.dim, rs)

@@ -1,4 +1,4 @@
-"""Combinators: ``Chain``, ``Repeat``, ``Inverse`` and ``Frozen``."""
+"""``Chain``: bijections one after another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from ppl_flows.combinators.stack import Stack, check_remat
 from ppl_flows.combinators.wrapper import check_part
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.support import Support, chained
+from ppl_flows.core.support import Support, chain_supports
 from ppl_flows.core.types import Array, Params
 
 
@@ -30,7 +30,7 @@ class Chain(Stack):
 
     Args:
         parts: at least one bijection; each takes what the one before it gives. A mapping gives them names.
-        names: of the parts; instead of a mapping.
+        names: of the parts; instead of a mapping. None: their numbers.
         remat: ``"none"``: everything is kept. ``"checkpoint"``: the input of each part; costs one more pass.
             ``"reversible"``: only the input and the output of the whole, however many parts there are; the backward
             pass walks back through the inverses, which costs one more pass in each direction, and raises where
@@ -54,7 +54,7 @@ class Chain(Stack):
     """
 
     parts: tuple[Bijection, ...]
-    names: tuple[str, ...]
+    names: tuple[str, ...] | None = None
     remat: str = "none"
 
     def __init__(
@@ -65,18 +65,18 @@ class Chain(Stack):
         remat: str = "none",
     ) -> None:
         if isinstance(parts, Mapping):
+            if names is not None:
+                raise ValueError("Chain: give the parts as a mapping or with names, not both.")
             names, parts = tuple(parts), parts.values()
-        parts = tuple(parts)
-        object.__setattr__(self, "parts", parts)
-        object.__setattr__(self, "names", tuple(map(str, range(len(parts)))) if names is None else tuple(names))
+        if isinstance(parts, Bijection) or not isinstance(parts, Iterable):
+            raise TypeError(f"Chain takes a sequence or a mapping of bijections, got {parts!r}; put it into a list.")
+        object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "names", None if names is None else tuple(names))
         object.__setattr__(self, "remat", remat)
         if not self.parts:
             raise ValueError("Chain got no parts; give at least one bijection (flow_layers >= 1 in the recipes).")
-        if len(set(self.names)) != len(self.parts) or any("." in name or name == "state" for name in self.names):
-            raise ValueError(
-                f"Chain: {len(self.parts)} parts need as many different names, without dots and not 'state', got "
-                f"{self.names}."
-            )
+        if self.names is not None:
+            self._check_names(self.names)
         for part in self.parts:
             check_part("Chain", part)
         for a, b in zip(self.parts, self.parts[1:], strict=False):
@@ -92,7 +92,7 @@ class Chain(Stack):
 
     @cached_property
     def _supports(self) -> tuple[Support, Support]:
-        return chained(self.parts)
+        return chain_supports(self.parts)
 
     @property
     def domain(self) -> Support:
@@ -116,7 +116,15 @@ class Chain(Stack):
 
     @cached_property
     def _named(self) -> tuple[tuple[str, Bijection], ...]:
-        return tuple(zip(self.names, self.parts, strict=True))
+        return tuple(zip(self.names or map(str, range(len(self.parts))), self.parts, strict=True))
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        good = all(isinstance(name, str) and name and not set(name) & set(".$") and name != "state" for name in names)
+        if not good or len(set(names)) != len(self.parts):
+            raise ValueError(
+                f"Chain: {len(self.parts)} parts need as many different names, strings without dots and dollars, "
+                f"and not 'state', got {names}."
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -158,5 +166,5 @@ class Chain(Stack):
             total = total + log_det
         return y, total
 
-    def _widened(self, params: Params) -> Params:
-        return {name: part._widened(params[name]) for name, part in self._named}
+    def _widen(self, params: Params) -> Params:
+        return {name: part._widen(params[name]) for name, part in self._named}

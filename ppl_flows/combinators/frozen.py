@@ -34,5 +34,5 @@ class Frozen(Wrapper):
     def _inverse(self, params: Params, y: Array, context: Array | None) -> tuple[Array, Array]:
         return self.part._inverse(params["state"], y, context)
 
-    def _widened(self, params: Params) -> Params:
+    def _widen(self, params: Params) -> Params:
         return params  # state is never narrow

@@ -70,6 +70,10 @@ class MultiScale(Bijection):
     def context_dim(self) -> int:  # type: ignore[override]
         return max(scale.context_dim for scale in self.scales)
 
+    @cached_property
+    def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return np.broadcast_shapes(*(scale.batch_shape for scale in self.scales))
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         return (math.prod(self.output_shape),)
@@ -130,5 +134,5 @@ class MultiScale(Bijection):
             total = total + log_det
         return new, image, total
 
-    def _widened(self, params: Params) -> Params:
-        return {str(i): scale._widened(params[str(i)]) for i, scale in enumerate(self.scales)}
+    def _widen(self, params: Params) -> Params:
+        return {str(i): scale._widen(params[str(i)]) for i, scale in enumerate(self.scales)}

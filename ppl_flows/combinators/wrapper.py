@@ -54,8 +54,8 @@ class Wrapper(Bijection):
     def _layer_counts(self) -> Counter[str]:
         return self.part._layer_counts()
 
-    def _widened(self, params: Params) -> Params:
-        return self.part._widened(params)
+    def _widen(self, params: Params) -> Params:
+        return self.part._widen(params)
 
 
 def check_part(owner: str, part: object) -> None:

@@ -94,8 +94,8 @@ class AttentionNetwork(AutoregressiveNetwork):
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
         xp = namespace(x)
         x = xp.flip(x, axis=-2) if self.flip else x
-        seen = xp.constant(_seen(self.length), x) > 0
-        a = self._embedded(params, x, params["place"], context)
+        seen = xp.constant(_causal_mask(self.length), x) > 0
+        a = self._embed(params, x, params["place"], context)
         for i in range(self.attention.blocks):
             p = params[f"block{i}"]
             q, k, v = self._heads(p, a)
@@ -120,7 +120,7 @@ class AttentionNetwork(AutoregressiveNetwork):
         def step(carry: tuple[Any, ...], row: Params) -> tuple[tuple[Any, ...], Params]:
             theta, memory = carry
             x, slopes = transformer.inverse(theta.reshape(*theta.shape[:-1], -1, transformer.size), row["y"])
-            a = self._embedded(params, x[..., None, :], row["place"], context)
+            a = self._embed(params, x[..., None, :], row["place"], context)
             grown: list[tuple[Array, Array]] = []
             for i, kept in enumerate(memory):
                 p = params[f"block{i}"]
@@ -134,7 +134,7 @@ class AttentionNetwork(AutoregressiveNetwork):
             "y": xp.moveaxis(y, -2, 0),
             "place": params["place"],
             "here": unit_matrix(n, y) > 0,
-            "seen": xp.constant(_seen(n), y) > 0,
+            "seen": xp.constant(_causal_mask(n), y) > 0,
         }
         first = xp.broadcast_to(params["first"], (*y.shape[:-2], self.outputs))
         memory = ((empty, empty),) * self.attention.blocks
@@ -142,33 +142,33 @@ class AttentionNetwork(AutoregressiveNetwork):
         x = xp.moveaxis(out["x"], 0, -2)
         return xp.flip(x, axis=-2) if self.flip else x, xp.sum(out["slopes"], axis=(0, -1))
 
-    def _embedded(self, params: Params, x: Array, place: Array, context: Array | None) -> Array:
+    def _embed(self, params: Params, x: Array, place: Array, context: Array | None) -> Array:
         a = x @ params["embed"] + place
         return a if context is None else a + (context @ params["c"])[..., None, :]
 
     def _heads(self, p: Params, a: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values, ``(*batch, places, heads, width / heads)``."""
-        parts = _normalised(a, p["norm0"]) @ p["qkv"]
+        parts = _layer_norm(a, p["norm0"]) @ p["qkv"]
         q, k, v = namespace(a).unstack(parts.reshape(*a.shape[:-1], 3, self.attention.heads, -1), axis=-3)
         return q, k, v
 
     def _through(self, p: Params, a: Array, attended: Array) -> Array:
         act = getattr(namespace(a), self.attention.activation)
         a = a + attended.reshape(*a.shape[:-1], self.attention.width) @ p["mix"]
-        return a + act(_normalised(a, p["norm1"]) @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
+        return a + act(_layer_norm(a, p["norm1"]) @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
 
     def _out(self, params: Params, a: Array) -> Array:
         p = params["out"]
-        return _normalised(a, p["norm"]) @ p["w"] + p["b"]
+        return _layer_norm(a, p["norm"]) @ p["w"] + p["b"]
 
 
 @cache
-def _seen(length: int) -> np.ndarray:
+def _causal_mask(length: int) -> np.ndarray:
     """1 where the place of a row attends to that of a column."""
     return np.tril(np.ones((length, length)))
 
 
-def _normalised(a: Array, scale: Array) -> Array:
+def _layer_norm(a: Array, scale: Array) -> Array:
     xp = namespace(a)
     a = a - xp.mean(a, axis=-1, keepdims=True)
     return a / xp.sqrt(xp.mean(a * a, axis=-1, keepdims=True) + 1e-5) * scale

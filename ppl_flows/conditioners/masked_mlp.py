@@ -19,9 +19,9 @@ class MaskedMLP(AutoregressiveNetwork):
     """MADE: output t, of size ``outputs``, sees only ``x[:t]`` and the context.
 
     A hidden unit of degree m sees ``x[:m]``. Degrees are spread evenly and *sorted*, so that the units which
-    ``x[t]`` newly determines are contiguous rows: this is what makes the incremental inverse possible (``sweep``).
-    ``hidden=()`` gives masked linear maps. With a context, units of degree 0 see the context alone. Layers of one
-    width have the same degrees, so that residual blocks keep them.
+    ``x[t]`` newly determines are contiguous rows: this is what makes the incremental inverse possible
+    (``triangular_sweep``). ``hidden=()`` gives masked linear maps. With a context, units of degree 0 see the context
+    alone. Layers of one width have the same degrees, so that residual blocks keep them.
 
     Args:
         mlp: hidden layers and activation.

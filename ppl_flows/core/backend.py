@@ -208,7 +208,7 @@ class Hooks(Activations, Protocol):
 
         Args:
             network: a ``MaskedMLP``.
-            method: "sequential"; "jacobi", parallel iteration; "auto", what is faster in this library.
+            method: "sweep"; "jacobi", parallel iteration; "auto", what is faster in this library.
             y: ``(*batch, dim)``.
         """
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ppl_flows.core.initialisation import check_params, number_of_weights
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.precision import has_one_dtype, in_one_dtype, wide_params
+from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
 
@@ -66,12 +66,12 @@ class Bijection(abc.ABC):
 
     def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Base to target (sampling): ``(y, log|det dy/dx|)``."""
-        y, log_det = self._checked(self._forward, params, x, context, self.event_shape)
+        y, log_det = self._run_checked(self._forward, params, x, context, self.event_shape)
         return y, log_det
 
     def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         """Target to base (scoring): ``(x, log|det dx/dy|)``."""
-        x, log_det = self._checked(self._inverse, params, y, context, self.output_shape)
+        x, log_det = self._run_checked(self._inverse, params, y, context, self.output_shape)
         return x, log_det
 
     def observe(
@@ -102,7 +102,7 @@ class Bijection(abc.ABC):
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
         shape = self.event_shape if forward else self.output_shape
         run = partial(self._observe, forward=forward, stage=stage)
-        params, out, log_det = self._checked(run, params, value, context, shape)
+        params, out, log_det = self._run_checked(run, params, value, context, shape)
         return params, out, log_det
 
     # What follows runs unchecked: value and context have their shapes, the value has the batch shape of both together,
@@ -118,11 +118,11 @@ class Bijection(abc.ABC):
         run = self._forward if forward else self._inverse
         return params, *run(params, value, context)
 
-    def _widened(self, params: Params) -> Params:
+    def _widen(self, params: Params) -> Params:
         """Narrow params as a pass takes them: in float32, but for networks that multiply in what they have."""
         return wide_params(params)
 
-    def _checked(
+    def _run_checked(
         self,
         run: Callable[..., tuple[Any, ...]],
         params: Params,
@@ -131,6 +131,8 @@ class Bijection(abc.ABC):
         shape: tuple[int, ...],
     ) -> tuple[Any, ...]:
         """``run(params, v, context)``, the outermost call: here alone shapes, dtypes and batches are decided."""
+        if isinstance(v, np.ndarray):
+            v, context = of_one_library(params, v, context)
         name, xp = type(self).__name__, namespace(v)
         batch = tuple(v.shape[: v.ndim - len(shape)])
         if tuple(v.shape) != batch + shape:
@@ -149,10 +151,15 @@ class Bijection(abc.ABC):
         try:
             if has_one_dtype(params, v, context):
                 return run(params, v, context)
-            return in_one_dtype(run, self._widened, params, v, context)
+            return in_one_dtype(run, self._widen, params, v, context)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            check_params(self, params)  # the likeliest reason, in words
+            check_params(self, params, more=True)  # the likeliest reason, in words
             raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: what was derived from them is derived again."""
+        derived = {name for name in self.__dict__ if isinstance(getattr(type(self), name, None), cached_property)}
+        return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def _layer_counts(self) -> Counter[str]:
         """How many bijections of each class this one is made of, containers not counted."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.params import first_weight
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array, Params
 
@@ -25,8 +26,9 @@ class Network(Protocol):
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
         """theta, ``(*batch, outputs)``, for x ``(*batch, inputs)`` and context ``(*batch, context_dim)`` or None.
 
-        Of images: ``(*batch, height, width, outputs)`` for x ``(*batch, height, width, inputs)``; the context has two
-        axes of size 1 before its last one, so that it broadcasts against the pixels.
+        The context's batch broadcasts against x's, and need not be equal to it. Of images: ``(*batch, height, width,
+        outputs)`` for x ``(*batch, height, width, inputs)``; the context has two axes of size 1 before its last one, so
+        that it broadcasts against the pixels.
         """
 
 
@@ -51,15 +53,18 @@ class AutoregressiveNetwork(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
-        """All outputs at once, ``(*batch, length, outputs)``, for x ``(*batch, length, inputs)``."""
+        """All outputs at once, ``(*batch, length, outputs)``, for x ``(*batch, length, inputs)``.
+
+        The context is ``(*batch, context_dim)``, or broadcasts against that: it has no axis for the positions.
+        """
 
     def sequentially(
         self, params: Params, y: Array, context: Array | None, transformer: Transformer, method: str
     ) -> tuple[Array, Array]:
         """``(x, log_det)`` with ``transformer.forward(self(x), x) = y``; log_det of the inverse, ``(*batch,)``.
 
-        By ``length`` passes, each of which finds one more position. A network that can go from position to position
-        overrides it.
+        By ``length`` passes, each of which finds one more position; in JAX the program holds them all. A network that
+        can go from position to position overrides it.
 
         Args:
             y: ``(*batch, length, inputs)``.
@@ -101,13 +106,22 @@ def check_conditioner(owner: str, conditioner: Any, event_ndim: int) -> None:
         )
 
 
-def theta_of(network: Network, params: Params, x: Array, context: Array | None) -> Array:
-    """The network's output in x's dtype; it multiplies in the dtype of its weights, which may be narrower."""
-    leaf: Any = params
-    while isinstance(leaf, dict) and leaf:
-        leaf = next(iter(leaf.values()))
-    if isinstance(leaf, dict) or leaf.dtype == x.dtype:
-        return network(params, x, context)
-    xp, dtype = namespace(x), leaf.dtype
-    theta = network(params, xp.astype(x, dtype), None if context is None else xp.astype(context, dtype))
-    return xp.astype(theta, x.dtype)
+def theta_of(network: Network, outputs: int, params: Params, x: Array, context: Array | None) -> Array:
+    """The network's output in x's dtype; it multiplies in the dtype of its weights, which may be narrower.
+
+    Raises:
+        ValueError: it gives another number of outputs.
+    """
+    weight = first_weight(params)
+    if weight is None or weight.dtype == x.dtype:
+        theta = network(params, x, context)
+    else:
+        xp, dtype = namespace(x), weight.dtype
+        narrow = network(params, xp.astype(x, dtype), None if context is None else xp.astype(context, dtype))
+        theta = xp.astype(narrow, x.dtype)
+    if theta.shape[-1] != outputs:
+        raise ValueError(
+            f"{type(network).__name__}: the network must give {outputs} numbers for these events, but gave theta of "
+            f"shape {tuple(theta.shape)}; its bind(inputs, outputs, context_dim) says how many."
+        )
+    return theta

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppl_flows.core.params import flatten, split
+from ppl_flows.core.params import flatten, is_group, split
 
 if TYPE_CHECKING:
     from ppl_flows.core.base_distribution import Base
@@ -31,15 +31,22 @@ def initial_params(bijection: Bijection | Base, seed: int) -> Params:
     return params
 
 
-def check_params(bijection: Bijection | Base, params: Params) -> None:
-    """Raises ValueError unless params have the names and shapes of ``bijection.init``."""
-    expected = _shapes(bijection)
-    got = {name: tuple(a.shape) for name, a in flatten(params)}
-    for name in sorted(expected.keys() | got.keys()):
-        if expected.get(name) != got.get(name):
+def check_params(bijection: Bijection | Base, params: Params, *, more: bool = False) -> None:
+    """Raises ValueError unless params have the names and shapes of ``bijection.init``; ``more``: other names too."""
+    name, expected = type(bijection).__name__, _shapes(bijection)
+    way_out = "make them with bijection.init or pf.load"
+    if not is_group(params):
+        raise ValueError(f"params do not fit {name}: they must be a nested dict, got {params!r}; {way_out}.")
+    got = dict(flatten(params))
+    if wrong := [leaf for leaf, value in got.items() if not hasattr(value, "shape")]:
+        kind = type(got[wrong[0]]).__name__
+        raise ValueError(f"params do not fit {name}: {wrong[0]!r} should be an array, got a {kind}; {way_out}.")
+    shapes = {leaf: tuple(value.shape) for leaf, value in got.items()}
+    for leaf in sorted(expected.keys() if more else expected.keys() | shapes.keys()):
+        if expected.get(leaf) != shapes.get(leaf):
             raise ValueError(
-                f"params do not fit {type(bijection).__name__}: {name!r} should have shape {expected.get(name)}, "
-                f"got {got.get(name)} (None: absent); make them with bijection.init or pf.load."
+                f"params do not fit {name}: {leaf!r} should have shape {expected.get(leaf)}, got {shapes.get(leaf)} "
+                f"(None: absent); {way_out}."
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ppl_flows.core.namespace import namespace
@@ -10,7 +10,22 @@ from ppl_flows.core.namespace import namespace
 if TYPE_CHECKING:
     from ppl_flows.core.types import Array, Params
 
-# They are walked at every pass, so a level is one call, and not one per array.
+# They are walked at every pass, so a level is one call, and not one per array: other mappings than dicts, which are
+# slow to tell from arrays, become dicts where a pass begins (``precision.in_one_dtype``).
+
+
+def is_group(value: Any) -> bool:
+    """Whether it is nested params, and no array."""
+    return isinstance(value, dict | Mapping)
+
+
+def first_weight(params: Params) -> Array | None:
+    """The first array that is no state; None where there is none."""
+    for key, value in params.items():
+        weight = None if key == "state" else first_weight(value) if isinstance(value, dict) else value
+        if weight is not None:
+            return weight
+    return None
 
 
 def flatten(params: Params) -> Iterator[tuple[str, Array]]:
@@ -22,7 +37,7 @@ def flatten(params: Params) -> Iterator[tuple[str, Array]]:
 
 def _collect(params: Params, prefix: str, found: list[tuple[str, Array]]) -> None:
     for key, value in params.items():
-        if isinstance(value, dict):
+        if is_group(value):
             _collect(value, f"{prefix}{key}.", found)
         else:
             found.append((f"{prefix}{key}", value))
@@ -33,7 +48,7 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
     mapped = {}
     for key, value in params.items():
         name = f"{prefix}{key}"
-        mapped[key] = map_params(f, value, f"{name}.") if isinstance(value, dict) else f(name, value)
+        mapped[key] = map_params(f, value, f"{name}.") if is_group(value) else f(name, value)
     return mapped
 
 
@@ -44,7 +59,7 @@ def split(params: Params) -> tuple[Params, Params]:
     for key, value in params.items():
         if key == "state":
             state[key] = value
-        elif isinstance(value, dict):
+        elif is_group(value):
             weights[key], below = split(value)
             if below:
                 state[key] = below

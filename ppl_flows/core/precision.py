@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import flatten, map_params, split
+from ppl_flows.core.params import first_weight, flatten, map_params, split
 
 if TYPE_CHECKING:
     from ppl_flows.core.types import Array, Params
@@ -34,16 +37,33 @@ def wide_params(params: Params) -> Params:
 
 
 def has_one_dtype(params: Params, v: Array, context: Array | None) -> bool:
-    """Whether all arrays have the dtype of v, and that is no narrower than float32: nothing is to be decided."""
+    """Whether all arrays have the dtype of v, which is float32 or float64: nothing is to be decided."""
     dtype = v.dtype
-    return dtype.itemsize >= 4 and (context is None or context.dtype == dtype) and _all_have(dtype, params)
+    return _is_plain(dtype) and (context is None or context.dtype == dtype) and _all_have(dtype, params)
+
+
+@cache
+def _is_plain(dtype: Any) -> bool:
+    return str(dtype).rpartition(".")[2] in ("float32", "float64")
 
 
 def _all_have(dtype: Any, params: Params) -> bool:
-    for a in params.values():  # noqa: SIM110  a generator makes one call more for every array
-        if not (_all_have(dtype, a) if isinstance(a, dict) else a.dtype == dtype):
+    for a in params.values():  # a generator would make one call more for every array
+        if isinstance(a, dict):
+            if not _all_have(dtype, a):
+                return False
+        elif getattr(a, "dtype", None) != dtype:
             return False
     return True
+
+
+def of_one_library(params: Params, v: Array, context: Array | None) -> tuple[Array, Array | None]:
+    """v and context, NumPy arrays as arrays of the library that the weights are of."""
+    weight = first_weight(params) if isinstance(params, dict) else None
+    if isinstance(weight, np.ndarray | np.generic) or not hasattr(weight, "dtype"):
+        return v, context
+    xp = namespace(weight)
+    return xp.asarray(v), xp.asarray(context) if isinstance(context, np.ndarray) else context
 
 
 def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
@@ -58,14 +78,14 @@ def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
 
 def in_one_dtype(
     run: Callable[..., tuple[Any, ...]],
-    widened: Callable[[Params], Params],
+    widen: Callable[[Params], Params],
     params: Params,
     v: Array,
     context: Array | None,
 ) -> tuple[Any, ...]:
     """``run(params, v, context)`` with all three in ``result_dtype``: ``(..., out, log_det)``.
 
-    Where that is narrower than float32, in float32, but for the params that ``widened`` leaves narrow; out is narrow
+    Where that is narrower than float32, in float32, but for the params that ``widen`` leaves narrow; out is narrow
     again, log_det is not. Params that run returns before out get the dtypes that they had.
 
     Raises:
@@ -78,11 +98,16 @@ def in_one_dtype(
                 f"{name!r} is state, which must stay in float32, as averages and counters of {a.dtype} stop moving; "
                 "cast the weights alone: weights, state = pf.split(params)."
             )
+    if not xp.isdtype(result, ("real floating", "complex floating")):
+        result = xp.asarray(0.0).dtype  # whole numbers are numbers
+    dtype = xp.float32 if result.itemsize < 4 else result
+
+    def cast(a: Array) -> Array:
+        return xp.astype(a, dtype, copy=False)
+
+    given = map_params(lambda _, a: cast(a), params)
     if result.itemsize < 4:
-        dtype, given = xp.float32, widened(params)
-    else:
-        dtype, given = result, map_params(lambda _, a: xp.astype(a, result, copy=False), params)
-    context = None if context is None else xp.astype(context, dtype, copy=False)
-    *new, out, log_det = run(given, xp.astype(v, dtype, copy=False), context)
+        given = map_params(lambda _, a: a if is_narrow(a) else cast(a), widen(params))
+    *new, out, log_det = run(given, cast(v), None if context is None else cast(context))
     new = [map_params(lambda name, a: xp.astype(a, before[name].dtype, copy=False), p) for p in new]
     return *new, xp.astype(out, result, copy=False), log_det

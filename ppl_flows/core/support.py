@@ -24,7 +24,7 @@ def where_moved(interval: Interval, moved: Sequence[bool]) -> Support:
     return None if interval == REAL else tuple(interval if m else REAL for m in moved)
 
 
-def chained(parts: Sequence[Any]) -> tuple[Support, Support]:
+def chain_supports(parts: Sequence[Any]) -> tuple[Support, Support]:
     """Domain and codomain of bijections one after another.
 
     Raises:

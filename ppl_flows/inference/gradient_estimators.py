@@ -15,6 +15,8 @@ from typing import Any
 
 ESTIMATORS = ("path", "reparam", None)  # of ``fit``
 
+IN_TRAINING = "flow_in_training"  # type of the message by which ``flow(training=True)`` asks whether it may
+
 NEAR_POSTERIOR = "near_posterior"  # key of a site's ``infer``: its flow started near the posterior
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ppl_flows.inference.gradient_estimators import ESTIMATORS
@@ -35,8 +36,18 @@ def check_fit(
         raise ValueError(f"tolerance must be positive, or None for no early end, got {tolerance}.")
 
 
-def check_loss(loss: Any, elbo_class: type, num_particles: int | None, estimator: str | None, anneal: float) -> None:
-    """Raises TypeError for a loss that is no ELBO of the host, ValueError for options that do not go with one."""
+def check_loss(
+    loss: Any,
+    elbo_class: type,
+    no_elbos: tuple[type, ...],
+    num_particles: int | None,
+    estimator: str | None,
+    anneal: float,
+) -> None:
+    """Raises TypeError for a loss that is no ELBO of the host, ValueError for options that do not go with one.
+
+    ``no_elbos`` are those of the host's ELBO classes whose gradient is that of another divergence.
+    """
     if loss is None:
         return
     module, name = elbo_class.__module__.partition(".")[0], type(loss).__name__
@@ -53,7 +64,7 @@ def check_loss(loss: Any, elbo_class: type, num_particles: int | None, estimator
             f"anneal={anneal} and loss=: it weighs the model's log density, which not every ELBO takes (an analytic KL "
             "would be weighed too); use anneal=1.0, or leave loss out."
         )
-    if estimator == "path" and "Renyi" in name:
+    if estimator == "path" and isinstance(loss, no_elbos):
         raise ValueError(
             f"estimator='path' and {name}: what path gradients leave out has mean 0 in an ELBO only, so that here they "
             "would be biased; use estimator='reparam'."
@@ -61,7 +72,7 @@ def check_loss(loss: Any, elbo_class: type, num_particles: int | None, estimator
 
 
 def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_lr: float) -> tuple[float, float]:
-    """Learning rate and bound on the gradient of the own optimiser, as given, or by default.
+    """Learning rate and bound on the gradient of the own optimiser, as given, or by default; no bound for another.
 
     Raises:
         ValueError: they are given, and so is another optimiser.
@@ -72,4 +83,6 @@ def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_
             f"optimizer= and {' and '.join(given)}: rates, schedules and clipping are the optimiser's own; give them "
             "to it, or leave optimizer out."
         )
+    if optimizer is not None:
+        return default_lr, math.inf
     return default_lr if lr is None else lr, CLIP if clip is None else clip

@@ -13,7 +13,7 @@ from ppl_flows.core.params import split
 from ppl_flows.core.types import Array, Observed, Params
 
 
-class Stack(Protocol):
+class Walkable(Protocol):
     """Bijections one after another."""
 
     @property
@@ -31,7 +31,7 @@ class Stack(Protocol):
 
 
 def walk(
-    stack: Stack,
+    stack: Walkable,
     forward: bool,
     stage: str | None,
     params: Params,
@@ -57,7 +57,7 @@ def walk(
 
 def walk_back(
     vjp: Callable[..., tuple[Any, ...]],
-    stack: Stack,
+    stack: Walkable,
     forward: bool,
     stage: str | None,
     params: Params,
@@ -113,7 +113,7 @@ def allowed_error(v: Array) -> float:
     return math.sqrt(namespace(v).finfo(v.dtype).eps)
 
 
-def ill_conditioned(stack: Stack, error: float, allowed: float) -> ValueError:
+def ill_conditioned(stack: Walkable, error: float, allowed: float) -> ValueError:
     return ValueError(
         f'{type(stack).__name__}: remat="reversible" needs a stack whose inverse undoes it to a relative '
         f"{allowed:.1e} in this dtype, but after the way back values differ by {error:.1e}, and the gradient would be "

@@ -14,7 +14,7 @@ from jax import lax
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import sum_rightmost, validate_sample
-from numpyro.primitives import _PYRO_STACK, mutable
+from numpyro.primitives import _PYRO_STACK, apply_stack, mutable
 
 from ppl_flows.combinators.batched import Batched, with_batch
 from ppl_flows.core.base_distribution import Base
@@ -24,6 +24,7 @@ from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
@@ -210,8 +211,14 @@ def flow(
             "{**result.params, **result.state.mutable_state} of the host's SVI, or FitResult.params of fit."
         )
     density = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
-    density._holder = holder if training else None
+    density._holder = holder if training and _in_training() else None
     return density
+
+
+def _in_training() -> bool:
+    """Whether a flow that asks for training mode gets it: not inside ``EvaluationMode``."""
+    message = {"type": IN_TRAINING, "fn": lambda: True, "args": (), "kwargs": {}, "value": None}
+    return bool(apply_stack(message)["value"]) if _PYRO_STACK else True
 
 
 def random_flow(

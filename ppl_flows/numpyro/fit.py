@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import lax
 from numpyro import handlers
-from numpyro.infer import ELBO, Predictive, TraceEnum_ELBO
+from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
@@ -75,8 +75,8 @@ def fit(
         tolerance: in nats; the fit ends early when, from one twentieth of the steps to the next, the ELBO moved by less
             and the spread of the log weights puts ``KL(guide || posterior)`` below it. None: all steps are taken.
         draws: number of fresh draws that the fit is measured by.
-        callback: called as ``callback(step, loss, params)`` after every twentieth of the steps: with the number of
-            steps taken, the median loss of these, and their mean parameters, which the result would have.
+        callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
+            of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
@@ -86,7 +86,7 @@ def fit(
         ValueError: there is nothing to train, an option is out of its range, or options contradict each other.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
-    check_loss(loss, ELBO, num_particles, estimator, anneal)
+    check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpyro.primitives import Messenger
 
-from ppl_flows.inference.gradient_estimators import replace_flows, takes_path_gradients
+from ppl_flows.inference.gradient_estimators import IN_TRAINING, replace_flows, takes_path_gradients
 from ppl_flows.numpyro.distribution import Flow
 
 
@@ -17,7 +17,9 @@ class PathGradients(Messenger):
     Args:
         fn: the guide; None where the handler is a context.
         estimator: ``"path"``: all of them with ``Flow(path_gradients=True)``. None: those at sites with
-            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are.
+            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are. A flow is
+            reached where it is the site's distribution, also inside ``Independent``, masks and expansions, and not as
+            a component of a mixture.
     """
 
     def __init__(self, fn: Callable[..., Any] | None = None, *, estimator: str | None) -> None:
@@ -31,8 +33,10 @@ class PathGradients(Messenger):
 
 
 class EvaluationMode(Messenger):
-    """Around a model or guide: no flow at a sample site, observed or not, is in training mode."""
+    """Around a model or guide: no ``flow(...)`` made inside is in training mode, nor a flow at a sample site."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample":
+        if msg["type"] == IN_TRAINING:
+            msg["value"] = False
+        elif msg["type"] == "sample":
             msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)

@@ -200,7 +200,7 @@ class AutoFlow(AutoContinuous):
 
 
 class _Density:
-    """A log density of one vector as what ``warm_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
+    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
 
     def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
         self._dtype = dtype

@@ -45,6 +45,11 @@ def train(
         TypeError: the optimiser is neither one of optax nor of NumPyro.
     """
     own = optimizer is None
+    if callable(optimizer):
+        raise TypeError(
+            "optimizer must be an optax transformation or an object of numpyro.optim, such as optax.adam(1e-2), got "
+            f"{optimizer!r}; call it first."
+        )
     svi = SVI(model, guide, _own_optimizer(steps, lr, clip) if own else optimizer, elbo)
     state = svi.init(key, 1.0, init_params=init_params)
     if not svi.get_params(state):
@@ -83,13 +88,13 @@ def train(
     losses, bads = np.empty(0), np.empty(0, dtype=int)
     nothing = jnp.empty(size)
     start = _Carry(state, vector(state), jnp.array(0), nothing, nothing.astype(int))
-    carry = _copied(start)  # as its buffers are given to the loop, and some are the caller's
+    carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
     run_block = compile_once(run_steps, carry, 0, 0, donate=(0,))
 
     def mean_params(carry: _Carry) -> dict[str, Any]:
         """The mean parameters, and the mutable state, in buffers of their own."""
         values = svi.constrain_fn(unravel(carry.mean)) | (carry.state.mutable_state or {})
-        return _copied(values)
+        return _copy_arrays(values)
 
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
         for first in range(0, steps, size):
@@ -109,7 +114,7 @@ def train(
     return Training(losses, int(np.sum(bads > 0)), mean_params(carry))
 
 
-def _copied(tree: Any) -> Any:
+def _copy_arrays(tree: Any) -> Any:
     """All arrays in buffers of their own, without a program for every shape as ``jnp.copy`` has it."""
     return jax.tree.map(lambda a: jax.device_put(a, a.sharding, may_alias=False), tree)
 

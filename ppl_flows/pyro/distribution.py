@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.poutine.runtime import am_i_wrapped
+from pyro.poutine.runtime import am_i_wrapped, effectful
 from torch.distributions.constraints import Constraint
 
 from ppl_flows.combinators.batched import Batched
@@ -20,6 +20,7 @@ from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
@@ -113,10 +114,10 @@ class Flow(dist.TransformedDistribution):
 
     def _detach(self, context: torch.Tensor | None) -> dist.TransformedDistribution:
         transform, *outer = self.transforms
-        fixed = FlowTransform(transform.bijection, _detached(transform.params), context=context)
+        fixed = FlowTransform(transform.bijection, _detach_params(transform.params), context=context)
         base = self.base_dist
         if isinstance(base, BaseDistribution):
-            base = BaseDistribution(base.base, _detached(base.params)).expand(base.batch_shape)
+            base = BaseDistribution(base.base, _detach_params(base.params)).expand(base.batch_shape)
         return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
@@ -183,7 +184,13 @@ def flow(
         with torch.no_grad():
             initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
     transform = FlowTransform(bijection, stored_params(name, initial), context=context)
-    return Flow(transform.train(training), base=base, support=support)
+    return Flow(transform.train(training and _in_training()), base=base, support=support)
+
+
+@effectful(type=IN_TRAINING)
+def _in_training() -> bool:
+    """Whether a flow that asks for training mode gets it: not inside ``EvaluationMode``."""
+    return True
 
 
 def random_flow(
@@ -223,7 +230,7 @@ def random_flow(
     return Flow(bijection, params, base=base, support=support, context=context)
 
 
-def _detached(params: Params) -> Params:
+def _detach_params(params: Params) -> Params:
     return map_params(lambda _, a: a.detach(), params)
 
 

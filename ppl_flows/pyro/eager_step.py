@@ -49,11 +49,15 @@ class EagerSteps:
         optimizer: Any = None,
         weighted: bool = True,
     ) -> None:
-        if isinstance(optimizer, torch.optim.Optimizer) or not (optimizer is None or callable(optimizer)):
+        uncalled = getattr(optimizer, "__module__", "").startswith("pyro.optim") and not isinstance(
+            optimizer, PyroOptim
+        )
+        if isinstance(optimizer, torch.optim.Optimizer) or uncalled or not (optimizer is None or callable(optimizer)):
             raise TypeError(
                 "optimizer must be an object of pyro.optim, such as pyro.optim.Adam({'lr': 1e-2}), or, as parameters "
                 "are made in the first step, a function of these that gives a torch optimiser, such as "
-                f"functools.partial(torch.optim.Adam, lr=1e-2); got {type(optimizer).__name__}."
+                f"functools.partial(torch.optim.Adam, lr=1e-2); got "
+                f"{f'{optimizer.__name__}, which is to be called' if uncalled else type(optimizer).__name__}."
             )
         self.elbo: Any = elbo  # the host's base class has no loss_and_grads
         self.model, self.guide, self.clip = model, guide, clip
@@ -117,6 +121,8 @@ class EagerSteps:
         if isinstance(self._given, PyroOptim):
             return self._given
         optimizer = self._given(parameters)
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError("optimizer: LBFGS takes several losses a step, and fit gives one; use another optimiser.")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
                 f"optimizer: of the parameters it must give a torch optimiser, but it gave {type(optimizer).__name__}."

@@ -11,7 +11,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Predictive, TraceEnum_ELBO
+from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
 
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
@@ -93,8 +93,8 @@ def fit(
             the model's Python code: counters and prints stand still, and data, arguments included, must not change.
             Replays are compared with Pyro's steps before the first and then every 500; steps since the last that
             agreed are taken again by Pyro where they do not.
-        callback: called as ``callback(step, loss, params)`` after every twentieth of the steps: with the number of
-            steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
+        callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
+            of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
@@ -106,7 +106,7 @@ def fit(
             ``compile`` and ``loss``.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
-    check_loss(loss, ELBO, num_particles, estimator, anneal)
+    check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)

@@ -15,7 +15,9 @@ class PathGradients(Messenger):
 
     Args:
         estimator: ``"path"``: all of them with ``Flow(path_gradients=True)``. None: those at sites with
-            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are.
+            ``infer={"near_posterior": True}``, as ``AutoFlow`` marks its own. ``"reparam"``: as they are. A flow is
+            reached where it is the site's distribution, also inside ``Independent``, masks and expansions, and not as
+            a component of a mixture.
     """
 
     def __init__(self, *, estimator: str | None) -> None:
@@ -28,7 +30,10 @@ class PathGradients(Messenger):
 
 
 class EvaluationMode(Messenger):
-    """Around a model or guide: no flow at a sample site, observed or not, is in training mode."""
+    """Around a model or guide: no ``flow(...)`` made inside is in training mode, nor a flow at a sample site."""
+
+    def _pyro_flow_in_training(self, msg: Any) -> None:
+        msg["value"], msg["done"] = False, True
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)

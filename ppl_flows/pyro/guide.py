@@ -211,7 +211,7 @@ def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable[..., Any])
 
 
 class _Density:
-    """The log density of unconstrained latent vectors as what ``warm_start`` asks for: NumPy in, NumPy out.
+    """The log density of unconstrained latent vectors as what ``gaussian_start`` asks for: NumPy in, NumPy out.
 
     Many points are one run of the model under one more plate, as vectorised particles are; or, where the model cannot
     run like that, as many runs.

@@ -32,10 +32,11 @@ class ParamTree(torch.nn.Module):
 
     def __init__(self, params: Params, state: bool = False) -> None:
         super().__init__()
-        self._keys = tuple(params)
-        for key, value in params.items():
+        self._keys: dict[str, str] = {}  # of params, and what they are called here
+        for name, value in params.items():
+            key = self._keys[name] = name + "_" * hasattr(self, name)  # such as "train", which is a module's own
             if isinstance(value, Mapping):
-                self.add_module(key, ParamTree(value, state or key == "state"))
+                self.add_module(key, ParamTree(value, state or name == "state"))
             elif state:
                 self.register_buffer(key, to_tensor(value))
             elif isinstance(value, torch.nn.Parameter):
@@ -49,12 +50,12 @@ class ParamTree(torch.nn.Module):
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""
         modules: dict[str, Any] = self._modules
         return {
-            key: modules[key].tree()
+            name: modules[key].tree()
             if key in modules
             else self._parameters[key]
             if key in self._parameters
             else self._buffers[key]
-            for key in self._keys
+            for name, key in self._keys.items()
         }
 
     def leaves(self) -> list[torch.Tensor]:
@@ -62,7 +63,7 @@ class ParamTree(torch.nn.Module):
         modules: dict[str, Any] = self._modules
         tensors: dict[str, Any] = {**self._parameters, **self._buffers}
         found: list[torch.Tensor] = []
-        for key in self._keys:
+        for key in self._keys.values():
             if key in modules:
                 found += modules[key].leaves()
             else:
@@ -84,7 +85,8 @@ def stored_params(name: str, initial: Params) -> Params:
     def param(leaf: str, start: Any) -> torch.Tensor:
         full = _stored_name(name, leaf)
         make = lambda: to_tensor(start).detach().clone()  # noqa: E731
-        value = pyro.get_param_store().setdefault(full, make).detach() if MARK in full else pyro.param(full, make)
+        store = pyro.get_param_store()
+        value = store.setdefault(full, make).detach() if _is_state(leaf) else pyro.param(full, make)
         if tuple(value.shape) != tuple(start.shape):
             raise ValueError(
                 f"Pyro's parameter store holds {full!r} with shape {tuple(value.shape)}, but this flow needs "
@@ -117,4 +119,8 @@ def set_state(params: Params, new: Params) -> None:
 
 
 def _stored_name(name: str, leaf: str) -> str:
-    return f"{name}{MARK}{leaf}" if "state" in leaf.split(".") else f"{name}.{leaf}"
+    return f"{name}{MARK}{leaf}" if _is_state(leaf) else f"{name}.{leaf}"
+
+
+def _is_state(leaf: str) -> bool:
+    return "state" in leaf.split(".")

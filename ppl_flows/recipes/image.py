@@ -17,6 +17,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_shape, whole_number
 from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.recipes.stacks import check_alone
 from ppl_flows.transformers import Affine
 
 Shape = tuple[int, ...]
@@ -48,7 +49,7 @@ def glow(
         flow_layers: of each scale.
         transformer: of the couplings; ``Additive``, ``RationalQuadratic``, …
         conditioner: the network of the couplings; None: a ``ConvNet`` of ``hidden`` channels, ``blocks`` and
-            ``activation``. The learned priors have one without blocks.
+            ``activation``, and for the learned priors one without blocks.
         dense: the 1x1 convolutions in their dense form, started at random rotations; otherwise they start by reversing
             the channels, so that the couplings take turns.
 
@@ -57,8 +58,9 @@ def glow(
     shape = checked_shape("glow", shape)
     whole_number("glow", "scales", scales)
     whole_number("glow", "flow_layers", flow_layers)
-    network = conditioner or ConvNet(hidden, blocks=blocks, activation=activation)
-    prior = conditioner or ConvNet(hidden, blocks=0, activation=activation)
+    check_alone("glow", conditioner, hidden=(hidden, 64), blocks=(blocks, 1), activation=(activation, "silu"))
+    network = ConvNet(hidden, blocks=blocks, activation=activation) if conditioner is None else conditioner
+    prior = ConvNet(hidden, blocks=0, activation=activation) if conditioner is None else conditioner
     parts_of_scales = []
     for scale in range(scales):
         squeeze = Squeeze(shape)
@@ -103,7 +105,8 @@ def real_nvp_image(
     """
     shape = checked_shape("real_nvp_image", shape)
     whole_number("real_nvp_image", "scales", scales)
-    network = conditioner or ConvNet(hidden, blocks=blocks, activation=activation)
+    check_alone("real_nvp_image", conditioner, hidden=(hidden, 64), blocks=(blocks, 1), activation=(activation, "silu"))
+    network = ConvNet(hidden, blocks=blocks, activation=activation) if conditioner is None else conditioner
 
     def couplings(at: Shape, mask: str, number: int) -> list[Bijection]:
         """From the base to the data, so that the data meet the unflipped one first."""
@@ -157,10 +160,19 @@ def tarflow(
     squeeze = Squeeze(checked_shape("tarflow", shape), factor=patch)
     height, wide, size = squeeze.output_shape
     patches = Chain((squeeze, Inverse(Reshape((height, wide, size))), Reshape((height * wide, size))))
-    network = conditioner or CausalAttention(width, blocks=blocks, heads=heads, activation=activation)
+    check_alone(
+        "tarflow",
+        conditioner,
+        width=(width, 64),
+        blocks=(blocks, 2),
+        heads=(heads, 4),
+        activation=(activation, "gelu"),
+    )
+    if conditioner is None:
+        conditioner = CausalAttention(width, blocks=blocks, heads=heads, activation=activation)
     layers = {
         f"layer{i}": MaskedAutoregressive(
-            (height * wide, size), transformer, flip=i % 2 == 1, conditioner=network, context_dim=context_dim
+            (height * wide, size), transformer, flip=i % 2 == 1, conditioner=conditioner, context_dim=context_dim
         )
         for i in range(flow_layers)
     }

@@ -43,13 +43,21 @@ def network_of(
         ValueError: as in ``MLP``.
     """
     if conditioner is not None:
-        if hidden is not None:
-            raise TypeError(f"{recipe}: give conditioner or hidden, not both; the conditioner has its own widths.")
+        check_alone(
+            recipe, conditioner, hidden=(hidden, None), activation=(activation, "silu"), residual=(residual, False)
+        )
         return conditioner
     if not (hidden is None or isinstance(hidden, tuple | list)):
         raise TypeError(f"{recipe}: hidden must be a tuple of widths such as ({hidden}, {hidden}), got {hidden!r}.")
     widths = (max(dim, min(max(2 * dim, 16), 64)),) * 2 if hidden is None else tuple(hidden)
     return MLP(widths, activation=activation, residual=residual)
+
+
+def check_alone(recipe: str, conditioner: object, **options: tuple[object, object]) -> None:
+    """Raises TypeError for options, ``name=(value, default)``, that a conditioner, where there is one, has itself."""
+    given = [name for name, (value, default) in options.items() if value != default]
+    if conditioner is not None and given:
+        raise TypeError(f"{recipe}: give conditioner or {given[0]}, not both; the conditioner has its own.")
 
 
 def couplings(
