@@ -131,11 +131,14 @@ TINY = {
 FITS = ("fit", "fit_density", "fit_amortized")
 
 
+LONG = [("amortised", "numpyro"), ("bayesian_flow", "numpyro"), ("prior", "numpyro"), ("vae", "numpyro")]  # to compile
+
+
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 @pytest.mark.parametrize(
     ("name", "language"),
     [
-        pytest.param(name, language, marks=[pytest.mark.slow] * ((name, language) == ("prior", "numpyro")))  # NUTS
+        pytest.param(name, language, marks=[pytest.mark.slow] * ((name, language) in LONG))
         for name in TINY
         for language in ("pyro", "numpyro")
     ],
