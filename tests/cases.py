@@ -150,7 +150,7 @@ def foreign() -> list[pf.Bijection]:
         pf.Elementwise(DIM, TanhStep(), conditioner=FourierFeatures(5), context_dim=CONTEXT),
         pf.MaskedAutoregressive(DIM, TanhStep(), conditioner=Markov(5), context_dim=CONTEXT),
         pf.MaskedAutoregressive(SEQUENCE, pf.RationalQuadratic(), flip=True, conditioner=Markov(5)),
-        pf.Repeat(pf.Chain([Givens(DIM), pf.nsf(DIM, hidden=(5,), flow_layers=2)]), times=2),
+        pf.Repeat(pf.Chain([Givens(DIM), pf.real_nvp(DIM, hidden=(5,), flow_layers=2)]), times=2),
     ]
 
 

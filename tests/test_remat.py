@@ -297,4 +297,6 @@ def test_a_density_trains_in_numpyro():
     fit = in_numpyro.fit_density(flow, Y, steps=60, batch_size=32, progress=False)
     assert fit.losses[-5:].mean() < fit.losses[:5].mean()
     first = flow.init(np.random.default_rng(0))
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (fit.params["0"], first)), strict=True))
+    assert any(
+        np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (fit.params["flow"], first)), strict=True)
+    )

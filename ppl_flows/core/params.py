@@ -10,13 +10,13 @@ from ppl_flows.core.namespace import namespace
 if TYPE_CHECKING:
     from ppl_flows.core.types import Array, Params
 
-# They are walked at every pass, so a level is one call, and not one per array: other mappings than dicts, which are
-# slow to tell from arrays, become dicts where a pass begins (``precision.in_one_dtype``).
+# They are walked at every pass, so a level is one call, and not one per array: what is no dict and has a shape is an
+# array. Other mappings than dicts become dicts where a pass begins (``precision.in_one_dtype``).
 
 
 def is_group(value: Any) -> bool:
     """Whether it is nested params, and no array."""
-    return isinstance(value, dict | Mapping)
+    return isinstance(value, Mapping)
 
 
 def first_weight(params: Params) -> Array | None:
@@ -37,7 +37,7 @@ def flatten(params: Params) -> Iterator[tuple[str, Array]]:
 
 def _collect(params: Params, prefix: str, found: list[tuple[str, Array]]) -> None:
     for key, value in params.items():
-        if is_group(value):
+        if isinstance(value, dict) or (not hasattr(value, "shape") and is_group(value)):
             _collect(value, f"{prefix}{key}.", found)
         else:
             found.append((f"{prefix}{key}", value))
@@ -48,7 +48,8 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
     mapped = {}
     for key, value in params.items():
         name = f"{prefix}{key}"
-        mapped[key] = map_params(f, value, f"{name}.") if is_group(value) else f(name, value)
+        nested = isinstance(value, dict) or (not hasattr(value, "shape") and is_group(value))
+        mapped[key] = map_params(f, value, f"{name}.") if nested else f(name, value)
     return mapped
 
 
@@ -59,7 +60,7 @@ def split(params: Params) -> tuple[Params, Params]:
     for key, value in params.items():
         if key == "state":
             state[key] = value
-        elif is_group(value):
+        elif isinstance(value, dict) or (not hasattr(value, "shape") and is_group(value)):
             weights[key], below = split(value)
             if below:
                 state[key] = below
