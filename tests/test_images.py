@@ -210,7 +210,7 @@ def test_glow_learns_digits(shell):
     images = load_digits().images[..., None]
     given = torch.tensor(images) if shell is in_pyro else jnp.asarray(images)
     flow = pf.Chain([pf.glow((8, 8, 1), flow_layers=1, hidden=8, blocks=0), pf.LogitTransform((8, 8, 1))])
-    fit = shell.fit_density(flow, given, levels=17, steps=60, batch_size=64, lr=1e-2, progress=False)
+    fit = shell.fit_density(flow, given, levels=17, steps=60, batch_size=32, lr=1e-2, progress=False)
     bits = pf.bits_per_dim(-fit.losses, (8, 8, 1), 17)
     assert bits[-10:].mean() < bits[:3].mean() - 0.2
     assert bits[-10:].mean() < 4.0, "fewer bits than the levels themselves take"
