@@ -93,8 +93,8 @@ def test_density_estimates_reach_the_same_test_likelihood(data, bijection, float
     for fitted in (torch_fit, jax_fit):
         assert fitted.losses[-100:].mean() < fitted.losses[:20].mean() - 0.2
         assert fitted.skipped == 0
-        again = pf.Chain(fitted.bijection.parts)
-        assert again == fitted.bijection
+        made = fitted.bijection
+        assert pf.Chain(made.parts, names=("flow", "scaling")) == made
 
 
 @pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])
