@@ -41,6 +41,7 @@ def test_the_quick_starts_are_twins():
     assert differ[0][0].startswith("import")
 
 
+@pytest.mark.slow
 def test_the_demo_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     eight_schools = __import__("eight_schools")
@@ -131,14 +132,11 @@ TINY = {
 FITS = ("fit", "fit_density", "fit_amortized")
 
 
-LONG = [("amortised", "numpyro"), ("bayesian_flow", "numpyro"), ("prior", "numpyro"), ("vae", "numpyro")]  # to compile
-
-
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 @pytest.mark.parametrize(
     ("name", "language"),
     [
-        pytest.param(name, language, marks=[pytest.mark.slow] * ((name, language) in LONG))
+        pytest.param(name, language, marks=[pytest.mark.slow] * (language == "numpyro"))  # which compiles for long
         for name in TINY
         for language in ("pyro", "numpyro")
     ],
