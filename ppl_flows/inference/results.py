@@ -47,6 +47,7 @@ class FitResult:
         losses: negative ELBO estimate of every step taken, in nats; fewer than ``steps`` where the fit had converged.
         skipped: number of steps whose loss or gradient was not finite; they moved nothing.
         params: the trained parameters, as the language names them.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
         elbo: of the trained guide, from fresh draws, in nats.
         kl: estimate of ``KL(guide || posterior)``, in nats: log evidence by importance sampling from these draws, or
             from these and some hundred wider ones, whichever is larger, minus the ELBO. It sees what the guide misses
@@ -60,6 +61,7 @@ class FitResult:
     losses: np.ndarray
     skipped: int
     params: dict[str, Any]
+    interrupted: bool
     elbo: Estimate
     kl: Estimate
     khat: float
@@ -107,6 +109,7 @@ class FitResult:
 
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
+        elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
 
 
@@ -177,6 +180,7 @@ class DensityFit:
         encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
         validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
             per row; the parameters are those of the smallest. None if no rows were held out.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
     """
 
     losses: np.ndarray
@@ -188,6 +192,7 @@ class DensityFit:
     base_params: Params | None = None
     encoder: Callable[[Any], Array] | None = None
     validation_losses: np.ndarray | None = None
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
