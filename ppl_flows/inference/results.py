@@ -57,6 +57,7 @@ class FitResult:
     _spread: float  # standard deviation of the log weights, in nats
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
+    _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
 
     @property
     def verdict(self) -> str:
@@ -90,6 +91,25 @@ class FitResult:
         )
         return {name: value[rows] for name, value in draws.items()}
 
+    def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
+        """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
+
+        The continuous ones are those of ``sample``; given each of them the enumerated sites are drawn from their exact
+        conditional, by the language's own ``infer_discrete``.
+
+        Raises:
+            ValueError: the model has no enumerated sites, or a plate is sub-sampled.
+        """
+        if self._draw_discrete is None:
+            raise ValueError(
+                'infer_discrete: the model has no latent that is marked infer={"enumerate": "parallel"} and that the '
+                "guide leaves out; use sample."
+            )
+        if np.isnan(self.khat):
+            raise ValueError("infer_discrete: a plate is sub-sampled, so the sites of most rows are unknown.")
+        draws = self.sample(num_samples, seed=seed)
+        return draws | self._draw_discrete(draws, seed)
+
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         return f"FitResult({elbo}; {self.verdict})"
@@ -103,6 +123,7 @@ def measure_fit(
     num_draws: int,
     seed: int,
     subsampled: bool,
+    draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None,
 ) -> FitResult:
     """The result of a training, measured by so many fresh draws."""
     log_weights = weigh(num_draws, seed).log_weights
@@ -111,7 +132,7 @@ def measure_fit(
     if not subsampled:
         weights, khat = smoothed_weights(log_weights)
         ess = float(1 / np.sum(weights**2) / len(weights))
-    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh)
+    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh, draw_discrete)
 
 
 @dataclass(frozen=True)
