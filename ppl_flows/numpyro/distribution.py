@@ -23,12 +23,13 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base, flow_recipe
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
+from ppl_flows.numpyro.flow_checks import check_name, check_trained
 from ppl_flows.numpyro.support import support_transform
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
@@ -187,10 +188,13 @@ def flow(
     """
     check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    check_name(name, flow_recipe(bijection, base))
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 
     def initialise(_: Any = None) -> Params:
+        if params is None:
+            check_trained(name)
         initial = initial_params(bijection, seed) if params is None else params
         arrays: Params = map_params(lambda _, a: to_array(a), initial)
         if start is not None:

@@ -22,6 +22,7 @@ class LazyGuide(AutoGuide):
     """
 
     prototype_trace: Any
+    init_loc_fn: Callable[..., Any]
     _bare: Callable[..., Any]  # the model as it was given
 
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

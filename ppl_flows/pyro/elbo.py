@@ -48,8 +48,9 @@ def _run(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, Any
 
 
 def _sites(trace: Any) -> Sites:
-    sites = Sites()
-    for name, site in prune_subsample_sites(trace).nodes.items():
+    sites, nodes = Sites(), prune_subsample_sites(trace).nodes
+    site: Any
+    for name, site in nodes.items():
         if site["type"] != "sample":
             continue
         if not site["is_observed"]:
