@@ -9,6 +9,9 @@ from numpyro import handlers
 from numpyro.infer import initialization
 from numpyro.primitives import _PYRO_STACK
 
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import check_params
+from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import Recipe, check_same_recipe, warn_of_initial_weights
 
 # of the flows in the last run that each living handler has traced, beside the trace of that run
@@ -34,3 +37,13 @@ def check_trained(name: str) -> None:
     # a guide, too, starts a model so, but in a block
     if begins and not any(isinstance(h, handlers.block) for h in _PYRO_STACK):
         warn_of_initial_weights(name, "run numpyro.handlers.substitute(model, data=result.params)")
+
+
+def check_fit(name: str, bijection: Bijection, params: Params) -> None:
+    """Raises ValueError for parameters of another flow, as those of a guide's flow in the model's of that name."""
+    try:
+        check_params(bijection, params)
+    except ValueError as error:
+        raise ValueError(
+            f"flow: the parameters named {name!r} are of another flow; choose another name. In detail: {error}"
+        ) from error

@@ -40,7 +40,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     parameters are one site, ``{prefix}_flow``.
 
     Args:
-        model: a NumPyro model; its latents are continuous and none of them is local to a sub-sampled plate.
+        model: a NumPyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete and
+            marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
@@ -59,9 +60,10 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a flow of the wrong size; a log density
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a flow of the wrong size; a log density
             that is finite nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
+        RuntimeError: a method that needs the set-up, before it.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, ppl_flows as pf

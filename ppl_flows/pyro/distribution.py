@@ -149,8 +149,9 @@ def flow(
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
-    Its parameters are ``pyro.param`` sites ``{name}.…``: two flows of one name share them. State, such as running
-    averages, is in Pyro's store as ``{name}$state.…``, but is no site. Outside a model
+    Its parameters are ``pyro.param`` sites ``{name}.…``: flows of one name share them, in a model or between model and
+    guide. In MCMC, which trains nothing, they are those in the store. State, such as running averages, is in Pyro's
+    store as ``{name}$state.…``, but is no site. Outside a model
     ``flow(name, bijection).transforms[0].params`` are the trained parameters, which ``pf.save`` keeps.
 
     Args:
@@ -167,7 +168,11 @@ def flow(
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
-        ValueError: another flow, with other shapes, has that name; or both ``params`` and ``start`` are given.
+        ValueError: another flow of that name, with another bijection or kind of base, in one run of a model, or with
+            other shapes in the store; both ``params`` and ``start``.
+
+    Warns:
+        UserWarning: MCMC begins with the initial parameters.
 
     Example:
         >>> import pyro, ppl_flows as pf

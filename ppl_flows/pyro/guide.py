@@ -34,10 +34,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
     model's log density, and keeps it as its last, fixed map, in buffers; the flow before it starts next to the
-    identity.
+    identity. After ``load_state_dict``, which may come before that call, it looks for none. Pyro's parameter store alone
+    does not have the fixed map, so ``state_dict`` is what to save.
 
     Args:
-        model: a Pyro model; its latents are continuous and none of them is local to a sub-sampled plate.
+        model: a Pyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete and
+            marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
@@ -54,10 +56,11 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a name that another guide has in Pyro's
-            parameter store; a flow of the wrong size; a log density that is finite nowhere; a start that the model
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a name
+            that Pyro's parameter store has already; a flow of the wrong size; a log density that is finite nowhere; a start that the model
             does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
+        RuntimeError: a method that needs the set-up, before it.
 
     Example:
         >>> import pyro, pyro.distributions as dist, ppl_flows as pf
