@@ -228,7 +228,7 @@ def test_pyro_draws_enumerated_sites_of_models_that_do_not_vectorise():
 
     def model():
         loc = lang.ppl.sample("loc", lang.dist.Normal(0.0, 1.0))
-        float(loc)  # of one draw only
+        float(loc.detach())  # of one draw only
         k = lang.ppl.sample("k", lang.dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
         lang.ppl.sample("y", lang.dist.Normal(loc + 4 * k, 1.0), obs=torch.tensor(4.0))
 

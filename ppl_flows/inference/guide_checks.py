@@ -100,12 +100,8 @@ def _differences(model: Sites, guide: Sites) -> set[tuple[str, str]]:
         mark = ', and could be summed over, marked infer={"enumerate": "parallel"}' if name in model.discrete else ""
         found.add((name, f"is a latent of the model only{mark}"))
     for name in guide.latents.keys() - model.latents.keys() - guide.optional:
-        found.add(
-            (
-                name,
-                "is drawn by the guide, but " + ("observed by" if name in model.observed else "not in") + " the model",
-            )
-        )
+        where = "observed by" if name in model.observed else "not in"
+        found.add((name, f"is drawn by the guide, but {where} the model"))
     for name in model.latents.keys() & guide.latents.keys():
         ours, theirs = guide.latents[name], model.latents[name]
         if _without_leading_ones(ours) != _without_leading_ones(theirs):

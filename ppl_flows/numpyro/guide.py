@@ -26,10 +26,10 @@ from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
+from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 QUANTILE_DRAWS = 10_000
-POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
 
 class AutoFlow(LazyGuide, AutoContinuous):
@@ -40,8 +40,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     parameters are one site, ``{prefix}_flow``.
 
     Args:
-        model: a NumPyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete and
-            marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
+        model: a NumPyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete
+            and marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
@@ -60,8 +60,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a flow of the wrong size; a log density
-            that is finite nowhere; a start that the model does not allow.
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
+            flow of the wrong size; a log density that is finite nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
         RuntimeError: a method that needs the set-up, before it.
 
@@ -131,7 +131,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         potential = self._potential(args, kwargs)
-        density = _Density(lambda z: -potential(self._unpack_latent(z)), self._init_latent.dtype)
+        density = LogDensity(lambda z: -potential(self._unpack_latent(z)), self._init_latent.dtype)
         # not in the trace that this call is part of; and without the host's checks, which programs would only trace
         with handlers.block(), numpyro.validation_enabled(False):
             return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
@@ -225,34 +225,6 @@ class AutoFlow(LazyGuide, AutoContinuous):
             for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
         }
         return values if levels.ndim else {name: value[0] for name, value in values.items()}
-
-
-class _Density:
-    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
-
-    def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
-        self._dtype = dtype
-        self._one = jax.jit(jax.value_and_grad(log_density))
-        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
-        self._hessians = jax.jit(lambda z: lax.map(jax.hessian(log_density), z, batch_size=8))
-
-    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if len(z) == 1:
-            value, gradient = self._one(jnp.asarray(z[0], self._dtype))
-            return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
-        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
-        values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
-        return values.astype(np.float64), gradients.astype(np.float64)
-
-    def hessian(self, z: np.ndarray) -> np.ndarray:
-        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
-        return np.concatenate(blocks)[: len(z)].astype(np.float64)
-
-
-def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows in blocks of one size; the last one is filled up with its last row."""
-    missing = -len(z) % size
-    return np.split(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]), (len(z) + missing) // size)
 
 
 def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:

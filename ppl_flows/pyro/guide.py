@@ -34,7 +34,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
     model's log density, and keeps it as its last, fixed map, in buffers; the flow before it starts next to the
-    identity. After ``load_state_dict``, which may come before that call, it looks for none. Pyro's parameter store alone
+    identity. After ``load_state_dict``, which may come before that call, it looks for none. Pyro's parameter store
     does not have the fixed map, so ``state_dict`` is what to save.
 
     Args:
@@ -56,9 +56,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a name
-            that Pyro's parameter store has already; a flow of the wrong size; a log density that is finite nowhere; a start that the model
-            does not allow.
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
+            name that Pyro's parameter store has already; a flow of the wrong size; a log density that is finite
+            nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
         RuntimeError: a method that needs the set-up, before it.
 
