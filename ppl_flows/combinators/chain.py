@@ -71,6 +71,8 @@ class Chain(Stack):
         if isinstance(parts, Bijection) or not isinstance(parts, Iterable):
             raise TypeError(f"Chain takes a sequence or a mapping of bijections, got {parts!r}; put it into a list.")
         object.__setattr__(self, "parts", tuple(parts))
+        if isinstance(names, str) or not isinstance(names, Iterable | None):
+            raise TypeError(f"Chain: names must be one for every part, such as ['first', 'second'], got {names!r}.")
         object.__setattr__(self, "names", None if names is None else tuple(names))
         object.__setattr__(self, "remat", remat)
         if not self.parts:

@@ -41,6 +41,8 @@ class MultiScale(Bijection):
     scales: tuple[Bijection, ...]
 
     def __init__(self, scales: Iterable[Bijection]) -> None:
+        if isinstance(scales, Bijection) or not isinstance(scales, Iterable):
+            raise TypeError(f"MultiScale takes a sequence of bijections of images, got {scales!r}; put it into a list.")
         object.__setattr__(self, "scales", tuple(scales))
         if not self.scales:
             raise ValueError("MultiScale got no scales; give at least one bijection of images.")

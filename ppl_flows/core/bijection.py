@@ -96,10 +96,12 @@ class Bijection(abc.ABC):
                 what this batch says.
 
         Raises:
-            ValueError: an unknown stage; for a layer that normalises, fewer than 2 rows.
+            ValueError: an unknown stage; a batch without rows; for a layer that normalises, fewer than 2 rows.
         """
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
+        if 0 in value.shape:
+            raise ValueError(f"{type(self).__name__}: observe got a batch without rows, of shape {tuple(value.shape)}.")
         shape = self.event_shape if forward else self.output_shape
         run = partial(self._observe, forward=forward, stage=stage)
         params, out, log_det = self._run_checked(run, params, value, context, shape)
@@ -147,6 +149,8 @@ class Bijection(abc.ABC):
             )
         self.check_context(context)
         both = self.joint_batch(batch, context)
+        if 0 in both:
+            return self._run_without_rows(run, params, v, context, both, shape)
         v = v if both == batch else xp.broadcast_to(v, both + shape)
         try:
             if has_one_dtype(params, v, context):
@@ -155,6 +159,24 @@ class Bijection(abc.ABC):
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             check_params(self, params, more=True)  # the likeliest reason, in words
             raise
+
+    def _run_without_rows(
+        self,
+        run: Callable[..., tuple[Any, ...]],
+        params: Params,
+        v: Array,
+        context: Array | None,
+        batch: tuple[int, ...],
+        shape: tuple[int, ...],
+    ) -> tuple[Any, ...]:
+        """The pass of a batch with no rows: that of one row, which is cut away, as not every operation takes none."""
+
+        def one_row(a: Array, event: tuple[int, ...]) -> Array:
+            return namespace(a).broadcast_to(0.0 * namespace(a).sum(a) + 0.5, tuple(max(n, 1) for n in batch) + event)
+
+        given = None if context is None else one_row(context, (self.context_dim,))
+        cut = tuple(slice(n) for n in batch)
+        return tuple(a[cut] for a in self._run_checked(run, params, one_row(v, shape), given, shape))
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields: what was derived from them is derived again."""
