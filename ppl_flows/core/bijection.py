@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_flows.core.initialisation import check_params, number_of_weights
+from ppl_flows.core.initialisation import check_one_library, check_params, number_of_weights
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
@@ -157,7 +157,8 @@ class Bijection(abc.ABC):
                 return run(params, v, context)
             return in_one_dtype(run, self._widen, params, v, context)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            check_params(self, params, more=True)  # the likeliest reason, in words
+            check_params(self, params, more=True)  # the likeliest reasons, in words
+            check_one_library(self, params, v, context)
             raise
 
     def _run_without_rows(
@@ -218,13 +219,23 @@ class Bijection(abc.ABC):
             ) from None
 
     def check_context(self, context: Array | None) -> None:
-        """Raises ValueError for a context of the wrong size, or one that this bijection does not take."""
+        """Raises ValueError for a context of the wrong size, or one not wanted, TypeError for one that is no array."""
         if context is None:
             return
+        namespace(context)  # raises for a list
         name = type(self).__name__
         if self.context_dim == 0:
-            raise ValueError(f"{name} got a context but has context_dim=0; build it with context_dim=k to use one.")
+            raise ValueError(
+                f"{name} got a context but has context_dim=0; leave it out, or give context_dim=k."
+            )
         if context.ndim == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
             )
+
+
+def check_bijection(owner: str, bijection: Any) -> None:
+    """Raises TypeError unless it is a Bijection."""
+    if not isinstance(bijection, Bijection):
+        way_out = "; a recipe such as pf.nsf, or a class, is called first" if callable(bijection) else ""
+        raise TypeError(f"{owner} takes bijections such as pf.nsf(2), got {bijection!r}{way_out}.")

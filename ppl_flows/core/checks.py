@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 POSITIVE = (0.0, math.inf)  # ends of ``check_real``
+SEEDS = 2**32  # how many every language has
 
 
 def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
@@ -77,6 +78,23 @@ def checked_sequence(owner: str, name: str, value: Any, example: str) -> tuple[A
     if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
         raise TypeError(f"{owner}: {name} must be a tuple such as {example}, got {value!r}.")
     return tuple(value)
+
+
+def checked_seed(owner: str, seed: Any) -> int:
+    """seed as an int that NumPy, torch and JAX take.
+
+    Raises:
+        TypeError: it is no whole number, such as a key of JAX.
+        ValueError: it is negative, or has more than 32 bits.
+    """
+    if type(seed) is int and 0 <= seed < SEEDS:
+        return seed
+    if not hasattr(seed, "__index__") or getattr(seed, "ndim", 0):
+        raise TypeError(f"{owner}: seed must be a whole number such as 0, in every language, and no key, got {seed!r}.")
+    number = whole_number(owner, "seed", seed, 0)
+    if number >= SEEDS:
+        raise ValueError(f"{owner}: seed must be below 2**32, got {number}.")
+    return number
 
 
 def check_generator(rng: Any) -> None:

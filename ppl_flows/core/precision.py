@@ -90,6 +90,7 @@ def in_one_dtype(
 
     Raises:
         ValueError: state is narrow.
+        TypeError: complex numbers.
     """
     xp, before, result = namespace(v), dict(flatten(params)), result_dtype(params, v, context)
     for name, a in flatten(split(params)[1]):
@@ -98,7 +99,11 @@ def in_one_dtype(
                 f"{name!r} is state, which must stay in float32, as averages and counters of {a.dtype} stop moving; "
                 "cast the weights alone: weights, state = pf.split(params)."
             )
-    if not xp.isdtype(result, ("real floating", "complex floating")):
+    if xp.isdtype(result, "complex floating"):
+        raise TypeError(
+            f"arrays must hold real numbers, got {v.dtype} of shape {tuple(v.shape)}; take the real parts."
+        )
+    if not xp.isdtype(result, "real floating"):
         result = xp.asarray(0.0).dtype  # whole numbers are numbers
     dtype = xp.float32 if result.itemsize < 4 else result
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
@@ -18,12 +19,19 @@ from numpyro.primitives import _PYRO_STACK, apply_stack, mutable
 
 from ppl_flows.combinators.batched import Batched, with_batch
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.initialisation import initial_params, is_stateful
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.flow_checks import (
+    check_base_kind,
+    check_event,
+    check_flow_arguments,
+    check_flow_start,
+    check_normal_base,
+    scores_shape,
+)
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
@@ -85,13 +93,20 @@ class Flow(dist.TransformedDistribution):
         else:
             transform = FlowTransform(bijection, params, context=context, seed=seed)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
+        check_base_kind(base, dist.Distribution)
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
         self.path_gradients, self.path_context = path_gradients, path_context
 
+    def _validate_sample(self, value: Any) -> Any:
+        return super()._validate_sample(value) if value.size else True
+
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        check_event(value, self.event_shape, jax.Array | np.ndarray)
+        if not value.size:  # which the host's sums over events do not take
+            return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if self.path_gradients and self.has_rsample and self._holder is None:
             return self._without_gradients().log_prob(value)
@@ -186,7 +201,10 @@ def flow(
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
     check_flow_start(params, start)
+    check_bijection("flow", bijection)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    if params is not None:
+        check_params(bijection, params)
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 

@@ -14,12 +14,19 @@ from torch.distributions.constraints import Constraint
 
 from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.initialisation import initial_params
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.flow_checks import (
+    check_base_kind,
+    check_event,
+    check_flow_arguments,
+    check_flow_start,
+    check_normal_base,
+    scores_shape,
+)
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
@@ -78,6 +85,7 @@ class Flow(dist.TransformedDistribution):
         else:
             transform = FlowTransform(bijection, params, context=context, seed=seed)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
+        check_base_kind(base, torch.distributions.Distribution)
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
@@ -121,6 +129,9 @@ class Flow(dist.TransformedDistribution):
         return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        check_event(value, self.event_shape, torch.Tensor)
+        if not value.numel():  # which the host's sums over events do not take
+            return value.new_zeros(scores_shape(value, self.event_shape, self.batch_shape))
         transform = self.transforms[0]
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if not (self.path_gradients and self.has_rsample) or transform.training:
@@ -175,7 +186,10 @@ def flow(
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
     check_flow_start(params, start)
+    check_bijection("flow", bijection)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    if params is not None:
+        check_params(bijection, params)
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):
