@@ -225,9 +225,7 @@ class Bijection(abc.ABC):
         namespace(context)  # raises for a list
         name = type(self).__name__
         if self.context_dim == 0:
-            raise ValueError(
-                f"{name} got a context but has context_dim=0; leave it out, or give context_dim=k."
-            )
+            raise ValueError(f"{name} got a context but has context_dim=0; leave it out, or give context_dim=k.")
         if context.ndim == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."

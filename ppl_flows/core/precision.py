@@ -100,9 +100,7 @@ def in_one_dtype(
                 "cast the weights alone: weights, state = pf.split(params)."
             )
     if xp.isdtype(result, "complex floating"):
-        raise TypeError(
-            f"arrays must hold real numbers, got {v.dtype} of shape {tuple(v.shape)}; take the real parts."
-        )
+        raise TypeError(f"arrays must hold real numbers, got {v.dtype} of shape {tuple(v.shape)}; take the real parts.")
     if not xp.isdtype(result, "real floating"):
         result = xp.asarray(0.0).dtype  # whole numbers are numbers
     dtype = xp.float32 if result.itemsize < 4 else result

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def to_numpy(value: Any, name: str = "an array") -> np.ndarray:
+def to_numpy(value: Any, name: str = "an argument") -> np.ndarray:
     """A NumPy array of its own, rows contiguous, of numbers in an array of any library, a list or a table.
 
     Raises:
@@ -26,6 +26,7 @@ def to_numpy(value: Any, name: str = "an array") -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be an array of numbers, but holds others: {error}.") from error
     if array.dtype.kind not in "biufV":  # V: bfloat16, which NumPy does not know
-        way_out = "; put its batches together first" if hasattr(value, "__iter__") and not array.ndim else ""
+        batches = hasattr(value, "__iter__") and not isinstance(value, str)
+        way_out = "; put its batches together in one array" if batches else ""
         raise TypeError(f"{name} must be an array, a list or a table of numbers, got {type(value).__name__}{way_out}.")
     return array

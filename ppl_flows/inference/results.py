@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_weights
@@ -57,6 +58,7 @@ class FitResult:
     _spread: float  # standard deviation of the log weights, in nats
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
+    _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
 
     @property
     def verdict(self) -> str:
@@ -71,24 +73,34 @@ class FitResult:
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
-        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support."""
-        return self._draw(num_samples, seed)
+        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
+
+        The model's deterministic sites are among them, computed in one more run of the model; not where a plate is
+        sub-sampled, or where the model draws what the guide does not, such as enumerated sites.
+
+        Raises:
+            TypeError, ValueError: a number of draws below 1, or a seed that is no whole number.
+        """
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed))
 
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
-        The weights are Pareto-smoothed. Sites as in ``sample``, latent ones only.
+        The weights are Pareto-smoothed. Sites as in ``sample``.
 
         Raises:
+            TypeError, ValueError: as in ``sample``.
             ValueError: a plate is sub-sampled, so that no weight is known exactly.
         """
         if np.isnan(self.khat):
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
-        draws, log_weights = self._weigh(4 * num_samples, seed)
+        whole_number("reweighted", "num_samples", num_samples)
+        draws, log_weights = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
         rows = np.random.default_rng(seed).choice(
             len(log_weights), size=num_samples, p=smoothed_weights(log_weights)[0]
         )
-        return {name: value[rows] for name, value in draws.items()}
+        return self._complete({name: value[rows] for name, value in draws.items()})
 
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
@@ -99,6 +111,7 @@ def measure_fit(
     training: Training,
     draw: Callable[[int, int], dict[str, Array]],
     weigh: Callable[[int, int], WeightedDraws],
+    complete: Callable[[dict[str, Array]], dict[str, Array]],
     *,
     num_draws: int,
     seed: int,
@@ -111,7 +124,7 @@ def measure_fit(
     if not subsampled:
         weights, khat = smoothed_weights(log_weights)
         ess = float(1 / np.sum(weights**2) / len(weights))
-    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh)
+    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh, complete)
 
 
 @dataclass(frozen=True)

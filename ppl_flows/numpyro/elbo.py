@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from numpyro import handlers
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
+from numpyro.infer.initialization import init_to_uniform
 
+from ppl_flows.inference.validation import check_observed
 from ppl_flows.numpyro.guide import is_subsampled
 
 
@@ -18,10 +21,25 @@ def choose_elbo(
     """One that sums over enumerated sites, where the model has any that the guide does not draw; and whether a plate
     of the model draws a minibatch."""
     _, model_key, guide_key = jax.random.split(key, 3)  # as in SVI.init: a guide may be set up here
-    known = handlers.trace(handlers.seed(handlers.substitute(guide, params), guide_key)).get_trace()
+    try:
+        known = handlers.trace(handlers.seed(handlers.substitute(guide, params), guide_key)).get_trace()
+    except (RuntimeError, ValueError):
+        drawn = handlers.substitute(handlers.seed(model, model_key), substitute_fn=init_to_uniform)
+        _check_data(handlers.trace(drawn).get_trace())  # the likeliest reason, in words
+        raise
     replayed = handlers.replay(handlers.substitute(model, params), known)  # as some priors cannot be drawn from
     sites = handlers.trace(handlers.seed(replayed, model_key)).get_trace()
+    _check_data(sites)
     latents = [site for name, site in sites.items() if site["type"] == "sample" and name not in known]
     enumerated = any(site["infer"].get("enumerate") == "parallel" for site in latents)
     kind = TraceEnum_ELBO if enumerated else Trace_ELBO
     return kind(num_particles=num_particles), is_subsampled(sites)
+
+
+def _check_data(sites: dict[str, Any]) -> None:
+    """Raises ValueError for observed values that are not finite, and have no density."""
+    for name, site in sites.items():
+        if site["type"] == "sample" and site["is_observed"] and not isinstance(site["value"], jax.core.Tracer):
+            value = np.asarray(site["value"])
+            if value.dtype.kind == "f":
+                check_observed(name, value, lambda site=site: np.asarray(site["fn"].log_prob(site["value"])))

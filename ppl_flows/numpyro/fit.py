@@ -14,9 +14,10 @@ from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.util import log_density
 
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
-from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
+from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
@@ -86,6 +87,9 @@ def fit(
         ValueError: there is nothing to train, an option is out of its range, or options contradict each other.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
+    check_not_jitted(model)
+    check_functions(model, guide, kwargs)
+    checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -129,7 +133,15 @@ def fit(
         key = jax.random.key(seed)
         if isinstance(guide, AutoGuide):
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
-        return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
+        return complete(Predictive(bound_guide, params=params, num_samples=num_samples)(key))
+
+    def deterministic_sites(draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
+        return lax.map(partial(_deterministic_sites, params=params, model=EvaluationMode(bound_model)), draws)
+
+    def complete(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        if subsampled:
+            return draws
+        return {**draws, **compile_once(deterministic_sites, draws, params)(draws, params)}
 
     def weigh_keys(keys: jax.Array, params: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
         model, guide = EvaluationMode(bound_model), EvaluationMode(bound_guide)
@@ -143,7 +155,7 @@ def fit(
         latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], blockwise)
         return WeightedDraws(latents, np.asarray(log_weights, dtype=np.float64))
 
-    return measure_fit(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
+    return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)
 
 
 def _weighted_draw(
@@ -171,3 +183,21 @@ def _weighted_draw(
         if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
     return latents, log_weight
+
+
+def _deterministic_sites(
+    draw: dict[str, jax.Array], *, params: dict[str, Any], model: Callable[..., Any]
+) -> dict[str, jax.Array]:
+    """The model's deterministic sites at a draw of its latents; none where it draws others, as from the prior."""
+    run = handlers.seed(handlers.substitute(model, {**params, **draw}), 0)
+    trace = handlers.trace(run).get_trace()
+    drawn = {n for n, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+    if not drawn <= draw.keys():
+        return {}
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
+
+
+def check_not_jitted(model: Any) -> None:
+    """Raises TypeError for a jitted model, whose sites no handler sees."""
+    if isinstance(model, jax.stages.Wrapped):
+        raise TypeError("the model is a jitted function, whose sites NumPyro does not see; give the function itself.")

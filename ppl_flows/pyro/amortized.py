@@ -116,7 +116,7 @@ def fit_amortized(
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
-            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), z)
+            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), "data", z)
             (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
             drawn = Flow(fitted.bijection, fitted.params, context=context).sample((num_samples,))
             pieces = drawn.split([shape.numel() for shape in shapes.values()], dim=-1)

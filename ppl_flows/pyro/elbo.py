@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyro
+import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
+
+from ppl_flows.inference.validation import check_observed
 
 
 def choose_elbo(
@@ -16,8 +22,15 @@ def choose_elbo(
     does not draw; and whether a plate of the model draws a minibatch."""
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
-    elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
+    try:
+        elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
+    except (RuntimeError, ValueError):
+        with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
+            drawn = poutine.trace(InitMessenger(init_to_uniform)(model)).get_trace(1.0)
+        _check_data(drawn.nodes)  # the likeliest reason, in words
+        raise
     sites: dict[str, Any] = seen.trace.nodes
+    _check_data(sites)
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
     latents = [s for n, s in sites.items() if s["type"] == "sample" and n not in known.trace.nodes]
@@ -26,3 +39,19 @@ def choose_elbo(
         options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
         return TraceEnum_ELBO(**options), subsampled
     return elbo, subsampled
+
+
+def _check_data(sites: dict[str, Any]) -> None:
+    """Raises ValueError for observed values that are not finite, and have no density."""
+    for name, site in sites.items():
+        if site["type"] == "sample" and site["is_observed"] and site["value"].is_floating_point():
+            value = site["value"].detach()
+            check_observed(name, value.cpu().numpy(), lambda site=site: _log_density(site["fn"], site["value"]))
+
+
+def _log_density(fn: Any, value: torch.Tensor) -> np.ndarray:
+    """As the host sums it; nan where its own checks refuse the value."""
+    try:
+        return fn.log_prob(value).detach().cpu().numpy()
+    except ValueError:
+        return np.array(np.nan)

@@ -13,13 +13,14 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
 
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
-from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
+from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
-from ppl_flows.pyro.importance import importance_sample, latent_shapes, store_at
+from ppl_flows.pyro.importance import importance_sample, latent_shapes, store_at, with_deterministic_sites
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
@@ -106,6 +107,8 @@ def fit(
             ``compile`` and ``loss``.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
+    check_functions(model, guide, kwargs)
+    checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -159,7 +162,11 @@ def fit(
             latents = latent_shapes(guide)
             predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
             draws = predict()
-            return {n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()}
+            return complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
+
+    def complete(draws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with trained_at(seed), EvaluationMode():
+            return draws if subsampled else with_deterministic_sites(model, draws, nesting if together else None)
 
     def weigh(num_samples: int, seed: int) -> WeightedDraws:
         with trained_at(seed), EvaluationMode():
@@ -167,4 +174,4 @@ def fit(
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
-    return measure_fit(trained, draw, weigh, num_draws=draws, seed=seed, subsampled=subsampled)
+    return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)

@@ -20,7 +20,7 @@ def to_tensor(array: Any) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array
     array = to_numpy(array)
-    return torch.tensor(array, dtype=torch.get_default_dtype() if array.dtype.kind == "f" else None)
+    return torch.as_tensor(array, dtype=torch.get_default_dtype() if array.dtype.kind == "f" else None)
 
 
 class ParamTree(torch.nn.Module):
