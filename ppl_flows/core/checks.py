@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
         TypeError: it is no whole number: a float, a tuple, a bool.
         ValueError: it is below least.
     """
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or getattr(value, "ndim", 0):
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or np.ndim(value):
         raise TypeError(f"{owner}: {name} must be a whole number, got {value!r}.")
     number = operator.index(value)
     if number < least:
@@ -43,7 +42,7 @@ def real_number(owner: str, name: str, value: Any, low: float, high: float) -> f
         TypeError: it is no number: a string, a bool, None.
         ValueError: it does not lie between low and high, both excluded.
     """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")
     if not low < value < high:
         ends = f"must lie between {low:g} and {high:g}" if high < math.inf else "must be positive and finite"
@@ -89,7 +88,7 @@ def checked_seed(owner: str, seed: Any) -> int:
     """
     if type(seed) is int and 0 <= seed < SEEDS:
         return seed
-    if not hasattr(seed, "__index__") or getattr(seed, "ndim", 0):
+    if not hasattr(seed, "__index__") or np.ndim(seed):
         raise TypeError(f"{owner}: seed must be a whole number such as 0, in every language, and no key, got {seed!r}.")
     number = whole_number(owner, "seed", seed, 0)
     if number >= SEEDS:

@@ -26,7 +26,8 @@ def to_numpy(value: Any, name: str = "an argument") -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be an array of numbers, but holds others: {error}.") from error
     if array.dtype.kind not in "biufV":  # V: bfloat16, which NumPy does not know
-        batches = hasattr(value, "__iter__") and not isinstance(value, str)
+        batches = hasattr(value, "__iter__") and not array.ndim and not isinstance(value, str)
         way_out = "; put its batches together in one array" if batches else ""
-        raise TypeError(f"{name} must be an array, a list or a table of numbers, got {type(value).__name__}{way_out}.")
+        got = f"{type(value).__name__} of {array.dtype}" if array.ndim else type(value).__name__
+        raise TypeError(f"{name} must be an array, a list or a table of numbers, got {got}{way_out}.")
     return array

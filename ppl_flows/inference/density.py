@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -79,10 +78,10 @@ def split_rows(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.nda
     """Indices of n rows, in no order: of those to train on, and of the share to validate by.
 
     Raises:
-        ValueError: the share is not in [0, 1), or leaves fewer than 2 rows to train on or none to validate by.
+        ValueError: the share leaves fewer than 2 rows to train on or none to validate by.
     """
     held = round(validation * n)
-    if not (0 <= validation < 1 and n - held >= 2 and (held > 0 or validation == 0)):
+    if not (n - held >= 2 and (held > 0 or validation == 0)):
         raise ValueError(
             f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
             f"of {n} rows."
@@ -105,11 +104,13 @@ def check_density(
     whole_number("fit_density", "batch_size", batch_size)
     if levels is not None:
         whole_number("fit_density", "levels", levels, 2)
-    if isinstance(validation, bool) or not isinstance(validation, numbers.Real):
+    if isinstance(validation, bool) or not isinstance(validation, int | float | np.floating):
         raise TypeError(
             "fit_density: validation is the share of the rows to hold out, such as 0.1, and not the rows themselves; "
             f"got a {type(validation).__name__}."
         )
+    if not 0 <= validation < 1:
+        raise ValueError(f"fit_density: validation must be a share of the rows between 0 and 1, got {validation}.")
 
 
 def check_varies(data: np.ndarray) -> None:

@@ -74,7 +74,8 @@ def check_fit(
 ) -> None:
     """Raises ValueError or TypeError for options that ``fit`` does not have."""
     check_steps(steps, num_particles)
-    real_number("fit", "anneal", anneal, -math.inf, math.inf)
+    if not isinstance(anneal, int | float | np.floating):
+        raise TypeError(f"fit: anneal must be a number, got {anneal!r}.")
     if tolerance is not None:
         real_number("fit", "tolerance", tolerance, *POSITIVE)
     if draws is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,4 +43,8 @@ def _check_data(sites: dict[str, Any]) -> None:
         if site["type"] == "sample" and site["is_observed"] and not isinstance(site["value"], jax.core.Tracer):
             value = np.asarray(site["value"])
             if value.dtype.kind == "f":
-                check_observed(name, value, lambda site=site: np.asarray(site["fn"].log_prob(site["value"])))
+                check_observed(name, value, partial(_log_density, site))
+
+
+def _log_density(site: dict[str, Any]) -> np.ndarray:
+    return np.asarray(site["fn"].log_prob(site["value"]))

@@ -18,7 +18,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
-from ppl_flows.numpyro.compile_once import compile_once
+from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.numpyro.training import train
@@ -195,9 +195,3 @@ def _deterministic_sites(
     if not drawn <= draw.keys():
         return {}
     return {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
-
-
-def check_not_jitted(model: Any) -> None:
-    """Raises TypeError for a jitted model, whose sites no handler sees."""
-    if isinstance(model, jax.stages.Wrapped):
-        raise TypeError("the model is a jitted function, whose sites NumPyro does not see; give the function itself.")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 
+from ppl_flows.inference.results import FitError
 from ppl_flows.inference.validation import check_observed
+from ppl_flows.pyro.compile.capture import CompileError
 
 
 def choose_elbo(
@@ -41,6 +44,35 @@ def choose_elbo(
     return elbo, subsampled
 
 
+@contextmanager
+def vectorized_errors(elbo: ELBO, model: Callable[..., Any], guide: Callable[..., Any]) -> Iterator[None]:
+    """Errors of a model, of a weight, that runs for one draw and not for many at once become one that says so."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        ours = isinstance(error, FitError | CompileError)
+        if (
+            elbo.vectorize_particles
+            and not ours
+            and _fails(elbo, model, guide)
+            and not _fails(Trace_ELBO(), model, guide)
+        ):
+            raise ValueError(
+                "the model runs for one draw of the guide, but not for all particles at once, as it branches on values, "
+                f"or its shapes have no room for one more plate; pass vectorize_particles=False. The error was: {error}"
+            ) from error
+        raise
+
+
+def _fails(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any]) -> bool:
+    with poutine.block(), torch.no_grad():
+        try:
+            elbo.loss(model, guide, 1.0)
+        except (IndexError, RuntimeError, ValueError):  # what operations on unexpected shapes raise
+            return True
+    return False
+
+
 def _check_data(sites: dict[str, Any]) -> None:
     """Raises ValueError for observed values that are not finite, and have no density."""
     for name, site in sites.items():
@@ -49,9 +81,9 @@ def _check_data(sites: dict[str, Any]) -> None:
             check_observed(name, value.cpu().numpy(), lambda site=site: _log_density(site["fn"], site["value"]))
 
 
-def _log_density(fn: Any, value: torch.Tensor) -> np.ndarray:
-    """As the host sums it; nan where its own checks refuse the value."""
+def _log_density(site: dict[str, Any]) -> np.ndarray:
+    """nan where the host's own checks refuse the value."""
     try:
-        return fn.log_prob(value).detach().cpu().numpy()
+        return np.asarray(site["fn"].log_prob(site["value"]).detach().cpu())
     except ValueError:
         return np.array(np.nan)

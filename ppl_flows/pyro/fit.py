@@ -18,7 +18,7 @@ from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.elbo import choose_elbo
+from ppl_flows.pyro.elbo import choose_elbo, vectorized_errors
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.pyro.importance import importance_sample, latent_shapes, store_at, with_deterministic_sites
 from ppl_flows.pyro.training import train
@@ -129,21 +129,22 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         elbo, subsampled = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
-        trained = train(
-            elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
-            weighted_model if loss is None else model,
-            scored_guide,
-            weighted=loss is None,
-            steps=steps,
-            lr=lr,
-            clip=clip,
-            optimizer=optimizer,
-            anneal=anneal,
-            tolerance=tolerance if loss is None else None,
-            progress=progress,
-            compile=compile,
-            watch=callback,
-        )
+        with vectorized_errors(elbo, weighted_model, scored_guide):
+            trained = train(
+                elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
+                weighted_model if loss is None else model,
+                scored_guide,
+                weighted=loss is None,
+                steps=steps,
+                lr=lr,
+                clip=clip,
+                optimizer=optimizer,
+                anneal=anneal,
+                tolerance=tolerance if loss is None else None,
+                progress=progress,
+                compile=compile,
+                watch=callback,
+            )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
@@ -174,4 +175,5 @@ def fit(
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
-    return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)
+    with vectorized_errors(elbo, weighted_model, scored_guide):
+        return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)
