@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.initialisation import check_params
 from ppl_flows.core.support import is_real
 
 
@@ -64,8 +65,11 @@ def check_flow_arguments(params: Any, context: Any, *, is_transform: bool, insid
         )
 
 
-def check_flow_start(params: Any, start: Any) -> None:
-    """Raises ValueError for both ways at once to say where the parameters of ``flow`` start."""
+def check_flow_start(bijection: Any, params: Any, start: Any) -> None:
+    """Raises TypeError for no bijection, ValueError for params that do not fit it, or that come with a start."""
+    check_bijection("flow", bijection)
+    if params is not None:
+        check_params(bijection, params)
     if params is not None and start is not None:
         raise ValueError("flow: give params or start, not both: params have their values already.")
 

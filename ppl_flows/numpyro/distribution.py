@@ -19,8 +19,8 @@ from numpyro.primitives import _PYRO_STACK, apply_stack, mutable
 
 from ppl_flows.combinators.batched import Batched, with_batch
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, check_bijection
-from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
@@ -88,12 +88,12 @@ class Flow(dist.TransformedDistribution):
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
+        check_base_kind(base, dist.Distribution)
         if isinstance(bijection, FlowTransform):
             transform = bijection
         else:
             transform = FlowTransform(bijection, params, context=context, seed=seed)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
-        check_base_kind(base, dist.Distribution)
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
@@ -200,11 +200,8 @@ def flow(
         >>> def model():
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    check_flow_start(params, start)
-    check_bijection("flow", bijection)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
-    if params is not None:
-        check_params(bijection, params)
+    check_flow_start(bijection, params, start)
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 

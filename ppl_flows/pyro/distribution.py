@@ -14,8 +14,8 @@ from torch.distributions.constraints import Constraint
 
 from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection, check_bijection
-from ppl_flows.core.initialisation import check_params, initial_params
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
@@ -80,12 +80,12 @@ class Flow(dist.TransformedDistribution):
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
+        check_base_kind(base, torch.distributions.Distribution)
         if isinstance(bijection, FlowTransform):
             transform = bijection
         else:
             transform = FlowTransform(bijection, params, context=context, seed=seed)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
-        check_base_kind(base, torch.distributions.Distribution)
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
@@ -185,11 +185,8 @@ def flow(
         >>> def model():
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    check_flow_start(params, start)
-    check_bijection("flow", bijection)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
-    if params is not None:
-        check_params(bijection, params)
+    check_flow_start(bijection, params, start)
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,18 +51,13 @@ def vectorized_errors(elbo: ELBO, model: Callable[..., Any], guide: Callable[...
     try:
         yield
     except (IndexError, RuntimeError, ValueError) as error:
-        ours = isinstance(error, FitError | CompileError)
-        if (
-            elbo.vectorize_particles
-            and not ours
-            and _fails(elbo, model, guide)
-            and not _fails(Trace_ELBO(), model, guide)
-        ):
-            raise ValueError(
-                "the model runs for one draw of the guide, but not for all particles at once, as it branches on values, "
-                f"or its shapes have no room for one more plate; pass vectorize_particles=False. The error was: {error}"
-            ) from error
-        raise
+        own = isinstance(error, FitError | CompileError)
+        if own or not elbo.vectorize_particles or not _fails(elbo, model, guide) or _fails(Trace_ELBO(), model, guide):
+            raise
+        raise ValueError(
+            "the model runs for one draw of the guide, but not for all particles at once, as it branches on values, or "
+            f"its shapes have no room for one more plate; pass vectorize_particles=False. The error was: {error}"
+        ) from error
 
 
 def _fails(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any]) -> bool:
@@ -76,9 +72,8 @@ def _fails(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any]) -> b
 def _check_data(sites: dict[str, Any]) -> None:
     """Raises ValueError for observed values that are not finite, and have no density."""
     for name, site in sites.items():
-        if site["type"] == "sample" and site["is_observed"] and site["value"].is_floating_point():
-            value = site["value"].detach()
-            check_observed(name, value.cpu().numpy(), lambda site=site: _log_density(site["fn"], site["value"]))
+        if site["type"] == "sample" and site["is_observed"] and torch.is_tensor(site["value"]):
+            check_observed(name, site["value"].detach().cpu().double().numpy(), partial(_log_density, site))
 
 
 def _log_density(site: dict[str, Any]) -> np.ndarray:
