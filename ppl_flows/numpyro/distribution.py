@@ -87,8 +87,8 @@ class Flow(dist.TransformedDistribution):
         validate_args: bool | None = None,
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
-        check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
         check_base_kind(base, dist.Distribution)
+        check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
         if isinstance(bijection, FlowTransform):
             transform = bijection
         else:
@@ -99,14 +99,14 @@ class Flow(dist.TransformedDistribution):
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
         self.path_gradients, self.path_context = path_gradients, path_context
 
-    def _validate_sample(self, value: Any) -> Any:
-        return super()._validate_sample(value) if value.size else True
-
-    @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         check_event(value, self.event_shape, jax.Array | np.ndarray)
         if not value.size:  # which the host's sums over events do not take
             return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))
+        return self._log_prob(value, intermediates)
+
+    @validate_sample
+    def _log_prob(self, value: Any, intermediates: Any) -> jax.Array:
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if self.path_gradients and self.has_rsample and self._holder is None:
             return self._without_gradients().log_prob(value)
@@ -281,9 +281,7 @@ def _promoted(d: Flow) -> Flow:
     if bijection is transform.bijection:
         return d
     if isinstance(d.base_dist, BaseDistribution):
-        raise NotImplementedError(
-            "Flow: a ppl_flows base such as pf.StudentT cannot be in a scan; use one of the host."
-        )
+        raise NotImplementedError("Flow: a ppl_flows base such as pf.StudentT cannot be in a scan; use a host's own.")
     promoted = Flow(
         FlowTransform(bijection, params, context=transform.context),
         base=promote_batch_shape(d.base_dist),

@@ -79,8 +79,8 @@ class Flow(dist.TransformedDistribution):
         validate_args: bool | None = None,
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
-        check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
         check_base_kind(base, torch.distributions.Distribution)
+        check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
         if isinstance(bijection, FlowTransform):
             transform = bijection
         else:
