@@ -62,8 +62,12 @@ def of_one_library(params: Params, v: Array, context: Array | None) -> tuple[Arr
     weight = first_weight(params) if isinstance(params, dict) else None
     if isinstance(weight, np.ndarray | np.generic) or not hasattr(weight, "dtype"):
         return v, context
-    xp = namespace(weight)
-    return xp.asarray(v), xp.asarray(context) if isinstance(context, np.ndarray) else context
+    v, *given = (
+        namespace(weight).asarray(a if a.flags.carray else a.copy(order="C"))  # torch takes no others
+        for a in (v, context)
+        if isinstance(a, np.ndarray)
+    )
+    return v, given[0] if given else context
 
 
 def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
