@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases import ALL, LIBRARIES, OTHERS, arguments, context, name_of, perturbed, public, recipes, takes, targets
+from cases import ALL, LIBRARIES, OTHERS, arguments, context, perturbed, public, recipes, takes, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ FEW = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 EVERY = [*ALL, *OTHERS, *recipes()]
 FAST = [pf.Coupling(3, context_dim=2), pf.maf(3, flow_layers=1, hidden=(4,)), pf.Elementwise(3, pf.RationalQuadratic())]
 OWN = (TypeError, ValueError)
-SHELLS = {"pyro": (torch.as_tensor, torch.float32), "numpyro": (jnp.asarray, jnp.float32)}
+SHELLS = {"pyro": torch.as_tensor, "numpyro": jnp.asarray}
 shells = pytest.mark.parametrize("name", SHELLS)
 
 
@@ -68,7 +68,7 @@ def test_the_gradient_of_no_rows_is_zero():
 @FEW
 @given(n=st.integers(0, 1), base=st.sampled_from([None, pf.StudentT(3), pf.NormalMixture(3)]))
 def test_a_flow_samples_and_scores_any_number_of_rows(name, n, base):
-    array, _ = SHELLS[name]
+    array = SHELLS[name]
     flow = shell(name).Flow(FAST[1], base=base)
     draws = flow.sample((n,)) if name == "pyro" else flow.sample(jnp.zeros(2, "uint32"), (n,))
     assert tuple(draws.shape) == (n, 3)
@@ -83,7 +83,7 @@ def test_a_flow_samples_and_scores_any_number_of_rows(name, n, base):
 @FEW
 @given(bijection=st.sampled_from(FAST), shape=st.lists(st.integers(0, 4), max_size=3).map(tuple), direct=st.booleans())
 def test_only_events_of_the_right_size_pass(name, bijection, shape, direct):
-    array, dtype = SHELLS[name]
+    array = SHELLS[name]
     values = array(np.zeros(shape, "float32"))
     conditions = array(np.zeros(2, "float32")) if bijection.context_dim else None
     flow = shell(name).Flow(bijection, context=conditions, validate_args=False)
@@ -103,7 +103,7 @@ def test_only_events_of_the_right_size_pass(name, bijection, shape, direct):
     size=st.integers(1, 3),
 )
 def test_a_context_has_its_size_and_a_batch_that_broadcasts(name, rows, conditions, size):
-    array, _ = SHELLS[name]
+    array = SHELLS[name]
     values, given_context = array(np.zeros((*rows, 3), "float32")), array(np.zeros((*conditions, size), "float32"))
     make = lambda: shell(name).Flow(FAST[0], context=given_context, validate_args=False)  # noqa: E731
     if size != 2:
@@ -156,6 +156,11 @@ KINDS = {
 DTYPES = ("float32", "float64", "float16", "int64", "uint8", "bool")
 
 
+def mixes(kind, library):
+    """Whether arrays of that kind go with params of the library: JAX takes NumPy's as its own."""
+    return kind == library or (kind, library) == ("jax", "numpy")
+
+
 def whole_rows():
     return np.random.default_rng(0).integers(0, 2, (6, 3))
 
@@ -176,13 +181,12 @@ def test_a_pass_takes_arrays_of_any_dtype_and_says_which_kinds_it_does_not(libra
     value = KINDS[kind](rows.astype(dtype))
     if conditions is not None:
         conditions = library.array(conditions)
-    runs = kind in ("numpy", "reversed", "columns", "read-only", library.name)
-    try:
-        got = bijection.inverse(library.params(params, of_params), value, conditions)
-    except TypeError as error:
-        assert not runs
-        assert "convert" in str(error)
+    run = lambda: bijection.inverse(library.params(params, of_params), value, conditions)  # noqa: E731
+    if kind in ("list", "tuple", "table") or (kind in ("torch", "jax") and not mixes(kind, library.name)):
+        with pytest.raises(TypeError, match="convert"):
+            run()
         return
+    got = run()
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(np.asarray(a, dtype=float), b, rtol=1e-2, atol=1e-2)  # of float16
 
@@ -191,7 +195,7 @@ def test_a_pass_takes_arrays_of_any_dtype_and_says_which_kinds_it_does_not(libra
 @FEW
 @given(kind=st.sampled_from(sorted(KINDS)), dtype=st.sampled_from(DTYPES))
 def test_contexts_and_weights_may_be_arrays_of_any_kind(name, kind, dtype):
-    array, _ = SHELLS[name]
+    array = SHELLS[name]
     rows = whole_rows()
     flow = shell(name).Flow(FAST[0], context=KINDS[kind](rows[:, :2].astype(dtype)))
     plain = shell(name).Flow(FAST[0], context=array(rows[:, :2].astype("float64")))

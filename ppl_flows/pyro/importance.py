@@ -72,8 +72,9 @@ def with_deterministic_sites(
         with pyro.plate("draws", n, dim=-1 - nesting):
             together = run({name: v.reshape(*batches[name], *v.shape[1:]) for name, v in draws.items()})
         values = {name: together[name]["value"] for name in shapes}
-        if all(v.numel() == n * shapes[name].numel() for name, v in values.items()):
-            found = {name: v.reshape(n, *shapes[name]) for name, v in values.items()}
+        if all(v.numel() in (n * shapes[name].numel(), shapes[name].numel()) for name, v in values.items()):
+            # what does not depend on the latents has no axis for the draws
+            found = {name: v.reshape(-1, *shapes[name]).expand(n, *shapes[name]) for name, v in values.items()}
             ends = [(i, one(i)) for i in (0, n - 1)]
             if all(torch.allclose(found[name][i], v, equal_nan=True) for i, row in ends for name, v in row.items()):
                 return {**draws, **found}
