@@ -174,7 +174,8 @@ class AmortizedFit:
 
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
-        return self._draw(num_samples, seed, args, kwargs)
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

@@ -84,8 +84,10 @@ def fit(
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        ValueError: there is nothing to train, an option is out of its range, or options contradict each other.
-        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
+        ValueError: there is nothing to train, observed values are not finite, an option is out of its range, or options
+            contradict each other.
+        TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
+            seed. A jitted model.
     """
     check_not_jitted(model)
     check_functions(model, guide, kwargs)

@@ -103,9 +103,11 @@ def fit(
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
-        ValueError: there is nothing to train, an option is out of its range, or options contradict each other, such as
+        ValueError: there is nothing to train, observed values are not finite, the model does not run for all particles
+            at once, an option is out of its range, or options contradict each other, such as
             ``compile`` and ``loss``.
-        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
+        TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
+            seed.
     """
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
