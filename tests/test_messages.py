@@ -211,3 +211,16 @@ def test_arrays_of_any_library_become_numpy_arrays_of_their_own(data):
     assert array.flags.writeable
     assert array.flags.c_contiguous
     np.testing.assert_array_equal(array, np.asarray(data))
+
+
+@pytest.mark.parametrize(
+    ("bijection", "data", "options"),
+    [
+        (small(3), np.tile([0, 1, 3], (9, 1)), {"levels": 4}),
+        (small(3), constant(1), {"standardize": False}),
+        (pf.glow((2, 2, 2), scales=1, flow_layers=1, hidden=4), np.zeros((9, 2, 2, 2)), {"levels": 4}),
+        (pf.Chain([small(2), pf.Elementwise(2, pf.Sigmoid())]), np.tile([0.1, 0.3], (9, 1)), {}),
+    ],
+)
+def test_constant_columns_that_are_not_standardised_are_fitted(lang, bijection, data, options):
+    assert np.isfinite(fit_density(lang, bijection, data, **options).losses).all()
