@@ -6,6 +6,7 @@ import abc
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -235,5 +236,9 @@ class Bijection(abc.ABC):
 def check_bijection(owner: str, bijection: Any) -> None:
     """Raises TypeError unless it is a Bijection."""
     if not isinstance(bijection, Bijection):
-        way_out = "; a recipe such as pf.nsf, or a class, is called first" if callable(bijection) else ""
+        way_out = (
+            "; a recipe such as pf.nsf, or a class, is called first"
+            if isinstance(bijection, type | FunctionType)
+            else ""
+        )
         raise TypeError(f"{owner} takes bijections such as pf.nsf(2), got {bijection!r}{way_out}.")
