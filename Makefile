@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-posteriors docs clean
+.PHONY: demo test test-slow lint bench bench-posteriors bench-verdict docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -34,6 +34,12 @@ bench: .venv/installed
 bench-posteriors: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language numpyro
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language pyro
+
+bench-verdict: .venv/installed
+	mkdir -p out
+	$(BIN)/python tests/benchmarks/posteriors/verdict.py --language numpyro > out/verdict_numpyro.jsonl
+	$(BIN)/python tests/benchmarks/posteriors/verdict.py --language pyro --seeds 1 > out/verdict_pyro.jsonl
+	$(BIN)/python tests/benchmarks/posteriors/verdict.py --report out/verdict_numpyro.jsonl out/verdict_pyro.jsonl
 
 docs: .venv/installed
 	$(BIN)/python docs/make_layers.py

@@ -11,7 +11,9 @@ from languages import MEAN, SHORT, STILL, Regression, correlated, identity_flow,
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
+from ppl_flows.inference import results
 from ppl_flows.inference.auto_flow import QUALITIES, Quality, fit_budget
+from ppl_flows.inference.kl_estimate import check_widely
 from ppl_flows.inference.schedule import has_converged, learning_rate
 
 
@@ -34,20 +36,82 @@ def test_the_quality_says_the_flow_and_the_fit_budget(lang, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("scale", "verdict"), [(1.0, "good"), (0.65, "usable with importance weights"), (0.1, "do not trust")]
+    ("scale", "verdict"), [(1.0, "good"), (0.65, "usable after reweighting"), (0.1, "do not trust")]
 )
-def test_the_verdict_is_that_of_the_weights(lang, scale, verdict):
-    # normal weights of a proposal narrower than its target have the tail index 1 - scale^2
+def test_the_verdict_is_that_of_the_kl(lang, scale, verdict):
     init = lang.init_to({"z": lang.array(0.0)})
     guide = lang.AutoFlow(normal(lang), identity_flow, start="init", init_loc_fn=init, init_scale=scale)
     result = lang.fit(normal(lang), guide, **STILL)
     assert result.verdict.startswith(verdict)
-    exact = -0.5 * (scale**2 - 1 - 2 * np.log(scale))  # minus the KL of two normals
-    assert result.elbo.mean == pytest.approx(exact, abs=max(5 * result.elbo.se, 1e-9))
+    exact = 0.5 * (scale**2 - 1 - 2 * np.log(scale))  # the KL of two normals
+    assert result.elbo.mean == pytest.approx(-exact, abs=max(5 * result.elbo.se, 1e-9))
+    if scale >= 0.65:  # the draws of a guide a tenth as wide do not reach far enough
+        assert result.kl.mean == pytest.approx(exact, abs=4 * result.kl.se + 1e-3)
     assert 0 < result.ess <= 1 + 1e-9
     if scale == 1.0:
         assert result.ess == pytest.approx(1)
     assert verdict in repr(result)
+
+
+def test_a_guide_of_points_is_never_good(lang):
+    model = correlated(lang)
+    result = lang.fit(model, lang.autoguide.AutoDelta(model), **SHORT)
+    assert result.ess == pytest.approx(1), "all weights are one"
+    assert result.kl.mean == np.inf
+    assert result.verdict.startswith("do not trust")
+    assert "one point for z" in result.verdict
+
+
+def half_seen(lang):
+    """A model, and a guide that draws but one half of its posterior."""
+
+    def model():
+        lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
+
+    def guide():
+        scale = lang.ppl.param("scale", lang.array(1.0))
+        lang.ppl.sample("z", lang.dist.HalfNormal(scale))
+
+    return model, guide
+
+
+def test_half_of_a_posterior_is_not_enough(lang):
+    result = lang.fit(*half_seen(lang), **STILL)
+    assert result.ess == pytest.approx(1), "the guide's own draws see nothing"
+    assert not result.verdict.startswith("good")
+
+
+@pytest.mark.parametrize("sites", ["real", "bounded", "local"])
+def test_a_guide_scores_its_own_draws_as_it_scores_others(lang, sites, monkeypatch):
+    seen = []
+
+    def model():
+        if sites == "bounded":
+            scale = lang.ppl.sample("scale", lang.dist.Gamma(lang.array(2.0), lang.array(1.0)))
+            lang.ppl.sample("p", lang.dist.Dirichlet(lang.array([2.0, 3.0, 4.0])))
+        else:
+            scale = 1.0
+        a = lang.ppl.sample("a", lang.dist.Normal(0.0, 1.0))
+        with lang.ppl.plate("rows", 3):
+            lang.ppl.sample("b", lang.dist.Normal(a, scale))
+
+    def remember(vectors, own, score, near, seed):
+        there = score(vectors[:60])
+        seen.append(vectors.shape[1])
+        for one, other in zip(own, there, strict=True):
+            np.testing.assert_allclose(one[:60], other, rtol=1e-4, atol=1e-3)  # float32
+        return check_widely(vectors, own, score, near, seed)
+
+    def small_local(dim, context_dim):
+        return pf.Elementwise(dim, context_dim=context_dim, conditioner=pf.MLP((8,)))
+
+    monkeypatch.setattr(results, "check_widely", remember)
+    shell = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[lang.ppl.__name__]
+    guide = (
+        shell.AutoLocalFlow(model, "rows", local_flow=small_local) if sites == "local" else lang.AutoFlow(model, small)
+    )
+    lang.fit(model, guide, **SHORT)
+    assert seen == [7 if sites == "bounded" else 4]
 
 
 def test_a_sub_sampled_likelihood_is_not_judged(lang):

@@ -7,31 +7,37 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
+from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
 from ppl_flows.inference.schedule import Training
-from ppl_flows.numerics.pareto_smoothing import smoothed_weights
+from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
-GOOD_KHAT, USABLE_KHAT = 0.5, 0.7  # Vehtari et al. (2024), arXiv:1507.02646, sec. 3.2.4
-SAME_WEIGHTS = 0.1  # nats of spread below which weights are so nearly constant that their tail says nothing
-
-
-class Elbo(NamedTuple):
-    """Evidence lower bound in nats: Monte Carlo mean and its standard error."""
-
-    mean: float
-    se: float
+GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
+GOOD_MISSED, USABLE_MISSED = 0.01, 0.1  # share of the posterior where the guide has next to no draws
+SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
 
 
 class WeightedDraws(NamedTuple):
-    """Draws of a guide, ``{site: (n, *site shape)}``, and ``log p(z, data) - log q(z)`` of each, ``(n,)``, in nats."""
+    """Draws of a guide, ``{site: (n, *site shape)}``, and what ``kl_estimate`` calls their vectors and scores.
+
+    The vectors, ``(n, dim)``, are None where they do not say all: for discrete numbers, or more than the model has.
+    """
 
     draws: dict[str, Array]
-    log_weights: np.ndarray
+    scores: Scores
+    vectors: np.ndarray | None
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """``log p(z, data) - log q(z)`` of each draw, ``(n,)``."""
+        return np.asarray(self.scores.log_p - self.scores.log_q)
 
 
 @dataclass(frozen=True)
@@ -42,34 +48,46 @@ class FitResult:
         losses: negative ELBO estimate of every step taken, in nats; fewer than ``steps`` where the fit had converged.
         skipped: number of steps whose loss or gradient was not finite; they moved nothing.
         params: the trained parameters, as the language names them.
-        elbo: of the trained guide, from fresh draws.
-        khat: Pareto k-hat of the importance weights of the same draws. Above 0.7 the guide is a poor proposal and
-            its posterior should not be trusted; below 0.5 it is good. nan where a plate is sub-sampled, as the
-            weights then carry the noise of the minibatches too.
-        ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for khat.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
+        elbo: of the trained guide, from fresh draws, in nats.
+        kl: estimate of ``KL(guide || posterior)``, in nats: log evidence by importance sampling from these draws, or
+            from these and some hundred wider ones, whichever is larger, minus the ELBO. It sees what the guide misses
+            near where it is; a mode where none of these draws lands it does not see. nan where a plate is sub-sampled,
+            as the weights then carry the noise of the minibatches too.
+        khat: Pareto k-hat of the importance weights; above 0.7 ``reweighted`` is unreliable. nan as for kl. It says
+            little about the KL.
+        ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for kl.
     """
 
     losses: np.ndarray
     skipped: int
     params: dict[str, Any]
-    elbo: Elbo
+    interrupted: bool
+    elbo: Estimate
+    kl: Estimate
     khat: float
     ess: float
-    _spread: float  # standard deviation of the log weights, in nats
+    _missed: float  # at least so much of the posterior lies where the guide has next to no draws
+    _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
     _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
 
     @property
     def verdict(self) -> str:
-        """Whether the posterior can be trusted, in one sentence."""
-        if np.isnan(self.khat):
+        """Whether the posterior can be trusted, and what to do next, in one sentence.
+
+        "good" below a KL of 0.05 nats, where draws wider than the guide's agree; "usable after reweighting" below 0.2
+        with an effective sample size of at least a tenth of the draws; else "do not trust".
+        """
+        if np.isnan(self.kl.mean):
             return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
-        seen = f"k-hat {self.khat:.2f}, effective sample size {self.ess:.0%} of the draws"
-        if self.khat < GOOD_KHAT or self._spread < SAME_WEIGHTS:
+        seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
+        if self.kl.mean < GOOD_KL and not self._doubt:
             return f"good: {seen}"
-        if self.khat < USABLE_KHAT:
-            return f"usable with importance weights, result.reweighted(n): {seen}"
+        seen += f"; {self._doubt}" if self._doubt else ""
+        if self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED:
+            return f"usable after reweighting, result.reweighted(n): {seen}"
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
@@ -93,17 +111,17 @@ class FitResult:
             TypeError, ValueError: as in ``sample``.
             ValueError: a plate is sub-sampled, so that no weight is known exactly.
         """
-        if np.isnan(self.khat):
+        if np.isnan(self.kl.mean):
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
         whole_number("reweighted", "num_samples", num_samples)
-        draws, log_weights = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
-        rows = np.random.default_rng(seed).choice(
-            len(log_weights), size=num_samples, p=smoothed_weights(log_weights)[0]
-        )
-        return self._complete({name: value[rows] for name, value in draws.items()})
+        weighted = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
+        weights = softmax(smoothed_log_weights(weighted.log_weights)[0])
+        rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
+        return self._complete({name: value[rows] for name, value in weighted.draws.items()})
 
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
+        elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
 
 
@@ -112,19 +130,52 @@ def measure_fit(
     draw: Callable[[int, int], dict[str, Array]],
     weigh: Callable[[int, int], WeightedDraws],
     complete: Callable[[dict[str, Array]], dict[str, Array]],
+    score: Callable[[np.ndarray], Scores],
     *,
+    near: Gaussian | None,
     num_draws: int,
     seed: int,
     subsampled: bool,
 ) -> FitResult:
-    """The result of a training, measured by so many fresh draws."""
-    log_weights = weigh(num_draws, seed).log_weights
-    elbo = Elbo(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
-    khat = ess = np.nan
-    if not subsampled:
-        weights, khat = smoothed_weights(log_weights)
-        ess = float(1 / np.sum(weights**2) / len(weights))
-    return FitResult(*training, elbo, khat, ess, float(log_weights.std()), draw, weigh, complete)
+    """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
+    weighted = weigh(num_draws, seed)
+    log_weights = weighted.log_weights
+    elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    if subsampled:
+        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete)
+    smoothed, khat = smoothed_log_weights(log_weights)
+    ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
+    points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
+    wide = None if points else check_around(weighted, score, near, seed)
+    kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
+    if points:
+        kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
+    elif wide is None:
+        doubt = "the guide can be scored at its own draws only, and not where it might have none"
+    else:
+        kl, missed = max(kl, wide.kl), wide.missed.mean - 2 * wide.missed.se
+        if missed > GOOD_MISSED:
+            doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
+        elif wide.log_z_se > SURE_LOG_Z:
+            doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete)
+
+
+def check_around(
+    weighted: WeightedDraws, score: Callable[[np.ndarray], Scores], near: Gaussian | None, seed: int
+) -> WideCheck | None:
+    """The check by wide draws, around a Gaussian or else around the guide; None where none can be made or scored."""
+    if weighted.vectors is None:
+        return None
+    if near is None:
+        try:
+            near = gaussian_of_draws(weighted.vectors)
+        except ValueError:  # a number that does not vary, or that is a function of others
+            return None
+    try:
+        return check_widely(weighted.vectors, weighted.scores, score, near, seed)
+    except NotImplementedError:  # a density without an inverse
+        return None
 
 
 @dataclass(frozen=True)
@@ -142,6 +193,7 @@ class DensityFit:
         encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
         validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
             per row; the parameters are those of the smallest. None if no rows were held out.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
     """
 
     losses: np.ndarray
@@ -153,6 +205,7 @@ class DensityFit:
     base_params: Params | None = None
     encoder: Callable[[Any], Array] | None = None
     validation_losses: np.ndarray | None = None
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"

@@ -17,36 +17,39 @@ def pareto_khat(log_weights: np.ndarray) -> float:
 
     Reference: Vehtari et al. (2024), Pareto Smoothed Importance Sampling, arXiv:1507.02646.
     """
-    return smoothed_weights(log_weights)[1]
+    return smoothed_log_weights(log_weights)[1]
 
 
-def smoothed_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Importance weights whose largest ones are replaced by quantiles of the Pareto distribution fitted to them.
+def smoothed_log_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Log importance weights, the largest of which are replaced by quantiles of the Pareto distribution fitted to them.
 
     Args:
         log_weights: as in ``pareto_khat``.
 
     Returns:
-        The weights, ``(n,)``, normalised to sum 1, and k-hat. Where k-hat is infinite nothing is smoothed.
+        The log weights, ``(n,)``, not normalised: the log of their mean is the log evidence; and k-hat. Where k-hat is
+        infinite nothing is smoothed; where a weight is infinite or nan they are all nan.
 
     Reference: Vehtari et al. (2024), arXiv:1507.02646, sec. 3.
     """
-    log_weights = np.asarray(log_weights, dtype=np.float64)
-    n = log_weights.size
-    if not np.all(log_weights < np.inf):
+    smoothed = np.array(log_weights, dtype=np.float64)
+    n = smoothed.size
+    if not np.all(smoothed < np.inf):
         return np.full(n, np.nan), np.inf
-    weights = np.exp(log_weights - log_weights.max())
+    largest = smoothed.max()
+    weights = np.exp(smoothed - largest)
     order = np.argsort(weights)
     tail = order[-int(np.ceil(min(0.2 * n, 3 * np.sqrt(n)))) :]
     cutoff = max(weights[order[-len(tail) - 1]], np.finfo(float).tiny)
     tail = tail[weights[tail] > cutoff]
     if tail.size <= 4:
-        return weights / weights.sum(), np.inf
+        return smoothed, np.inf
     k, sigma = _generalised_pareto(weights[tail] - cutoff)
     p = (np.arange(tail.size) + 0.5) / tail.size
     quantiles = -np.log1p(-p) if k == 0 else np.expm1(-k * np.log1p(-p)) / k
-    weights[tail] = np.minimum(cutoff + sigma * quantiles, 1.0)  # never beyond the largest weight that was seen
-    return weights / weights.sum(), k
+    # never beyond the largest weight that was seen
+    smoothed[tail] = largest + np.log(np.minimum(cutoff + sigma * quantiles, 1.0))
+    return smoothed, k
 
 
 def _generalised_pareto(x: np.ndarray) -> tuple[float, float]:

@@ -19,9 +19,9 @@ from ppl_flows.numpyro.guide import is_subsampled
 
 def choose_elbo(
     model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, key: jax.Array, params: dict[str, Any]
-) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
-    """One that sums over enumerated sites, where the model has any that the guide does not draw; and whether a plate
-    of the model draws a minibatch."""
+) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool, dict[str, Any]]:
+    """One that sums over enumerated sites, where the model has any that the guide does not draw; whether a plate of the
+    model draws a minibatch; and the supports of the model's latent sites."""
     _, model_key, guide_key = jax.random.split(key, 3)  # as in SVI.init: a guide may be set up here
     try:
         known = handlers.trace(handlers.seed(handlers.substitute(guide, params), guide_key)).get_trace()
@@ -35,7 +35,8 @@ def choose_elbo(
     latents = [site for name, site in sites.items() if site["type"] == "sample" and name not in known]
     enumerated = any(site["infer"].get("enumerate") == "parallel" for site in latents)
     kind = TraceEnum_ELBO if enumerated else Trace_ELBO
-    return kind(num_particles=num_particles), is_subsampled(sites)
+    supports = {n: s["fn"].support for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+    return kind(num_particles=num_particles), is_subsampled(sites), supports
 
 
 def _check_data(sites: dict[str, Any]) -> None:

@@ -12,15 +12,16 @@ from jax import lax
 from numpyro import handlers
 from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
-from numpyro.infer.util import log_density
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
+from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.training import train
 
 
@@ -110,7 +111,7 @@ def fit(
         with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return bound_guide()
 
-    elbo, subsampled = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    elbo, subsampled, supports = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
     marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
     if marginal and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
@@ -145,46 +146,40 @@ def fit(
             return draws
         return {**draws, **compile_once(deterministic_sites, draws, params)(draws, params)}
 
-    def weigh_keys(keys: jax.Array, params: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
-        model, guide = EvaluationMode(bound_model), EvaluationMode(bound_guide)
-        one = partial(_weighted_draw, params=params, model=model, guide=guide, marginal=marginal)
-        return lax.map(jax.vmap(one), keys)
+    def score_one(key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
+        handled = EvaluationMode(bound_guide), EvaluationMode(bound_model)
+        return score(*handled, key=key, vector=vector, params=params, supports=supports, marginal=marginal)
+
+    def score_blocks(keys: jax.Array, vectors: jax.Array | None, params: dict[str, Any]) -> Point:
+        return lax.map(lambda block: jax.vmap(partial(score_one, params=params))(*block), (keys, vectors))
+
+    def scored(n: int, seed: int, vectors: np.ndarray | None = None) -> Point:
+        blocks = -(-n // num_particles)  # whole ones, as a rest would be compiled a second time
+        keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
+        if vectors is not None:
+            vectors = np.resize(vectors, (blocks, num_particles, vectors.shape[-1]))
+        blockwise = compile_once(score_blocks, keys, vectors, params)(keys, vectors, params)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], blockwise)
 
     def weigh(num_samples: int, seed: int) -> WeightedDraws:
-        blocks = -(-num_samples // num_particles)  # whole ones, as a rest would be compiled a second time
-        keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
-        blockwise = compile_once(weigh_keys, keys, params)(keys, params)
-        latents, log_weights = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num_samples], blockwise)
-        return WeightedDraws(latents, np.asarray(log_weights, dtype=np.float64))
+        point = scored(num_samples, seed)
+        vectors = None if point.vector is None else np.asarray(point.vector, dtype=np.float64)
+        return WeightedDraws(point.latents, point.scores(), vectors)
 
-    return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)
+    def score_vectors(vectors: np.ndarray) -> Scores:
+        return scored(len(vectors), seed, vectors).scores()
 
-
-def _weighted_draw(
-    key: jax.Array,
-    *,
-    params: dict[str, Any],
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    marginal: TraceEnum_ELBO | None,
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """A draw of the guide's latent sites, and its ``log p(z, data) - log q(z)`` in nats.
-
-    ``marginal`` sums over enumerated sites.
-    """
-    guide_key, model_key = jax.random.split(key)
-    log_q, trace = log_density(handlers.seed(guide, guide_key), (), {}, params)
-    if marginal:
-        log_weight = -marginal.loss(model_key, params, model, handlers.replay(guide, trace))
-    else:
-        log_p, _ = log_density(handlers.seed(handlers.replay(model, trace), model_key), (), {}, params)
-        log_weight = log_p - log_q
-    latents = {
-        name: site["value"]
-        for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
-    }
-    return latents, log_weight
+    return measure_fit(
+        trained,
+        draw,
+        weigh,
+        complete,
+        score_vectors,
+        near=getattr(guide, "near_posterior", None),
+        num_draws=draws,
+        seed=seed,
+        subsampled=subsampled,
+    )
 
 
 def _deterministic_sites(

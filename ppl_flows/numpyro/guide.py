@@ -161,6 +161,11 @@ class AutoFlow(AutoContinuous):
             return unset_guide_repr("AutoFlow", self.quality)
         return guide_repr("AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self._bijection)
 
+    @property
+    def near_posterior(self) -> Gaussian | None:
+        """The Gaussian near the posterior that the guide started at; None where it had none."""
+        return None if self.start == "init" else self._gaussian
+
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
         dtype = self._init_latent.dtype

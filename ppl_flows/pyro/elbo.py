@@ -13,17 +13,19 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
+from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.results import FitError
 from ppl_flows.inference.validation import check_observed
 from ppl_flows.pyro.compile.capture import CompileError
+from ppl_flows.pyro.importance import is_latent
 
 
 def choose_elbo(
     model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool
-) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool]:
+) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool, dict[str, Any]]:
     """For these functions of a weight: one that sums over enumerated sites, where the model has any that the guide
-    does not draw; and whether a plate of the model draws a minibatch."""
+    does not draw; whether a plate of the model draws a minibatch; and the supports of the model's latent sites."""
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
     try:
@@ -37,12 +39,14 @@ def choose_elbo(
     _check_data(sites)
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
-    latents = [s for n, s in sites.items() if s["type"] == "sample" and n not in known.trace.nodes]
-    if any(site["infer"].get("enumerate") for site in latents):
+    nodes: dict[str, Any] = prune_subsample_sites(seen.trace).nodes
+    latents = {name: site for name, site in nodes.items() if is_latent(site)}
+    supports = {name: site["fn"].support for name, site in latents.items()}
+    if any(site["infer"].get("enumerate") for name, site in latents.items() if name not in known.trace.nodes):
         nesting = elbo.max_plate_nesting - vectorize
         options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
-        return TraceEnum_ELBO(**options), subsampled
-    return elbo, subsampled
+        return TraceEnum_ELBO(**options), subsampled, supports
+    return elbo, subsampled, supports
 
 
 @contextmanager

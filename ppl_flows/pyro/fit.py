@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -15,12 +16,14 @@ from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAda
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
+from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
 from ppl_flows.pyro.elbo import choose_elbo, vectorized_errors
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
-from ppl_flows.pyro.importance import importance_sample, latent_shapes, store_at, with_deterministic_sites
+from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
@@ -117,7 +120,7 @@ def fit(
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
     all_rows = getattr(guide, "all_rows", nullcontext)
-    model, guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
+    given, model, guide = guide, partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
     def weighted_model(weight: Any) -> Any:
@@ -130,7 +133,9 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        elbo, subsampled = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
+        elbo, subsampled, supports = choose_elbo(
+            weighted_model, scored_guide, num_particles, vectorize=vectorize_particles
+        )
         with vectorized_errors(elbo, weighted_model, scored_guide):
             trained = train(
                 elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
@@ -151,6 +156,7 @@ def fit(
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
     together = vectorize_particles and not subsampled and marginal is None
+    sampler = ImportanceSampler(model, guide, num_particles, nesting if together else None, marginal, supports)
     store = pyro.get_param_store()
     state = store.get_state()
 
@@ -171,11 +177,28 @@ def fit(
         with trained_at(seed), EvaluationMode():
             return draws if subsampled else with_deterministic_sites(model, draws, nesting if together else None)
 
-    def weigh(num_samples: int, seed: int) -> WeightedDraws:
+    def weigh(num_samples: int, seed: int, vectors: np.ndarray | None = None) -> WeightedDraws:
         with trained_at(seed), EvaluationMode():
-            return importance_sample(model, guide, num_samples, num_particles, nesting if together else None, marginal)
+            return sampler(num_samples, vectors)
+
+    def score_vectors(vectors: np.ndarray) -> Scores:
+        try:
+            with pyro.validation_enabled(False):  # far outside a scale is 0 or infinite
+                return weigh(len(vectors), seed, vectors).scores
+        except KeyError as error:  # by which Pyro's layers without an inverse say so
+            raise NotImplementedError from error
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     with vectorized_errors(elbo, weighted_model, scored_guide):
-        return measure_fit(trained, draw, weigh, complete, num_draws=draws, seed=seed, subsampled=subsampled)
+        return measure_fit(
+            trained,
+            draw,
+            weigh,
+            complete,
+            score_vectors,
+            near=getattr(given, "near_posterior", None),
+            num_draws=draws,
+            seed=seed,
+            subsampled=subsampled,
+        )

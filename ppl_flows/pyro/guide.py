@@ -149,6 +149,11 @@ class AutoFlow(AutoContinuous):
             "AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self.transform.bijection
         )
 
+    @property
+    def near_posterior(self) -> Gaussian | None:
+        """The Gaussian near the posterior that the guide started at; None where it had none."""
+        return None if self.start == "init" else self._gaussian
+
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
         return dist.Normal(self._zeros, torch.ones_like(self._zeros)).to_event(1)

@@ -1,19 +1,25 @@
-"""What ``fit`` measures a trained guide by: its draws and their importance weights."""
+"""What ``fit`` measures a trained guide by: draws, and the log densities of model and guide there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.importance import vectorized_importance_weights
+from pyro.infer.util import plate_log_prob_sum
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
-from torch.distributions import transform_to
+from torch.distributions import biject_to, transform_to
 
+from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import WeightedDraws
 
 
@@ -33,84 +39,141 @@ def store_at(params: dict[str, torch.Tensor], state: Any) -> Iterator[None]:
                 tensors[name].copy_(value)
 
 
+class Points(NamedTuple):
+    """Draws of a guide: its latent sites; its random numbers on the unconstrained scale, ``(n, dim)``, None where these
+    are no coordinates of the latents; and the log densities of model and guide, as of these numbers, ``(n,)``, in nats.
+    """
+
+    latents: dict[str, torch.Tensor]
+    vectors: torch.Tensor | None
+    log_p: torch.Tensor
+    log_q: torch.Tensor
+
+
+class Placement(Messenger):
+    """Around model and guide: the guide's random sites take their unconstrained values from vectors, ``(n, dim)``."""
+
+    def __init__(self, sites: list[str], vectors: torch.Tensor, supports: dict[str, Any]) -> None:
+        super().__init__()
+        self._sites, self._rest, self._supports = sites, vectors, supports
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._sites and not msg["done"]:  # the replayed model's is
+            transform = biject_to(self._supports.get(msg["name"], msg["fn"].support))
+            shape = transform.inverse_shape(msg["fn"].shape())
+            size = shape.numel() // len(self._rest)
+            msg["value"], msg["done"] = transform(self._rest[:, :size].reshape(shape)), True
+            self._rest = self._rest[:, size:]
+
+
+def latent_sites(guide: Callable[..., Any]) -> dict[str, Any]:
+    """The sample sites of a run of the guide, auxiliary ones among them."""
+    nodes: dict[str, Any] = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
+    return {name: site for name, site in nodes.items() if is_latent(site)}
+
+
 def latent_shapes(guide: Callable[..., Any]) -> dict[str, torch.Size]:
     """Shapes of the guide's latent sites."""
-    nodes: dict[str, Any] = prune_subsample_sites(poutine.trace(guide).get_trace()).nodes
-    return {
-        name: site["value"].shape
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("is_auxiliary") and not site["is_observed"]
-    }
+    sites = latent_sites(guide).items()
+    return {name: site["value"].shape for name, site in sites if not site["infer"].get("is_auxiliary")}
 
 
-def with_deterministic_sites(
-    model: Callable[..., Any], draws: dict[str, torch.Tensor], nesting: int | None
-) -> dict[str, torch.Tensor]:
-    """The draws, and the model's deterministic sites, computed from them.
+def is_latent(site: Any) -> bool:
+    """Whether this is a sample site without data."""
+    return site["type"] == "sample" and not site["is_observed"]
 
-    Without these where the model draws what is not among the draws, as they would be made of the prior. In one run of
-    the model, within nesting many plates; or one by one, without nesting or where the one run gives other values.
+
+def is_random(site: dict[str, Any]) -> bool:
+    """Whether a latent site is drawn, and not a function of others."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return not isinstance(fn, Delta)
+
+
+@dataclass(frozen=True)
+class ImportanceSampler:
+    """Runs model and guide, without arguments, and scores what the guide draws or is given.
+
+    Attributes:
+        batch: particles that are run at once, as in training.
+        nesting: of the model's plates; None: particles are run one by one.
+        marginal: sums over enumerated sites; None: there are none.
+        supports: of the model's latent sites: the numbers of a guide that draws them itself are on these.
     """
 
-    def run(rows: dict[str, torch.Tensor]) -> dict[str, Any]:
-        nodes: dict[str, Any] = prune_subsample_sites(
-            poutine.trace(poutine.condition(model, data=rows)).get_trace()
-        ).nodes
-        return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    batch: int
+    nesting: int | None
+    marginal: TraceEnum_ELBO | None
+    supports: dict[str, Any]
 
-    def one(i: int) -> dict[str, torch.Tensor]:
-        sites = run({name: value[i] for name, value in draws.items()})
-        return {name: site["value"] for name, site in sites.items() if site["infer"].get("_deterministic")}
+    def __call__(self, num_samples: int, vectors: np.ndarray | None = None) -> WeightedDraws:
+        """Draws of the guide, or what it makes of so many vectors."""
+        sites, shapes = latent_sites(self.guide), latent_shapes(self.guide)
+        random = [name for name, site in sites.items() if is_random(site)]
+        size = 1 if self.nesting is None else self.batch
+        runs = []
+        for start in range(0, num_samples, size):
+            if vectors is None:
+                runs.append(self._run(size, shapes, placed=False))
+                continue
+            block = np.resize(vectors[start : start + size], (size, vectors.shape[-1]))
+            with Placement(random, torch.as_tensor(block).to(sites[random[0]]["value"]), self.supports):
+                runs.append(self._run(size, shapes, placed=True))
 
-    first = run({name: value[0] for name, value in draws.items()})
-    shapes = {name: site["value"].shape for name, site in first.items() if site["infer"].get("_deterministic")}
-    if not shapes or any(not site["is_observed"] for name, site in first.items() if name not in draws):
-        return draws
-    n = len(next(iter(draws.values())))
-    if nesting is not None:
-        batches = {name: (n, *(1,) * (nesting - len(first[name]["fn"].batch_shape))) for name in draws}
-        with pyro.plate("draws", n, dim=-1 - nesting):
-            together = run({name: v.reshape(*batches[name], *v.shape[1:]) for name, v in draws.items()})
-        values = {name: together[name]["value"] for name in shapes}
-        if all(v.numel() in (n * shapes[name].numel(), shapes[name].numel()) for name, v in values.items()):
-            # what does not depend on the latents has no axis for the draws
-            found = {name: v.reshape(-1, *shapes[name]).expand(n, *shapes[name]) for name, v in values.items()}
-            ends = [(i, one(i)) for i in (0, n - 1)]
-            if all(torch.allclose(found[name][i], v, equal_nan=True) for i, row in ends for name, v in row.items()):
-                return {**draws, **found}
-    rows = [one(i) for i in range(n)]
-    return {**draws, **{name: torch.stack([row[name] for row in rows]) for name in shapes}}
+        def rows(blocks: list[Any]) -> np.ndarray:
+            return np.asarray(torch.cat(blocks)[:num_samples].double().cpu())
 
+        draws = {name: torch.cat([run.latents[name] for run in runs])[:num_samples] for name in shapes}
+        scores = Scores(rows([run.log_p for run in runs]), rows([run.log_q for run in runs]))
+        return WeightedDraws(draws, scores, None if runs[0].vectors is None else rows([run.vectors for run in runs]))
 
-def importance_sample(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    num_samples: int,
-    batch: int,
-    nesting: int | None,
-    marginal: TraceEnum_ELBO | None,
-) -> WeightedDraws:
-    """Draws of the guide, and ``log p(z, data) - log q(z)`` of each in nats; batches of the size that training had.
-
-    Without nesting they go one by one; ``marginal`` sums over enumerated sites.
-    """
-    shapes = latent_shapes(guide)
-    size = 1 if nesting is None else batch
-    weights, values = [], []
-    for _ in range(-(-num_samples // size)):
-        if nesting is None:
-            trace = poutine.trace(guide).get_trace()
-            if marginal is None:
-                model_trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace()
-                log_weights = torch.as_tensor(model_trace.log_prob_sum() - trace.log_prob_sum())
+    def _run(self, size: int, shapes: dict[str, torch.Size], *, placed: bool) -> Points:
+        log_p, log_q, trace = self._traces(size)
+        nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
+        volume, parts, discrete = torch.zeros(size).to(log_q), [], False
+        for name, site in nodes.items():
+            if not is_latent(site):
+                continue
+            fn, value = site["fn"], site["value"]
+            if not is_random(site):
+                volume = volume - _total(site["log_prob"], size)
+            elif fn.support.is_discrete:
+                discrete = True
             else:
-                log_weights = torch.as_tensor(-marginal.loss(model, poutine.replay(guide, trace=trace)))
-        else:
-            log_weights, _, trace = vectorized_importance_weights(
-                model, guide, num_samples=size, max_plate_nesting=nesting
+                transform = biject_to(self.supports.get(name, fn.support))
+                unconstrained = transform.inv(value)
+                volume = volume + _total(transform.log_abs_det_jacobian(unconstrained, value), size)
+                parts.append(unconstrained.reshape(size, -1))
+                if placed and name in self.supports:  # the hosts' densities are finite outside, too
+                    log_q = log_q.masked_fill(~fn.support.check(value).reshape(size, -1).all(-1), -torch.inf)
+        latents = {name: nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()}
+        # more numbers than those of the latents, as annealed guides draw, have other densities than theirs
+        numbers = sum(part.shape[1] for part in parts)
+        coordinates = not discrete and 0 < numbers <= sum(shape.numel() for shape in shapes.values())
+        return Points(latents, torch.cat(parts, dim=-1) if coordinates else None, log_p + volume, log_q + volume)
+
+    def _traces(self, size: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Log densities of model and guide, ``(size,)``, in one run, and the trace of the guide."""
+        if self.nesting is not None:
+            _, model_trace, trace = vectorized_importance_weights(
+                self.model, self.guide, num_samples=size, max_plate_nesting=self.nesting
             )
-        weights.append(log_weights.reshape(size))
-        nodes: dict[str, Any] = trace.nodes
-        values.append({name: nodes[name]["value"].reshape(size, *shape) for name, shape in shapes.items()})
-    draws = {name: torch.cat([v[name] for v in values])[:num_samples] for name in shapes}
-    return WeightedDraws(draws, torch.cat(weights)[:num_samples].double().cpu().numpy())
+            particles = trace.plate_to_symbol["num_particles_vectorized"]
+            log_p, log_q = (plate_log_prob_sum(t, particles).expand(size) for t in (model_trace, trace))
+            return log_p, log_q, trace
+        trace = poutine.trace(self.guide).get_trace()
+        trace.compute_log_prob()
+        if self.marginal is None:
+            log_p = torch.as_tensor(poutine.trace(poutine.replay(self.model, trace=trace)).get_trace().log_prob_sum())
+        else:
+            replayed = poutine.mask(poutine.replay(self.guide, trace=trace), mask=False)
+            log_p = torch.as_tensor(-self.marginal.loss(self.model, replayed))
+        return log_p.reshape(1), torch.as_tensor(trace.log_prob_sum()).reshape(1), trace
+
+
+def _total(terms: torch.Tensor, size: int) -> torch.Tensor:
+    """Of so many particles."""
+    return terms.reshape(size, -1).sum(-1)
