@@ -72,6 +72,7 @@ class FitResult:
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
     _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
+    _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
 
     @property
     def verdict(self) -> str:
@@ -119,6 +120,25 @@ class FitResult:
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
         return self._complete({name: value[rows] for name, value in weighted.draws.items()})
 
+    def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
+        """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
+
+        The continuous ones are those of ``sample``; given each of them the enumerated sites are drawn from their exact
+        conditional, by the language's own ``infer_discrete``.
+
+        Raises:
+            ValueError: the model has no enumerated sites, or a plate is sub-sampled.
+        """
+        if self._draw_discrete is None:
+            raise ValueError(
+                'infer_discrete: the model has no latent that is marked infer={"enumerate": "parallel"} and that the '
+                "guide leaves out; use sample."
+            )
+        if np.isnan(self.khat):
+            raise ValueError("infer_discrete: a plate is sub-sampled, so the sites of most rows are unknown.")
+        draws = self.sample(num_samples, seed=seed)
+        return draws | self._draw_discrete(draws, seed)
+
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         elbo += ", interrupted" if self.interrupted else ""
@@ -136,13 +156,16 @@ def measure_fit(
     num_draws: int,
     seed: int,
     subsampled: bool,
+    draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None,
 ) -> FitResult:
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
     weighted = weigh(num_draws, seed)
     log_weights = weighted.log_weights
     elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if subsampled:
-        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete)
+        return FitResult(
+            *training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete, draw_discrete
+        )
     smoothed, khat = smoothed_log_weights(log_weights)
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
@@ -158,7 +181,7 @@ def measure_fit(
             doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
         elif wide.log_z_se > SURE_LOG_Z:
             doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete)
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete, draw_discrete)
 
 
 def check_around(

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NamedTuple
 
-import numpy as np
-import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import prune_subsample_sites
 
-from ppl_flows.inference.results import FitError
-from ppl_flows.inference.validation import check_observed
-from ppl_flows.pyro.compile.capture import CompileError
+from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
+from ppl_flows.pyro.fit_errors import check_data, data_errors
 from ppl_flows.pyro.importance import is_latent
 
 
-def choose_elbo(
-    model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool
-) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool, dict[str, Any]]:
-    """For these functions of a weight: one that sums over enumerated sites, where the model has any that the guide
-    does not draw; whether a plate of the model draws a minibatch; and the supports of the model's latent sites."""
+class Choice(NamedTuple):
+    """How to estimate the ELBO of a model and a guide.
+
+    Attributes:
+        elbo: one that sums over enumerated sites, where the model has any that the guide does not draw.
+        subsampled: whether a plate of the model draws a minibatch.
+        supports: of the model's latent sites.
+    """
+
+    elbo: Trace_ELBO | TraceEnum_ELBO
+    subsampled: bool
+    supports: dict[str, Any]
+
+
+def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool) -> Choice:
+    """The estimator for these functions of a weight, and what their sites say.
+
+    Raises:
+        ValueError: the guide is of another model; observed values are not finite.
+    """
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
-    try:
+    with data_errors(model):
         elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
-    except (RuntimeError, ValueError):
-        with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
-            drawn = poutine.trace(InitMessenger(init_to_uniform)(model)).get_trace(1.0)
-        _check_data(drawn.nodes)  # the likeliest reason, in words
-        raise
+    check_data(seen.trace.nodes)
+    more = (_run(model, guide) for _ in range(1, RUNS))
+    check_same_sites((_sites(m), _sites(g)) for m, g in chain([(seen.trace, known.trace)], more))
     sites: dict[str, Any] = seen.trace.nodes
-    _check_data(sites)
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
     nodes: dict[str, Any] = prune_subsample_sites(seen.trace).nodes
@@ -45,44 +53,30 @@ def choose_elbo(
     if any(site["infer"].get("enumerate") for name, site in latents.items() if name not in known.trace.nodes):
         nesting = elbo.max_plate_nesting - vectorize
         options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
-        return TraceEnum_ELBO(**options), subsampled, supports
-    return elbo, subsampled, supports
+        return Choice(TraceEnum_ELBO(**options), subsampled, supports)
+    return Choice(elbo, subsampled, supports)
 
 
-@contextmanager
-def vectorized_errors(elbo: ELBO, model: Callable[..., Any], guide: Callable[..., Any]) -> Iterator[None]:
-    """Errors of a model, of a weight, that runs for one draw and not for many at once become one that says so."""
-    try:
-        yield
-    except (IndexError, RuntimeError, ValueError) as error:
-        own = isinstance(error, FitError | CompileError)
-        if own or not elbo.vectorize_particles or not _fails(elbo, model, guide) or _fails(Trace_ELBO(), model, guide):
-            raise
-        raise ValueError(
-            "the model runs for one draw of the guide, but not for all particles at once, as it branches on values, or "
-            f"its shapes have no room for one more plate; pass vectorize_particles=False. The error was: {error}"
-        ) from error
+def _run(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, Any]:
+    """Traces of the model and the guide, the first with the draws of the second."""
+    with poutine.block():
+        known = poutine.trace(guide).get_trace(1.0)
+        return poutine.trace(poutine.replay(model, trace=known)).get_trace(1.0), known
 
 
-def _fails(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any]) -> bool:
-    with poutine.block(), torch.no_grad():
-        try:
-            elbo.loss(model, guide, 1.0)
-        except (IndexError, RuntimeError, ValueError):  # what operations on unexpected shapes raise
-            return True
-    return False
-
-
-def _check_data(sites: dict[str, Any]) -> None:
-    """Raises ValueError for observed values that are not finite, and have no density."""
-    for name, site in sites.items():
-        if site["type"] == "sample" and site["is_observed"] and torch.is_tensor(site["value"]):
-            check_observed(name, site["value"].detach().cpu().double().numpy(), partial(_log_density, site))
-
-
-def _log_density(site: dict[str, Any]) -> np.ndarray:
-    """nan where the host's own checks refuse the value."""
-    try:
-        return np.asarray(site["fn"].log_prob(site["value"]).detach().cpu())
-    except ValueError:
-        return np.array(np.nan)
+def _sites(trace: Any) -> Sites:
+    sites, nodes = Sites(), prune_subsample_sites(trace).nodes
+    site: Any
+    for name, site in nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not site["is_observed"]:
+            sites.latents[name] = tuple(site["fn"].shape(*site["args"], **site["kwargs"]))
+            mask, infer = site["mask"], site["infer"]
+            if infer.get("is_auxiliary") or infer.get("enumerate") or not (mask is None or torch.as_tensor(mask).any()):
+                sites.optional.add(name)
+            if site["fn"].has_enumerate_support:
+                sites.discrete.add(name)
+        elif not (isinstance(site["fn"], dist.Unit) or site["infer"].get("_deterministic")):
+            sites.observed.add(name)
+    return sites

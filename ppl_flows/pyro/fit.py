@@ -13,15 +13,19 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
+from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
-from ppl_flows.pyro.elbo import choose_elbo, vectorized_errors
+from ppl_flows.pyro.elbo import choose_elbo
+from ppl_flows.pyro.enumeration import enumerated_draws
+from ppl_flows.pyro.fit_errors import vectorized_errors
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
 from ppl_flows.pyro.training import train
@@ -106,12 +110,13 @@ def fit(
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
-        ValueError: there is nothing to train, observed values are not finite, the model does not run for all particles
-            at once, an option is out of its range, or options contradict each other, such as
-            ``compile`` and ``loss``.
+        ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
+            does not run for all particles at once, an option is out of its range, or options contradict each other,
+            such as ``compile`` and ``loss``.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.
     """
+    check_not_swapped(model, AutoGuide)
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
@@ -188,6 +193,10 @@ def fit(
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
 
+    def draw_discrete(draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+        with trained_at(seed), EvaluationMode():
+            return enumerated_draws(model, draws, nesting, num_particles if vectorize_particles else 1)
+
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     with vectorized_errors(elbo, weighted_model, scored_guide):
@@ -201,4 +210,5 @@ def fit(
             num_draws=draws,
             seed=seed,
             subsampled=subsampled,
+            draw_discrete=draw_discrete if marginal else None,
         )
