@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
@@ -70,6 +71,7 @@ class FitResult:
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
+    _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
     _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
 
     @property
@@ -90,23 +92,33 @@ class FitResult:
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
-        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support."""
-        return self._draw(num_samples, seed)
+        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
+
+        The model's deterministic sites are among them, computed in one more run of the model; not where a plate is
+        sub-sampled, or where the model draws what the guide does not, such as enumerated sites.
+
+        Raises:
+            TypeError, ValueError: a number of draws below 1, or a seed that is no whole number.
+        """
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed))
 
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
-        The weights are Pareto-smoothed. Sites as in ``sample``, latent ones only.
+        The weights are Pareto-smoothed. Sites as in ``sample``.
 
         Raises:
+            TypeError, ValueError: as in ``sample``.
             ValueError: a plate is sub-sampled, so that no weight is known exactly.
         """
         if np.isnan(self.kl.mean):
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
-        weighted = self._weigh(4 * num_samples, seed)
+        whole_number("reweighted", "num_samples", num_samples)
+        weighted = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
         weights = softmax(smoothed_log_weights(weighted.log_weights)[0])
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
-        return {name: value[rows] for name, value in weighted.draws.items()}
+        return self._complete({name: value[rows] for name, value in weighted.draws.items()})
 
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
@@ -137,6 +149,7 @@ def measure_fit(
     training: Training,
     draw: Callable[[int, int], dict[str, Array]],
     weigh: Callable[[int, int], WeightedDraws],
+    complete: Callable[[dict[str, Array]], dict[str, Array]],
     score: Callable[[np.ndarray], Scores],
     *,
     near: Gaussian | None,
@@ -150,7 +163,9 @@ def measure_fit(
     log_weights = weighted.log_weights
     elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if subsampled:
-        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, draw_discrete)
+        return FitResult(
+            *training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete, draw_discrete
+        )
     smoothed, khat = smoothed_log_weights(log_weights)
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
@@ -166,7 +181,7 @@ def measure_fit(
             doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
         elif wide.log_z_se > SURE_LOG_Z:
             doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, draw_discrete)
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete, draw_discrete)
 
 
 def check_around(
@@ -235,7 +250,8 @@ class AmortizedFit:
 
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
-        return self._draw(num_samples, seed, args, kwargs)
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

@@ -13,6 +13,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.results import AmortizedFit
@@ -64,7 +65,8 @@ def fit_amortized(
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
     """
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)  # before the simulations, which take long
+    checked_seed("fit_amortized", seed)  # before the simulations, which take long
+    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     prototype = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
     sites = {n: s for n, s in prototype.items() if s["type"] == "sample"}
     data = [n for n, s in sites.items() if s["is_observed"]]
