@@ -186,6 +186,87 @@ def test_fit_sums_over_enumerated_sites(lang):
     assert set(result.reweighted(10)) == {"loc"}
 
 
+def test_a_guide_leaves_out_enumerated_sites_and_starts_at_their_sum(lang):
+    guide = lang.AutoFlow(mixture(lang), identity_flow)
+    result = lang.fit(mixture(lang), guide, **STILL, draws=500)
+    assert guide.start == "full_rank"
+    assert abs(mixture_log_evidence() - result.elbo.mean) < 4 * result.elbo.se + 0.02
+    assert set(result.sample(10)) == {"loc"}
+
+
+def test_enumerated_sites_are_drawn_given_the_draws_of_the_guide(lang):
+    """Against their exact conditional; at data between the components, where that is not 0 or 1."""
+    data = np.array([-1.0, 0.5, 1.0])
+
+    def model():
+        dist, ppl, array = lang.dist, lang.ppl, lang.array
+        loc = ppl.sample("loc", dist.Normal(array(-1.0), 0.5))
+        with ppl.plate("rows", 3):
+            k = ppl.sample("k", dist.Categorical(array([0.3, 0.7])), infer={"enumerate": "parallel"})
+            ppl.sample("y", dist.Normal(lang.xp.where(k == 0, loc, array(2.0)), 1.0), obs=array(data))
+
+    n = 2_000
+    guide = lang.AutoFlow(model, identity_flow)
+    result = lang.fit(model, guide, **(STILL | {"num_particles": 500}), draws=500)
+    draws = {name: np.asarray(value) for name, value in result.infer_discrete(n).items()}
+    assert {name: value.shape for name, value in draws.items()} == {"loc": (n,), "k": (n, 3)}
+    np.testing.assert_array_equal(draws["loc"], np.asarray(result.sample(n)["loc"]))
+    first = 0.3 * stats.norm(draws["loc"][:, None], 1.0).pdf(data)
+    share = first / (first + 0.7 * stats.norm(2.0, 1.0).pdf(data))  # of component 0, given loc
+    off = (draws["k"] == 0) - share
+    error = np.sqrt((share * (1 - share)).sum(0))
+    assert np.all(np.abs(off.sum(0)) < 4 * error)
+    # rows belong together: the same share does not explain other rows' draws
+    moved = np.abs((off * (share - share.mean(0))).sum(0)) / np.sqrt(
+        (share * (1 - share) * (share - share.mean(0)) ** 2).sum(0)
+    )
+    assert np.all(moved < 4)
+
+
+def test_pyro_draws_enumerated_sites_of_models_that_do_not_vectorise():
+    lang = LANGUAGES["pyro"]
+
+    def model():
+        loc = lang.ppl.sample("loc", lang.dist.Normal(0.0, 1.0))
+        float(loc.detach())  # of one draw only
+        k = lang.ppl.sample("k", lang.dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        lang.ppl.sample("y", lang.dist.Normal(loc + 4 * k, 1.0), obs=torch.tensor(4.0))
+
+    guide = lang.AutoFlow(model, identity_flow, start="init")
+    result = lang.fit(model, guide, vectorize_particles=False, **(STILL | {"num_particles": 2}), draws=20)
+    assert result.infer_discrete(50)["k"].mean() > 0.8
+
+
+def test_discrete_latents_that_no_one_sums_over_are_errors_that_say_what_to_do(lang):
+    def model(fn, infer=None):
+        k = lang.ppl.sample("k", fn, infer=infer)
+        lang.ppl.sample("z", lang.dist.Normal(k + lang.array(0.0), 1.0))
+
+    with pytest.raises(ValueError, match=r'discrete latent .k.; mark it infer={"enumerate": "parallel"}'):
+        lang.set_up(lang.AutoFlow(model, small), lang.dist.Bernoulli(lang.array(0.5)))
+    with pytest.raises(ValueError, match="discrete latent 'k'; it has too many values to sum over"):
+        lang.set_up(lang.AutoFlow(model, small), lang.dist.Poisson(lang.array(0.5)))
+    result = lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), identity_flow), **STILL, draws=100)
+    with pytest.raises(ValueError, match="infer_discrete: the model has no latent that is marked"):
+        result.infer_discrete(3)
+
+
+def test_a_local_guide_leaves_out_enumerated_sites(lang):
+    def model():
+        dist, ppl, array = lang.dist, lang.ppl, lang.array
+        with ppl.plate("rows", 3):
+            z = ppl.sample("z", dist.Normal(array(0.0), 1.0))
+            k = ppl.sample("k", dist.Bernoulli(array(0.5)), infer={"enumerate": "parallel"})
+            ppl.sample("y", dist.Normal(z + k, 1.0), obs=array([0.0, 1.0, 2.0]))
+
+    shell = ppl_flows.pyro if lang is LANGUAGES["pyro"] else ppl_flows.numpyro
+    guide = shell.AutoLocalFlow(
+        model, "rows", local_flow=lambda dim, context_dim: pf.maf(dim, flow_layers=1, context_dim=context_dim)
+    )
+    lang.set_up(guide)
+    assert guide.start == "full_rank"
+
+
 # --- NeuTra
 
 

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pyro
 import pytest
 from languages import COVARIANCE, MEAN, STILL, Regression, correlated, identity_flow, small, sub_sampled
 
@@ -22,6 +23,7 @@ def test_a_sub_sampled_likelihood_has_no_gaussian_to_start_at(lang):
     guide = lang.AutoFlow(sub_sampled(lang), small)
     lang.set_up(guide)
     assert guide.start == "init"
+    pyro.clear_param_store()
     for start in ("full_rank", "mean_field", "laplace"):
         with pytest.raises(ValueError, match=f"start='{start}' is not possible: the likelihood is sub-sampled"):
             lang.set_up(lang.AutoFlow(sub_sampled(lang), small, start=start))
@@ -101,6 +103,7 @@ def test_initial_values_that_the_model_rejects_are_replaced(lang):
     assert guide.start == "full_rank"
     # the mean is 0.413, of the prior times the logistic function; the Gaussian's a little off
     np.testing.assert_allclose(draws.mean(), 0.413, atol=0.1)
+    pyro.clear_param_store()
     with pytest.raises(ValueError, match="Bernoulli"):
         lang.set_up(lang.AutoFlow(model, identity_flow, init_loc_fn=far), np.nan)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
@@ -72,3 +73,35 @@ def mapped_shape(
             f"shape {tuple(shape)}; the event axes come last."
         )
     return (*bijection.joint_batch(batch, context), *other)
+
+
+class Recipe(NamedTuple):
+    """What two flows of one name in one model must have in common, beside the parameters that they share."""
+
+    bijection: Bijection
+    base: Any  # a Base, or what the language's distribution is called
+
+
+def flow_recipe(bijection: Bijection, base: Any) -> Recipe:
+    """Of a ``flow``, with its base as it was given."""
+    return Recipe(bijection, base if base is None or isinstance(base, Base) else type(base).__name__)
+
+
+def check_same_recipe(name: str, first: Recipe, second: Recipe) -> None:
+    """Raises ValueError for two different flows of one name."""
+    for what, one, other in zip(("bijection", "base"), first, second, strict=True):
+        if one != other:
+            raise ValueError(
+                f"flow: this model has two flows named {name!r}, which would share their parameters, but the {what} of "
+                f"one is {one}, and of the other {other}; give one of them another name."
+            )
+
+
+def warn_of_initial_weights(name: str, way: str) -> None:
+    """For a flow in a model that MCMC runs on."""
+    warnings.warn(
+        f"flow {name!r} has the weights it was made with, and MCMC trains none: the posterior is that of a model that "
+        f"nobody has fitted. Fit the flow first, and {way}; or give flow(..., params=), or use random_flow, whose "
+        "weights have a prior.",
+        stacklevel=2,
+    )

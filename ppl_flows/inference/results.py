@@ -47,6 +47,7 @@ class FitResult:
         losses: negative ELBO estimate of every step taken, in nats; fewer than ``steps`` where the fit had converged.
         skipped: number of steps whose loss or gradient was not finite; they moved nothing.
         params: the trained parameters, as the language names them.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
         elbo: of the trained guide, from fresh draws, in nats.
         kl: estimate of ``KL(guide || posterior)``, in nats: log evidence by importance sampling from these draws, or
             from these and some hundred wider ones, whichever is larger, minus the ELBO. It sees what the guide misses
@@ -60,6 +61,7 @@ class FitResult:
     losses: np.ndarray
     skipped: int
     params: dict[str, Any]
+    interrupted: bool
     elbo: Estimate
     kl: Estimate
     khat: float
@@ -68,6 +70,7 @@ class FitResult:
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
+    _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
 
     @property
     def verdict(self) -> str:
@@ -105,8 +108,28 @@ class FitResult:
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
         return {name: value[rows] for name, value in weighted.draws.items()}
 
+    def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
+        """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
+
+        The continuous ones are those of ``sample``; given each of them the enumerated sites are drawn from their exact
+        conditional, by the language's own ``infer_discrete``.
+
+        Raises:
+            ValueError: the model has no enumerated sites, or a plate is sub-sampled.
+        """
+        if self._draw_discrete is None:
+            raise ValueError(
+                'infer_discrete: the model has no latent that is marked infer={"enumerate": "parallel"} and that the '
+                "guide leaves out; use sample."
+            )
+        if np.isnan(self.khat):
+            raise ValueError("infer_discrete: a plate is sub-sampled, so the sites of most rows are unknown.")
+        draws = self.sample(num_samples, seed=seed)
+        return draws | self._draw_discrete(draws, seed)
+
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
+        elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
 
 
@@ -120,13 +143,14 @@ def measure_fit(
     num_draws: int,
     seed: int,
     subsampled: bool,
+    draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None,
 ) -> FitResult:
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
     weighted = weigh(num_draws, seed)
     log_weights = weighted.log_weights
     elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if subsampled:
-        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh)
+        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, draw_discrete)
     smoothed, khat = smoothed_log_weights(log_weights)
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
@@ -142,7 +166,7 @@ def measure_fit(
             doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
         elif wide.log_z_se > SURE_LOG_Z:
             doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh)
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, draw_discrete)
 
 
 def check_around(
@@ -177,6 +201,7 @@ class DensityFit:
         encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
         validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
             per row; the parameters are those of the smallest. None if no rows were held out.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
     """
 
     losses: np.ndarray
@@ -188,6 +213,7 @@ class DensityFit:
     base_params: Params | None = None
     encoder: Callable[[Any], Array] | None = None
     validation_losses: np.ndarray | None = None
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"

@@ -17,6 +17,7 @@ class Training(NamedTuple):
     losses: np.ndarray
     skipped: int
     params: dict[str, Any]
+    interrupted: bool
 
 
 class BestParams:

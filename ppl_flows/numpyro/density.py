@@ -164,4 +164,5 @@ def fit_density(
         values["density_base"] if isinstance(base, Base) else None,
         given.trained(values),
         np.array(best.losses) if best.losses else None,
+        trained.interrupted,
     )

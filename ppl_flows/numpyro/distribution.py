@@ -23,12 +23,13 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base, flow_recipe
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
+from ppl_flows.numpyro.flow_checks import check_fit, check_name, check_trained
 from ppl_flows.numpyro.support import support_transform
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
@@ -158,7 +159,8 @@ def flow(
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
-    Its parameters are one ``numpyro.param`` site, ``name``, whose value is a nested dict. State, such as running
+    Its parameters are one ``numpyro.param`` site, ``name``, whose value is a nested dict: flows of one name share them,
+    in a model or between model and guide. In MCMC, which trains nothing, they must be given. State, such as running
     averages, is a mutable site ``{name}$state``, with which the host allows one particle. The trained value of the
     first, joined with that of the second by ``pf.merge(params[name], params[name + "$state"]["params"])``, is what
     ``pf.save`` keeps.
@@ -176,8 +178,11 @@ def flow(
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
-        ValueError: the parameters under that name do not fit the bijection, or come without their state; or both
-            ``params`` and ``start`` are given.
+        ValueError: another flow of that name, with another bijection or kind of base, in one run of a model; parameters
+            under that name that do not fit the bijection, or come without their state; both ``params`` and ``start``.
+
+    Warns:
+        UserWarning: MCMC begins with the initial parameters.
 
     Example:
         >>> import numpyro, ppl_flows as pf
@@ -187,10 +192,13 @@ def flow(
     """
     check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    check_name(name, flow_recipe(bijection, base))
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
 
     def initialise(_: Any = None) -> Params:
+        if params is None:
+            check_trained(name)
         initial = initial_params(bijection, seed) if params is None else params
         arrays: Params = map_params(lambda _, a: to_array(a), initial)
         if start is not None:
@@ -203,6 +211,7 @@ def flow(
     # under a handler as a function of the key, as a dict is no array that the host's `param` could check
     weights = numpyro.param(name, initialise if _PYRO_STACK else initialise())
     if not is_stateful(bijection):
+        check_fit(name, bijection, weights)
         return Flow(bijection, weights, base=base, support=support, context=context)
     holder = mutable(f"{name}$state", {"params": fresh[0]} if fresh else None)
     if holder is None:
@@ -210,7 +219,9 @@ def flow(
             f"flow: the parameters {name!r} come without their state; pass both, as in "
             "{**result.params, **result.state.mutable_state} of the host's SVI, or FitResult.params of fit."
         )
-    density = Flow(bijection, merge(weights, holder["params"]), base=base, support=support, context=context)
+    both = merge(weights, holder["params"])
+    check_fit(name, bijection, both)
+    density = Flow(bijection, both, base=base, support=support, context=context)
     density._holder = holder if training and _in_training() else None
     return density
 

@@ -14,6 +14,7 @@ from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
@@ -84,9 +85,11 @@ def fit(
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        ValueError: there is nothing to train, an option is out of its range, or options contradict each other.
+        ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
+            contradict each other.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
+    check_not_swapped(model, AutoGuide)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -105,7 +108,9 @@ def fit(
         with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return bound_guide()
 
-    elbo, subsampled, supports = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    elbo, subsampled, supports, enumerated = choose_elbo(
+        bound_model, bound_guide, num_particles, train_key, init_params or {}
+    )
     marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
     if marginal and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
@@ -155,6 +160,13 @@ def fit(
     def score_vectors(vectors: np.ndarray) -> Scores:
         return scored(len(vectors), seed, vectors).scores()
 
+    def draw_discrete(draws: dict[str, jax.Array], seed: int) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(seed), 1)  # not that of the draws
+        host = Predictive(
+            EvaluationMode(bound_model), draws, params=params, infer_discrete=True, return_sites=enumerated
+        )
+        return host(key)
+
     return measure_fit(
         trained,
         draw,
@@ -164,4 +176,5 @@ def fit(
         num_draws=draws,
         seed=seed,
         subsampled=subsampled,
+        draw_discrete=draw_discrete if marginal else None,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,24 +13,26 @@ import numpyro.distributions as dist
 from jax import lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer.autoguide import AutoContinuous, AutoGuide
-from numpyro.infer.initialization import init_to_median, init_to_uniform
+from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.initialization import init_to_median, init_to_value
+from numpyro.infer.util import initialize_model
 from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
+from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
+from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
 QUANTILE_DRAWS = 10_000
-POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
 
-class AutoFlow(AutoContinuous):
+class AutoFlow(LazyGuide, AutoContinuous):
     """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
@@ -39,7 +40,8 @@ class AutoFlow(AutoContinuous):
     parameters are one site, ``{prefix}_flow``.
 
     Args:
-        model: a NumPyro model; its latents are continuous and none of them is local to a sub-sampled plate.
+        model: a NumPyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete
+            and marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
@@ -58,9 +60,10 @@ class AutoFlow(AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a flow of the wrong size; a log density
-            that is finite nowhere; a start that the model does not allow.
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
+            flow of the wrong size; a log density that is finite nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
+        RuntimeError: a method that needs the set-up, before it.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -71,7 +74,7 @@ class AutoFlow(AutoContinuous):
     """
 
     prefix: str | None
-    prototype_trace: Any
+    model: HideEnumerated
 
     def __init__(
         self,
@@ -86,27 +89,29 @@ class AutoFlow(AutoContinuous):
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale)
-        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
+        super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
+        self._bare = model
         self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
         self._seed = seed
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def _see_model(self, host: Callable[[], None]) -> None:
         try:
-            set_up(self, partial(super()._setup_prototype, *args, **kwargs))
-            if self.prefix is None:
-                self.prefix = f"auto_{next(iter(self._init_locs))}"
-            self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-            gaussian = self._gaussian = self._first_gaussian(args, kwargs)
+            super()._see_model(host)
         except ValueError as error:
-            self.prototype_trace = None  # the next call fails the same way, instead of half-way
             if "local latent variables" not in str(error):
                 raise
             raise ValueError(
                 "AutoFlow: a latent is local to a sub-sampled plate, and one flow over all latents cannot follow the "
                 "rows drawn. Run the plate at full size, or use AutoLocalFlow."
             ) from error
+
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.prefix is None:
+            self.prefix = f"auto_{next(iter(self._init_locs))}"
+        self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
+        gaussian = self._gaussian = self._first_gaussian(args, kwargs)
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
 
     def _first_gaussian(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gaussian:
@@ -125,7 +130,8 @@ class AutoFlow(AutoContinuous):
             return Gaussian(self._init_latent, np.full(self.latent_dim, self._init_scale))
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        density = _Density(lambda z: -self._potential_fn(self._unpack_latent(z)), self._init_latent.dtype)
+        potential = self._potential(args, kwargs)
+        density = LogDensity(lambda z: -potential(self._unpack_latent(z)), self._init_latent.dtype)
         # not in the trace that this call is part of; and without the host's checks, which programs would only trace
         with handlers.block(), numpyro.validation_enabled(False):
             return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
@@ -140,7 +146,7 @@ class AutoFlow(AutoContinuous):
 
     def _hides_draws(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a ``block`` around the model keeps latent sites from the guide, as in an ``AutoGuideList``."""
-        inner = self.model
+        inner = self._bare
         while isinstance(inner, Messenger) and not isinstance(inner, handlers.block):
             inner = inner.fn
         if not isinstance(inner, handlers.block):
@@ -148,7 +154,21 @@ class AutoFlow(AutoContinuous):
         with handlers.block():
             trace = handlers.trace(handlers.seed(inner.fn, 0)).get_trace(*args, **kwargs)
         latents = {n for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
-        return not latents <= self.prototype_trace.keys()
+        return not latents <= self.prototype_trace.keys() | self.model.names
+
+    def _potential(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[dict[str, Any]], jax.Array]:
+        """The potential energy of the unconstrained sites, with enumerated ones summed over."""
+        if not self.model.names:
+            return self._potential_fn
+        values = {name: self.prototype_trace[name]["value"] for name in self._init_locs}
+        with handlers.block():
+            return initialize_model(
+                jax.random.key(self._seed),
+                self._bare,
+                init_strategy=init_to_value(values=values),
+                model_args=args,
+                model_kwargs=kwargs,
+            ).potential_fn
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:
@@ -162,6 +182,7 @@ class AutoFlow(AutoContinuous):
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
+        self._check_set_up()
         dtype = self._init_latent.dtype
         return dist.Normal(jnp.zeros(self.latent_dim, dtype), jnp.ones(self.latent_dim, dtype)).to_event(1)
 
@@ -179,11 +200,18 @@ class AutoFlow(AutoContinuous):
 
     def get_transform(self, params: dict[str, Any]) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
+        self._check_set_up()
         return FlowTransform(self._bijection, params[f"{self.prefix}_flow"])
 
     def get_posterior(self, params: dict[str, Any]) -> Flow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
         return Flow(self.get_transform(params), base=self.get_base_dist())
+
+    def sample_posterior(self, rng_key: Any, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
+        """Posterior draws, ``{site: (*sample_shape, *site shape)}``, of latent and deterministic sites."""
+        self._check_set_up()
+        draws: dict[str, jax.Array] = super().sample_posterior(rng_key, params, *args, **kwargs)
+        return draws
 
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
         """Median of each latent, ``{site: value}``, estimated from draws."""
@@ -202,47 +230,6 @@ class AutoFlow(AutoContinuous):
             for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
         }
         return values if levels.ndim else {name: value[0] for name, value in values.items()}
-
-
-class _Density:
-    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
-
-    def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
-        self._dtype = dtype
-        self._one = jax.jit(jax.value_and_grad(log_density))
-        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
-        self._hessians = jax.jit(lambda z: lax.map(jax.hessian(log_density), z, batch_size=8))
-
-    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if len(z) == 1:
-            value, gradient = self._one(jnp.asarray(z[0], self._dtype))
-            return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
-        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
-        values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
-        return values.astype(np.float64), gradients.astype(np.float64)
-
-    def hessian(self, z: np.ndarray) -> np.ndarray:
-        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
-        return np.concatenate(blocks)[: len(z)].astype(np.float64)
-
-
-def set_up(guide: AutoGuide, host: Callable[[], None]) -> None:
-    """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
-    own, errors = guide.init_loc_fn, []
-    for init_loc_fn in (own, *ATTEMPTS * (init_to_uniform,)):
-        try:
-            guide.init_loc_fn = init_loc_fn
-            return host()
-        except (ValueError, RuntimeError) as error:  # of parameters that distributions reject; no finite density
-            errors.append(error)
-    guide.init_loc_fn = own
-    raise errors[0]
-
-
-def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
-    """Rows in blocks of one size; the last one is filled up with its last row."""
-    missing = -len(z) % size
-    return np.split(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]), (len(z) + missing) // size)
 
 
 def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:

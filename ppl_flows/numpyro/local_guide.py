@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from jax import lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.distributions.util import sum_rightmost
-from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_median
 
 from ppl_flows.core.bijection import Bijection
@@ -31,11 +29,12 @@ from ppl_flows.inference.local_flow import (
 )
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.guide import AutoFlow, is_subsampled, set_up
+from ppl_flows.numpyro.guide import AutoFlow, is_subsampled
+from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.transform import to_array
 
 
-class AutoLocalFlow(AutoGuide):
+class AutoLocalFlow(LazyGuide):
     """Guide for global latents and, for each row of a plate, a local latent vector; the plate may be sub-sampled.
 
     ``q(z) prod_i q(l_i | z, c_i)``: the globals have an ``AutoFlow``; the locals of all rows share one conditional
@@ -73,8 +72,6 @@ class AutoLocalFlow(AutoGuide):
         (4,)
     """
 
-    prototype_trace: Any
-
     def __init__(
         self,
         model: Callable[..., Any],
@@ -91,54 +88,50 @@ class AutoLocalFlow(AutoGuide):
         seed: int = 0,
     ) -> None:
         check_local(features, start, init_scale)
-        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
+        super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
+        self._bare = model
         self.quality, self.start = quality, start
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow
         self._features = None if features is None else to_array(features)
         self._init_scale, self._seed = init_scale, seed
         self._globals: AutoFlow | None = None
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        set_up(self, partial(super()._setup_prototype, *args, **kwargs))
-        try:
-            trace = self.prototype_trace
-            latents = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
-            stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
-            self._rows = trace[self._plate]["args"][0] if self._plate in trace else 0
-            self._locals = local_sites(self._plate, stacks, self._rows, self._features)
-            values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
-            self._shapes = {n: value.shape[1:] for n, value in values.items()}
-            loc = np.concatenate([np.asarray(v).mean(0).reshape(-1) for v in values.values()])
-            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
-            self._global_dim = 0
-            if len(latents) > len(values):
-                visible = handlers.block(handlers.seed(self.model, 0), hide=[*values])
-                self._globals = AutoFlow(
-                    visible,
-                    self._recipe,
-                    quality=self.quality,
-                    start=first.globals_,
-                    prefix=f"{self.prefix}_global",
-                    init_loc_fn=self.init_loc_fn,
-                    init_scale=self._init_scale,
-                    seed=self._seed,
-                )
-                with handlers.block():
-                    handlers.seed(self._globals, 0)(*args, **kwargs)
-                self._global_dim = self._globals.latent_dim
-            known = 2 * len(loc) if self._features is None else self._features.shape[-1]
-            self._bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
-            self._local_start = local_params(self._bijection, first, self._seed, free=self._features is None)
-        except ValueError:
-            self.prototype_trace = None  # the next call fails the same way, instead of half-way
-            raise
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        trace = self.prototype_trace
+        latents = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
+        self._rows = trace[self._plate]["args"][0] if self._plate in trace else 0
+        self._locals = local_sites(self._plate, stacks, self._rows, self._features)
+        values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
+        self._shapes = {n: value.shape[1:] for n, value in values.items()}
+        loc = np.concatenate([np.asarray(v).mean(0).reshape(-1) for v in values.values()])
+        first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+        self._global_dim = 0
+        if len(latents) > len(values):
+            visible = handlers.block(handlers.seed(self.model, 0), hide=[*values])
+            self._globals = AutoFlow(
+                visible,
+                self._recipe,
+                quality=self.quality,
+                start=first.globals_,
+                prefix=f"{self.prefix}_global",
+                init_loc_fn=self.init_loc_fn,
+                init_scale=self._init_scale,
+                seed=self._seed,
+            )
+            with handlers.block():
+                handlers.seed(self._globals, 0)(*args, **kwargs)
+            self._global_dim = self._globals.latent_dim
+        known = 2 * len(loc) if self._features is None else self._features.shape[-1]
+        self._bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
+        self._local_start = local_params(self._bijection, first, self._seed, free=self._features is None)
 
     def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"
             return None
-        whole = AutoFlow(self.model, identity_flow, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
+        whole = AutoFlow(self._bare, identity_flow, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
         with handlers.block():
             handlers.seed(whole, 0)(*args, **kwargs)
         self.start = str(whole.start)
@@ -165,6 +158,7 @@ class AutoLocalFlow(AutoGuide):
         self, rng_key: Any, params: dict[str, Any], *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any
     ) -> dict[str, jax.Array]:
         """Posterior draws, ``{site: (*sample_shape, *site shape)}``, the local ones of all rows."""
+        self._check_set_up()
 
         def one(key: jax.Array) -> dict[str, jax.Array]:
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):

@@ -177,4 +177,5 @@ def fit_density(
         base_params,
         encode,
         np.array(best.losses) if best.losses else None,
+        trained.interrupted,
     )

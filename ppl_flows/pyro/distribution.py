@@ -19,12 +19,13 @@ from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base
+from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base, flow_recipe
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution, stored_base
+from ppl_flows.pyro.flow_checks import check_name, check_trained
 from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
 from ppl_flows.pyro.support import support_transform
 from ppl_flows.pyro.transform import FlowTransform
@@ -148,8 +149,9 @@ def flow(
 ) -> Flow:
     """A trainable ``Flow`` inside a model or guide; for priors, likelihoods and hand-written guides alike.
 
-    Its parameters are ``pyro.param`` sites ``{name}.…``: two flows of one name share them. State, such as running
-    averages, is in Pyro's store as ``{name}$state.…``, but is no site. Outside a model
+    Its parameters are ``pyro.param`` sites ``{name}.…``: flows of one name share them, in a model or between model and
+    guide. In MCMC, which trains nothing, they are those in the store. State, such as running averages, is in Pyro's
+    store as ``{name}$state.…``, but is no site. Outside a model
     ``flow(name, bijection).transforms[0].params`` are the trained parameters, which ``pf.save`` keeps.
 
     Args:
@@ -166,7 +168,11 @@ def flow(
         bijection, base, support, context, seed: as in ``Flow``.
 
     Raises:
-        ValueError: another flow, with other shapes, has that name; or both ``params`` and ``start`` are given.
+        ValueError: another flow of that name, with another bijection or kind of base, in one run of a model, or with
+            other shapes in the store; both ``params`` and ``start``.
+
+    Warns:
+        UserWarning: MCMC begins with the initial parameters.
 
     Example:
         >>> import pyro, ppl_flows as pf
@@ -176,6 +182,7 @@ def flow(
     """
     check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    check_name(name, flow_recipe(bijection, base))
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params
     if start is not None and not is_stored(name, initial):
@@ -183,7 +190,10 @@ def flow(
         initial = map_params(lambda _, a: to_tensor(a).to(start.device), initial)
         with torch.no_grad():
             initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
-    transform = FlowTransform(bijection, stored_params(name, initial), context=context)
+    stored = stored_params(name, initial)
+    if params is None:
+        check_trained(name, initial, stored)
+    transform = FlowTransform(bijection, stored, context=context)
     return Flow(transform.train(training and _in_training()), base=base, support=support)
 
 

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
+import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import prune_subsample_sites
 
+from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
 from ppl_flows.pyro.importance import is_latent
 
 
-def choose_elbo(
-    model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool
-) -> tuple[Trace_ELBO | TraceEnum_ELBO, bool, dict[str, Any]]:
-    """For these functions of a weight: one that sums over enumerated sites, where the model has any that the guide
-    does not draw; whether a plate of the model draws a minibatch; and the supports of the model's latent sites."""
+class Choice(NamedTuple):
+    """How to estimate the ELBO of a model and a guide.
+
+    Attributes:
+        elbo: one that sums over enumerated sites, where the model has any that the guide does not draw.
+        subsampled: whether a plate of the model draws a minibatch.
+        supports: of the model's latent sites.
+    """
+
+    elbo: Trace_ELBO | TraceEnum_ELBO
+    subsampled: bool
+    supports: dict[str, Any]
+
+
+def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool) -> Choice:
+    """The estimator for these functions of a weight, and what their sites say.
+
+    Raises:
+        ValueError: the guide is of another model.
+    """
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
     elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
+    more = (_run(model, guide) for _ in range(1, RUNS))
+    check_same_sites((_sites(m), _sites(g)) for m, g in chain([(seen.trace, known.trace)], more))
     sites: dict[str, Any] = seen.trace.nodes
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
@@ -29,5 +50,30 @@ def choose_elbo(
     if any(site["infer"].get("enumerate") for name, site in latents.items() if name not in known.trace.nodes):
         nesting = elbo.max_plate_nesting - vectorize
         options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
-        return TraceEnum_ELBO(**options), subsampled, supports
-    return elbo, subsampled, supports
+        return Choice(TraceEnum_ELBO(**options), subsampled, supports)
+    return Choice(elbo, subsampled, supports)
+
+
+def _run(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, Any]:
+    """Traces of the model and the guide, the first with the draws of the second."""
+    with poutine.block():
+        known = poutine.trace(guide).get_trace(1.0)
+        return poutine.trace(poutine.replay(model, trace=known)).get_trace(1.0), known
+
+
+def _sites(trace: Any) -> Sites:
+    sites, nodes = Sites(), prune_subsample_sites(trace).nodes
+    site: Any
+    for name, site in nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not site["is_observed"]:
+            sites.latents[name] = tuple(site["fn"].shape(*site["args"], **site["kwargs"]))
+            mask, infer = site["mask"], site["infer"]
+            if infer.get("is_auxiliary") or infer.get("enumerate") or not (mask is None or torch.as_tensor(mask).any()):
+                sites.optional.add(name)
+            if site["fn"].has_enumerate_support:
+                sites.discrete.add(name)
+        elif not (isinstance(site["fn"], dist.Unit) or site["infer"].get("_deterministic")):
+            sites.observed.add(name)
+    return sites

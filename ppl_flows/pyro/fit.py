@@ -13,13 +13,16 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
+from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
+from ppl_flows.pyro.enumeration import enumerated_draws
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
 from ppl_flows.pyro.training import train
@@ -104,10 +107,11 @@ def fit(
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
-        ValueError: there is nothing to train, an option is out of its range, or options contradict each other, such as
-            ``compile`` and ``loss``.
+        ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
+            contradict each other, such as ``compile`` and ``loss``.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
+    check_not_swapped(model, AutoGuide)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -177,6 +181,10 @@ def fit(
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
 
+    def draw_discrete(draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+        with trained_at(seed), EvaluationMode():
+            return enumerated_draws(model, draws, nesting, num_particles if vectorize_particles else 1)
+
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
     return measure_fit(
@@ -188,4 +196,5 @@ def fit(
         num_draws=draws,
         seed=seed,
         subsampled=subsampled,
+        draw_discrete=draw_discrete if marginal else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,34 +10,36 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.infer.autoguide import AutoContinuous, AutoGuide
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_median, init_to_uniform
+from pyro.infer.autoguide import AutoContinuous
+from pyro.infer.autoguide.initialization import init_to_median
 from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import ATTEMPTS, check_guide, guide_bijection, guide_params
+from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.lazy_guide import LazyGuide
+from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.pyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000
-POINTS_PER_RUN = 256  # of the model, while a start is looked for
 
 
-class AutoFlow(AutoContinuous):
+class AutoFlow(LazyGuide, AutoContinuous):
     """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
     model's log density, and keeps it as its last, fixed map, in buffers; the flow before it starts next to the
-    identity.
+    identity. After ``load_state_dict``, which may come before that call, it looks for none. Pyro's parameter store
+    does not have the fixed map, so ``state_dict`` is what to save.
 
     Args:
-        model: a Pyro model; its latents are continuous and none of them is local to a sub-sampled plate.
+        model: a Pyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete and
+            marked ``infer={"enumerate": "parallel"}``: those the guide leaves out, as ``fit`` sums over them.
         flow: a recipe such as ``pf.iaf``, or any callable ``dim -> Bijection`` (``lambda d: pf.nsf(d, bins=4)``).
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
@@ -54,10 +56,11 @@ class AutoFlow(AutoContinuous):
         seed: of the flow's initial weights and of the start.
 
     Raises:
-        ValueError: at the first call: latents local to a sub-sampled plate; a name that another guide has in Pyro's
-            parameter store; a flow of the wrong size; a log density that is finite nowhere; a start that the model
-            does not allow.
+        ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
+            name that Pyro's parameter store has already; a flow of the wrong size; a log density that is finite
+            nowhere; a start that the model does not allow.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
+        RuntimeError: a method that needs the set-up, before it.
 
     Example:
         >>> import pyro, pyro.distributions as dist, ppl_flows as pf
@@ -82,24 +85,22 @@ class AutoFlow(AutoContinuous):
     ) -> None:
         check_guide(quality, start, init_scale)
         super().__init__(model, init_loc_fn=init_loc_fn)
-        # without the host's initialisation, which costs; a tuple, as a module would be registered
-        self._bare = (model,)
+        self._bare, self._init_loc_fn = (model,), init_loc_fn
         self.quality, self.start = quality, start
         self._recipe = flow
         self._init_scale = init_scale
         self._seed = seed
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        set_up(self, partial(super()._setup_prototype, *args, **kwargs), self._bare[0])
-        try:
-            self._check_plates()
-            bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-            loc = self._init_loc()
-            density = _Density(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
-            gaussian = self._gaussian = self._first_gaussian(loc.double().cpu().numpy(), density)
-        except (TypeError, ValueError):
-            self.prototype_trace = None  # the next call fails the same way, instead of half-way
-            raise
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._check_plates()
+        bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
+        loc = self._init_loc()
+        init = loc.double().cpu().numpy()
+        if self._saved is None:
+            density = LogDensity(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
+            gaussian = self._gaussian = self._first_gaussian(init, density)
+        else:
+            gaussian, self.start = Gaussian(init, np.ones(len(init))), "loaded"
         params = guide_params(bijection, gaussian, self._seed, fixed=self.start != "init")
         weights, state = split(params)
         weights = map_params(lambda _, a: torch.nn.Parameter(torch.tensor(a).to(loc)), weights)
@@ -117,7 +118,7 @@ class AutoFlow(AutoContinuous):
                         "wrong rows. Run the plate at full size, or use AutoLocalFlow."
                     )
 
-    def _first_gaussian(self, init: np.ndarray, density: _Density) -> Gaussian:
+    def _first_gaussian(self, init: np.ndarray, density: LogDensity) -> Gaussian:
         if isinstance(self.start, Gaussian):
             gaussian, self.start = self.start, "given"
             return gaussian
@@ -151,10 +152,12 @@ class AutoFlow(AutoContinuous):
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
+        self._check_set_up()
         return dist.Normal(self._zeros, torch.ones_like(self._zeros)).to_event(1)
 
     def get_transform(self, *args: Any, **kwargs: Any) -> FlowTransform:
         """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
+        self._check_set_up()
         return self.transform
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
@@ -200,101 +203,3 @@ class AutoFlow(AutoContinuous):
                 "call pyro.clear_param_store() first, or put both guides into one AutoGuideList. To go on from saved "
                 "parameters, clear the store and use guide.load_state_dict."
             )
-
-
-def set_up(guide: AutoGuide, host: Callable[[], None], bare: Callable[..., Any]) -> None:
-    """The host's set-up of a guide; with uniform draws, if the model rejects the guide's own initial values."""
-    own, errors = guide.model, []
-    for model in (own, *ATTEMPTS * (InitMessenger(init_to_uniform)(bare),)):
-        try:
-            guide._model = (model,)
-            return host()
-        except (ValueError, RuntimeError) as error:  # of parameters that distributions or decompositions reject
-            errors.append(error)
-    guide._model = (own,)
-    raise errors[0]
-
-
-class _Density:
-    """The log density of unconstrained latent vectors as what ``gaussian_start`` asks for: NumPy in, NumPy out.
-
-    Many points are one run of the model under one more plate, as vectorised particles are; or, where the model cannot
-    run like that, as many runs.
-    """
-
-    def __init__(
-        self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable[Any]], like: torch.Tensor
-    ) -> None:
-        self._model, self._unpack, self._like = model, unpack, like
-        with poutine.block():
-            nodes = poutine.trace(model).get_trace().nodes.values()
-        self._frames: list[Any] = [
-            frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
-        ]
-        self._nesting = max((-frame.dim for frame in self._frames), default=0)
-        self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
-
-    def obstacle(self, init: np.ndarray) -> str | None:
-        """What makes the log density no function of the latents alone."""
-        if any(frame.full_size is not None and frame.full_size != frame.size for frame in self._frames):
-            return "the likelihood is sub-sampled"
-        first, second = (self.value_and_gradient(init[None])[0].item() for _ in range(2))
-        return None if first == second or np.isnan(first) else "the model draws numbers that the guide does not"
-
-    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        blocks = [self._with_gradient(block) for block in torch.tensor(z).to(self._like).split(POINTS_PER_RUN)]
-        values, gradients = (torch.cat([b.detach() for b in arrays]) for arrays in zip(*blocks, strict=True))
-        return values.double().cpu().numpy(), gradients.double().cpu().numpy()
-
-    def hessian(self, z: np.ndarray) -> np.ndarray:
-        points = torch.tensor(z).to(self._like).requires_grad_()
-        _, gradients = self._with_gradient(points, create_graph=True)
-        rows = [
-            torch.autograd.grad(column.sum(), points, retain_graph=True, allow_unused=True)[0]
-            if column.requires_grad
-            else None
-            for column in gradients.unbind(-1)
-        ]
-        filled = [torch.zeros_like(points) if row is None else row for row in rows]
-        return torch.stack(filled, dim=-2).double().cpu().numpy()
-
-    def _with_gradient(self, z: torch.Tensor, *, create_graph: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        z = z if z.requires_grad else z.requires_grad_()
-        with torch.enable_grad():
-            values = self._values(z)
-            (gradients,) = torch.autograd.grad(values.sum(), z, create_graph=create_graph)
-        return values, gradients
-
-    def _values(self, z: torch.Tensor) -> torch.Tensor:
-        # Pyro's checks would end the search at the first point far outside, where a scale is 0 or infinite
-        with poutine.block(), pyro.validation_enabled(False):
-            if not self._vectorizes:
-                return torch.stack([self._log_density(row, 1).sum() for row in z])
-            latent = z.reshape(len(z), *(1 for _ in range(self._nesting)), -1)
-            with pyro.plate("points", len(z), dim=-1 - self._nesting):
-                return self._log_density(latent, len(z))
-
-    def _log_density(self, latent: torch.Tensor, n: int) -> torch.Tensor:
-        values, total = {}, torch.zeros(n).to(latent)
-        for site, unconstrained in self._unpack(latent):
-            transform = biject_to(site["fn"].support)
-            value = values[site["name"]] = transform(unconstrained)
-            total = total + transform.log_abs_det_jacobian(unconstrained, value).reshape(n, -1).sum(-1)
-        trace = poutine.trace(poutine.condition(self._model, data=values)).get_trace()
-        trace.compute_log_prob()
-        terms = [site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample"]
-        return total + sum(
-            term.expand(n, *term.shape[1:]).reshape(n, -1).sum(-1) if n > 1 else term.sum() for term in terms
-        )
-
-    def _compare(self, z: torch.Tensor) -> bool:
-        """Whether the model, run once for two points, gives what it gives in two runs."""
-        with torch.no_grad():
-            self._vectorizes = False
-            apart = self._values(z)
-            self._vectorizes = True
-            try:
-                together = self._values(z)
-            except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
-                return False
-            return bool(torch.allclose(apart, together, rtol=1e-3, equal_nan=True))

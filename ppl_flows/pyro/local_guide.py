@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import sum_rightmost
-from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_median
 from torch.distributions import biject_to
 
@@ -30,12 +28,13 @@ from ppl_flows.inference.local_flow import (
 )
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.guide import AutoFlow, set_up
+from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.lazy_guide import LazyGuide
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
 
 
-class AutoLocalFlow(AutoGuide):
+class AutoLocalFlow(LazyGuide):
     """Guide for global latents and, for each row of a plate, a local latent vector; the plate may be sub-sampled.
 
     ``q(z) prod_i q(l_i | z, c_i)``: the globals have an ``AutoFlow``; the locals of all rows share one conditional
@@ -90,62 +89,61 @@ class AutoLocalFlow(AutoGuide):
     ) -> None:
         check_local(features, start, init_scale)
         super().__init__(InitMessenger(init_loc_fn)(model))
-        self._bare = (model,)  # a tuple, as a module would be registered
         self.quality, self.start = quality, start
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow
-        self._init_loc_fn, self._init_scale, self._seed = init_loc_fn, init_scale, seed
+        self._bare, self._init_loc_fn = (model,), init_loc_fn
+        self._init_scale, self._seed = init_scale, seed
         self.register_buffer("_features", None if features is None else to_tensor(features), persistent=False)
         self._all = False
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        set_up(self, partial(super()._setup_prototype, *args, **kwargs), self._bare[0])
-        try:
-            latents = dict(self.prototype_trace.iter_stochastic_nodes())
-            stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
-            frame: Any = self._prototype_frames.get(self._plate)
-            self._rows = 0 if frame is None else frame.full_size or frame.size
-            self._locals = local_sites(self._plate, stacks, self._rows, self._features)
-            self._minibatch = frame.size
-            values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
-            self._shapes = {n: value.shape[1:] for n, value in values.items()}
-            like = next(iter(values.values()))
-            loc = np.concatenate([v.mean(0).reshape(-1).double().cpu().numpy() for v in values.values()])
-            first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
-            self._global_dim = 0
-            if len(latents) > len(values):
-                self.globals = AutoFlow(
-                    poutine.block(self.model, hide=[*values]),
-                    self._recipe,
-                    quality=self.quality,
-                    start=first.globals_,
-                    init_loc_fn=self._init_loc_fn,
-                    init_scale=self._init_scale,
-                    seed=self._seed,
-                )
-                self.globals.master = None  # it makes its own plates, and has no part in this guide's rows
-                with poutine.block():
-                    self.globals(*args, **kwargs)
-                self._global_dim = self.globals.latent_dim
-            known = 2 * len(loc) if self._features is None else self._features.shape[-1]
-            bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
-            start = local_params(bijection, first, self._seed, free=self._features is None)
-        except ValueError:
-            self.prototype_trace = None  # the next call fails the same way, instead of half-way
-            raise
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        latents = dict(self.prototype_trace.iter_stochastic_nodes())
+        stacks = {n: [(f.name, f.dim) for f in s["cond_indep_stack"]] for n, s in latents.items()}
+        frame: Any = self._prototype_frames.get(self._plate)
+        self._rows = 0 if frame is None else frame.full_size or frame.size
+        self._locals = local_sites(self._plate, stacks, self._rows, self._features)
+        self._minibatch = frame.size
+        values = {n: biject_to(latents[n]["fn"].support).inv(latents[n]["value"]) for n in self._locals}
+        self._shapes = {n: value.shape[1:] for n, value in values.items()}
+        like = next(iter(values.values()))
+        loc = np.concatenate([v.mean(0).reshape(-1).double().cpu().numpy() for v in values.values()])
+        first = self._start_near_posterior(args, kwargs) or LocalStart.around(loc, self._init_scale, self._rows)
+        self._global_dim = 0
+        if len(latents) > len(values):
+            self.globals = AutoFlow(
+                poutine.block(self.model, hide=[*values]),
+                self._recipe,
+                quality=self.quality,
+                start=first.globals_,
+                init_loc_fn=self._init_loc_fn,
+                init_scale=self._init_scale,
+                seed=self._seed,
+            )
+            self.globals.master = None  # it makes its own plates, and has no part in this guide's rows
+            self.globals._setup_prototype(*args, **kwargs)  # a call would put its parameters into the store
+            if self._saved is not None:
+                self.globals.start = self.start
+            self._global_dim = self.globals.latent_dim
+        known = 2 * len(loc) if self._features is None else self._features.shape[-1]
+        bijection = local_bijection(self._local_recipe, self.quality, len(loc), self._global_dim + known)
+        start = local_params(bijection, first, self._seed, free=self._features is None)
         start = map_params(lambda _, a: torch.tensor(a).to(like), start)
         weights = map_params(lambda n, a: a if "state" in n.split(".") else torch.nn.Parameter(a), start["flow"])
         self.locals = FlowTransform(bijection, weights)
         if self._features is None:
-            self.rows = torch.nn.Parameter(start["rows"])
+            self.register_parameter("rows", torch.nn.Parameter(start["rows"]))  # an assignment puts it into the store
 
     def _start_near_posterior(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LocalStart | None:
         """A start near the posterior, where the log density is a function of all latents."""
+        if self._saved is not None:
+            self.start = "loaded"
+            return None
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"
             return None
         whole = AutoFlow(self._bare[0], identity_flow, init_loc_fn=self._init_loc_fn, seed=self._seed)
-        with poutine.block():
-            whole._setup_prototype(*args, **kwargs)  # a call would put its parameters into the store
+        whole._pyro_name = f"{self._pyro_name}.whole"  # the store may have an AutoFlow
+        whole._setup_prototype(*args, **kwargs)
         self.start = str(whole.start)
         if self.start == "init":
             return None
@@ -214,6 +212,7 @@ class AutoLocalFlow(AutoGuide):
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, estimated from 1,000 draws."""
+        self._check_set_up()
         with self.all_rows(), poutine.block():
             draws = [self(*args, **kwargs) for _ in range(1_000)]
         values = {name: torch.stack([d[name] for d in draws]) for name in draws[0]}

@@ -11,6 +11,7 @@ import torch
 from pyro.infer import ELBO
 from tqdm.auto import tqdm
 
+from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
@@ -48,10 +49,11 @@ def train(
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
     to_compile = bool(compile)
-    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar:
+    pieces = Pieces(size)
+    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         try:
-            while done < steps:
-                end = min(steps, (done // size + 1) * size) if done else 1  # the first step makes the parameters
+            while done < steps and not interrupt.requested:
+                end = pieces.end(done, steps) if done else 1  # the first step makes the parameters
                 try:
                     if done and to_compile:
                         to_compile = False
@@ -68,12 +70,13 @@ def train(
                     bar.update(-error.lost)
                     loop = eager
                     continue
+                pieces.ended()
                 if loop.running >= MAX_SKIPPED:
                     loop.sync()
                     first = done - loop.running
                     raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
                 if done % size and done < steps:
-                    continue  # the first step, which is none of a block
+                    continue
                 median = float(np.median(losses[(done - 1) // size * size : done]))
                 bar.set_postfix(loss=f"{median:.3f}")
                 if watch:
@@ -85,4 +88,4 @@ def train(
         finally:
             loop.sync()
     eager.settle()
-    return Training(losses[:done], loop.skipped, eager.values())
+    return Training(losses[:done], loop.skipped, eager.values(), interrupt.requested)

@@ -1,0 +1,155 @@
+"""Training steps as NumPyro takes them, many in one dispatch, with their own optimiser or with one of the host's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.example_libraries.optimizers import Optimizer
+from jax.flatten_util import ravel_pytree
+from numpyro.infer import ELBO, SVI
+from numpyro.infer.svi import SVIState
+
+from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
+from ppl_flows.numpyro.compile_once import compile_once
+
+
+class CompiledSteps:
+    """The loop's steps as one program, for so many steps in blocks of one size.
+
+    Args:
+        key, elbo, model, guide, init_params: as ``SVI.init`` takes them; model and guide take the weight of the model's
+            log density.
+        optimizer: as ``fit`` takes it. None: Adam, with rate ``lr`` and a bound ``clip`` on the gradient's norm.
+
+    Raises:
+        TypeError: the optimiser is of another kind.
+        ValueError: there is nothing to train.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        elbo: ELBO,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        steps: int,
+        block: int,
+        lr: float,
+        clip: float,
+        optimizer: Any,
+        anneal: float,
+        init_params: dict[str, Any] | None,
+    ) -> None:
+        if callable(optimizer):
+            raise TypeError(
+                "optimizer must be an optax transformation or an object of numpyro.optim, such as optax.adam(1e-2), "
+                f"got {optimizer!r}; call it first."
+            )
+        self._own = optimizer is None
+        self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip) if self._own else optimizer, elbo)
+        state = self._svi.init(key, 1.0, init_params=init_params)
+        if not self._svi.get_params(state):
+            raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
+        if state.mutable_state is not None and elbo.num_particles > 1:
+            raise ValueError(
+                f"num_particles={elbo.num_particles}, but {sorted(state.mutable_state)} are mutable, for which NumPyro "
+                "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
+            )
+        self._steps, self._block = steps, block
+        self._weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float)
+        self._unravel = ravel_pytree(self._svi.optim.get_params(state.optim_state))[1]
+        start = _Carry(state, self._vector(state), jnp.array(0))
+        self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
+        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,))
+
+    def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes steps ``first, ..., last - 1``, all of one block: their losses, and how many steps running moved
+        nothing at each."""
+        self._carry, losses, bads = self._program(self._carry, first, last)
+        return np.asarray(losses)[: last - first], np.asarray(bads)[: last - first]
+
+    def values(self) -> dict[str, Any]:
+        """The parameters and the mutable state."""
+        return self._svi.get_params(self._carry.state) | (self._carry.state.mutable_state or {})
+
+    def means(self) -> dict[str, Any]:
+        """The mean parameters of the block, and the mutable state, in buffers of their own."""
+        values = self._svi.constrain_fn(self._unravel(self._carry.mean))
+        return _copy_arrays(values | (self._carry.state.mutable_state or {}))
+
+    def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, jax.Array, jax.Array]:
+        def update(step: jax.Array, so_far: tuple[_Carry, jax.Array, jax.Array]) -> Any:
+            carry, losses, bads = so_far
+            carry, loss = self._update(step, carry)
+            return carry, losses.at[step - first].set(loss), bads.at[step - first].set(carry.bad)
+
+        return lax.fori_loop(first, last, update, (carry, jnp.zeros(self._block), jnp.zeros(self._block, dtype=int)))
+
+    def _update(self, step: jax.Array, carry: _Carry) -> tuple[_Carry, jax.Array]:
+        state, mean, bad = carry
+        new, loss = self._svi.update(state, self._weights[step])
+        fine = jnp.isfinite(loss) & self._is_finite(new) & (bad < MAX_SKIPPED)
+        kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
+        state, bad = SVIState(*kept, new.rng_key), jnp.where(fine, 0, bad + 1)
+        mean = mean + averaging_share(step, self._steps) * (self._vector(state) - mean)
+        return _Carry(state, mean, bad), loss
+
+    def _vector(self, state: SVIState) -> jax.Array:
+        """All unconstrained parameters."""
+        return _vectors(state).params if self._own else ravel_pytree(self._svi.optim.get_params(state.optim_state))[0]
+
+    def _is_finite(self, state: SVIState) -> jax.Array:
+        """Whether the step to this state was; of the host's optimisers only their parameters tell."""
+        return _vectors(state).finite if self._own else jnp.isfinite(self._vector(state)).all()
+
+
+def _copy_arrays(tree: Any) -> Any:
+    """All arrays in buffers of their own, without a program for every shape as ``jnp.copy`` has it."""
+    return jax.tree.map(lambda a: jax.device_put(a, a.sharding, may_alias=False), tree)
+
+
+def _own_optimizer(steps: int, lr: float, clip: float) -> Optimizer:
+    """Adam on all parameters as one vector: a guide has dozens of small arrays, and each operation has its price."""
+    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp), b2=0.99)
+    unravel = {}
+
+    def init(params: Any) -> _Vectors:
+        vector, unravel["params"] = ravel_pytree(params)
+        return _Vectors(vector, adam.init(vector), jnp.array(True))
+
+    def update(_: int, gradients: Any, state: _Vectors) -> _Vectors:
+        gradient = ravel_pytree(gradients)[0].astype(state.params.dtype)
+        norm = jnp.sqrt(gradient @ gradient)  # XLA's sums on a CPU are several times slower than its products
+        updates, moments = adam.update(gradient * jnp.minimum(1.0, clip / norm), state.moments)
+        return _Vectors(optax.apply_updates(state.params, updates), moments, jnp.isfinite(norm))
+
+    own: Any = Optimizer  # whose types are of its own states
+    return own(init, update, lambda state: unravel["params"](state.params))
+
+
+class _Vectors(NamedTuple):
+    """What the optimiser knows."""
+
+    params: jax.Array  # unconstrained
+    moments: Any
+    finite: jax.Array  # whether the norm of the last gradient was
+
+
+def _vectors(state: SVIState) -> _Vectors:
+    return state.optim_state[1]
+
+
+class _Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    state: SVIState
+    mean: jax.Array  # of the unconstrained parameters in this block, as one vector
+    bad: jax.Array  # steps running that moved nothing

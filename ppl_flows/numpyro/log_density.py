@@ -1,0 +1,41 @@
+"""The log density of a NumPyro model as ``gaussian_start`` asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+POINTS_PER_CALL = 32  # of the log density, while a start is looked for
+
+
+class LogDensity:
+    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
+
+    def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
+        self._dtype = dtype
+        self._one = jax.jit(jax.value_and_grad(log_density))
+        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
+        self._hessians = jax.jit(lambda z: lax.map(jax.hessian(log_density), z, batch_size=8))
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if len(z) == 1:
+            value, gradient = self._one(jnp.asarray(z[0], self._dtype))
+            return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
+        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
+        values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
+        return values.astype(np.float64), gradients.astype(np.float64)
+
+    def hessian(self, z: np.ndarray) -> np.ndarray:
+        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
+        return np.concatenate(blocks)[: len(z)].astype(np.float64)
+
+
+def _blocks(z: np.ndarray, size: int) -> list[np.ndarray]:
+    """Rows in blocks of one size; the last one is filled up with its last row."""
+    missing = -len(z) % size
+    return np.split(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]), (len(z) + missing) // size)
