@@ -12,9 +12,9 @@ import numpy as np
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import whole_number
-from ppl_flows.core.initialisation import initial_params
+from ppl_flows.core.initialisation import initial_params, stacked_init
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import flatten, map_params, stack
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.types import Array, Observed, Params
 
 
@@ -54,7 +54,7 @@ class Batched(Wrapper):
         return self.batch
 
     def init(self, rng: np.random.Generator) -> Params:
-        rows = stack([self.part.init(rng) for _ in range(prod(self.batch))])
+        rows = stacked_init(self.part, prod(self.batch), rng)
         return map_params(lambda _, a: a.reshape(*self.batch, *a.shape[1:]), rows)
 
     def _layer_counts(self) -> Counter[str]:
