@@ -18,6 +18,7 @@ from ppl_flows.core.types import Params
 from ppl_flows.descriptions import build, describe
 from ppl_flows.file_upgrades import from_format_1
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
+from ppl_flows.saved_fits import SavedDensity, SavedFit, density_to_file, fit_from_file, fit_to_file
 
 FORMAT = "2"
 
@@ -45,17 +46,42 @@ def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Para
             "guide.get_transform(...), of a fitted density fit, each by .bijection and .params; a recipe is called "
             "first."
         )
-    check_params(bijection, params)
-    arrays = {name: _to_numpy(array) for name, array in flatten(params)}
-    description = json.dumps(describe(bijection))
-    _bijection_of(parse(description), arrays)  # a file that cannot be loaded is better not written
+    description, arrays = _written(bijection, params)
     write(path, arrays, {"format": FORMAT, "bijection": description})
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
+def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity) -> None:
+    """Writes what a fit is in no language; ``result.save(path)`` makes that of a result.
+
+    Raises:
+        ValueError, OSError: as of ``save``.
+    """
+    description, arrays = _written(fit.bijection, fit.params)
+    parts = {f"params.{name}": array for name, array in arrays.items()}
+    metadata = {"format": FORMAT, "bijection": description}
+    if isinstance(fit, SavedFit):
+        kind, (document, more) = "fit", fit_to_file(fit)
+    else:
+        kind, (document, more) = "density", density_to_file(fit)
+        if fit.base is not None and fit.base_params is not None:
+            metadata["base"], arrays = _written(fit.base, fit.base_params)
+            parts |= {f"base.{name}": array for name, array in arrays.items()}
+    write(path, parts | more, metadata | {"kind": kind, kind: json.dumps(document)})
+
+
+def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str, np.ndarray]]:
+    check_params(bijection, params)
+    arrays = {name: to_numpy(array) for name, array in flatten(params)}
+    description = json.dumps(describe(bijection))
+    _bijection_of(parse(description), arrays)  # a file that cannot be loaded is better not written
+    return description, arrays
+
+
+def load(path: str | os.PathLike[str]) -> Any:
     """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
-    A file may come from a stranger: nothing is built that is much larger than the file.
+    Of a fit that ``result.save`` has written: a ``SavedFit``, or a ``SavedDensity``. A file may come from a stranger:
+    nothing is built that is much larger than the file.
 
     Args:
         path: a file written by ``save``, in whichever language.
@@ -67,6 +93,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
     """
     metadata, arrays = read(path, ("1", FORMAT))
     with faults_of(path):
+        if "kind" in metadata:
+            return _fit(metadata, arrays)
         description, params = parse(metadata.get("bijection", "null")), nest(arrays)
         if metadata["format"] == "1":
             try:
@@ -76,6 +104,41 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
         bijection, shapes = _bijection_of(description, arrays)
         check_shapes(bijection, shapes, params)
         return bijection, _with_empty_groups(shapes, params)
+
+
+def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> SavedFit | SavedDensity:
+    kind = metadata["kind"]
+    if kind not in ("fit", "density"):
+        raise ValueError(f"it holds a {kind!r}, which this version does not know; a newer ppl_flows may read it.")
+    document = parse(metadata[kind])
+    bijection, params = _with_params(metadata["bijection"], arrays, "params.")
+    if not isinstance(bijection, Bijection):
+        raise ValueError(f"its flow is a {type(bijection).__name__}.")
+    if kind == "fit":
+        return fit_from_file(bijection, params, document, arrays)
+    base, base_params = _with_params(metadata["base"], arrays, "base.") if "base" in metadata else (None, None)
+    if base is not None and not isinstance(base, Base):
+        raise ValueError(f"its base is a {type(base).__name__}.")
+    return SavedDensity(
+        bijection,
+        params,
+        base,
+        base_params,
+        arrays["losses"],
+        arrays.get("validation_losses"),
+        int(document["skipped"]),
+        bool(document["interrupted"]),
+        str(document["language"]),
+        {str(k): str(v) for k, v in document["versions"].items()},
+    )
+
+
+def _with_params(text: str, arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[Bijection | Base, Params]:
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    made, shapes = _bijection_of(parse(text), own)
+    params = nest(own)
+    check_shapes(made, shapes, params)
+    return made, _with_empty_groups(shapes, params)
 
 
 def _bijection_of(description: Any, arrays: Mapping[str, np.ndarray]) -> tuple[Bijection | Base, Params]:
@@ -93,7 +156,8 @@ def _with_empty_groups(like: Params, params: Params) -> Params:
     return {**params, **groups}
 
 
-def _to_numpy(array: Any) -> np.ndarray:
+def to_numpy(array: Any) -> np.ndarray:
+    """An array of any library, on the CPU; bfloat16 as float32."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
     if str(array.dtype).endswith("bfloat16"):
