@@ -114,24 +114,17 @@ class NeutralSupports:
         return {**found, "over": over} if over else found
 
     def _plain_words(self, base: Any) -> dict[str, Any] | None:
-        for name in WITHOUT_PARAMETERS:
-            known = getattr(self.constraints, name, None)
-            if known is not None and type(known) is type(base) and not (set(vars(base)) & {"lower_bound", "upper_bound"}):
-                return {"name": IN_OTHER_WORDS.get(name, name)}
-        for name, parameters in PARAMETERS.items():
-            if type(base) is getattr(self.constraints, name, None) or (
-                name in ("greater_than", "greater_than_eq", "interval")
-                and isinstance(base, getattr(self.constraints, name))
-                and self._is_plain(base)
-            ):
-                values = {p: self.to_numpy(getattr(base, p)).tolist() for p in parameters}
+        for name, parameters in PARAMETERS.items():  # first, as Pyro's positive is its greater_than(0)
+            if type(base) is getattr(self.constraints, name, None):
+                values = {p: self._numbers(getattr(base, p)) for p in parameters}
                 return _shortest({"name": IN_OTHER_WORDS.get(name, name), **values})
+        for name in WITHOUT_PARAMETERS:
+            if type(base) is type(getattr(self.constraints, name, None)):
+                return {"name": IN_OTHER_WORDS.get(name, name)}
         return None
 
-    def _is_plain(self, base: Any) -> bool:
-        """Whether a constraint is a named interval: NumPyro's have classes of their own."""
-        names = ("positive", "nonnegative", "unit_interval")
-        return type(base) in {type(getattr(self.constraints, name)) for name in names}
+    def _numbers(self, bound: Any) -> Any:
+        return self.to_numpy(bound).tolist() if hasattr(bound, "dtype") else bound
 
     def _bound(self, value: Any) -> Any:
         return value if isinstance(value, int | float) else self.array(value)
