@@ -221,7 +221,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     def parameter_name(self, leaf: str) -> str:
         """What Pyro's store calls a parameter of the transform."""
-        return f"{self._pyro_get_fullname('transform')}$$${leaf}"
+        return f"{self._pyro_name}.transform$$${leaf}"  # as PyroModule makes it, once it is called
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:
