@@ -17,8 +17,8 @@ from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.descriptions import build, describe
 from ppl_flows.file_upgrades import from_format_1
+from ppl_flows.inference.saved_fits import SavedDensity, SavedFit, density_to_file, fit_from_file, fit_to_file
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
-from ppl_flows.saved_fits import SavedDensity, SavedFit, density_to_file, fit_from_file, fit_to_file
 
 FORMAT = "2"
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.special import softmax
@@ -16,6 +16,7 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
 from ppl_flows.inference.schedule import Training
@@ -27,22 +28,6 @@ MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 GOOD_MISSED, USABLE_MISSED = 0.01, 0.1  # share of the posterior where the guide has next to no draws
 SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
-
-
-class WeightedDraws(NamedTuple):
-    """Draws of a guide, ``{site: (n, *site shape)}``, and what ``kl_estimate`` calls their vectors and scores.
-
-    The vectors, ``(n, dim)``, are None where they do not say all: for discrete numbers, or more than the model has.
-    """
-
-    draws: dict[str, Array]
-    scores: Scores
-    vectors: np.ndarray | None
-
-    @property
-    def log_weights(self) -> np.ndarray:
-        """``log p(z, data) - log q(z)`` of each draw, ``(n,)``."""
-        return np.asarray(self.scores.log_p - self.scores.log_q)
 
 
 @dataclass(frozen=True)
@@ -161,8 +146,8 @@ class FitResult:
             pickle.dumps((self._fitted, self._write))
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
             raise TypeError(
-                f"this FitResult does not pickle, as its model or guide does not ({error}); result.save(path) keeps the "
-                "fit in a file, and AutoFlow.load(path, model) gives it back."
+                f"this FitResult does not pickle, as its model or guide does not ({error}); result.save(path) keeps "
+                "the fit in a file, and AutoFlow.load(path, model) gives it back."
             ) from error
         return super().__reduce_ex__(protocol)
 
@@ -173,28 +158,6 @@ class FitResult:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
-
-
-class Fitted(Protocol):
-    """A trained guide, of a language."""
-
-    subsampled: bool  # whether a plate draws a minibatch
-    enumerates: bool  # whether sites are summed over
-
-    def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
-        """Draws of the guide, and the model's deterministic sites."""
-
-    def complete(self, draws: dict[str, Array]) -> dict[str, Array]:
-        """Draws, and the model's deterministic sites."""
-
-    def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
-        """Draws of the guide, scored."""
-
-    def score(self, vectors: np.ndarray) -> Scores:
-        """Of what the guide makes of unconstrained vectors."""
-
-    def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
-        """Enumerated sites, given draws of the guide."""
 
 
 def measure_fit(
@@ -275,6 +238,22 @@ class DensityFit:
     encoder: Callable[[Any], Array] | None = None
     validation_losses: np.ndarray | None = None
     interrupted: bool = False
+    _write: Callable[[DensityFit, Path], None] | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes the fit to one file, which ``load_density(path)`` of either language, and ``pf.load``, read.
+
+        Raises:
+            TypeError: an encoder, which is a network of your own, or a base that is no ppl_flows Base.
+            ValueError: it holds a class that is not registered.
+            OSError: what the system refuses, such as a full disk; an old file is kept.
+        """
+        if self.encoder is not None or self._write is None:
+            raise TypeError(
+                "save: this density has an encoder, or a base, that is not ppl_flows' own; keep the flow by "
+                "pf.save(path, fit.bijection, fit.params), and the encoder by the means of its library."
+            )
+        self._write(self, path)
 
     def __repr__(self) -> str:
         loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
@@ -297,7 +276,7 @@ class AmortizedFit:
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         whole_number("sample", "num_samples", num_samples)
-        return self._fitted.draw(num_samples, checked_seed("sample", seed), args, kwargs)
+        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

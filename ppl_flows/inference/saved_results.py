@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
-from ppl_flows.inference.results import Fitted, FitResult, Path, WeightedDraws
-from ppl_flows.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 
 PASS_THEM = "the fit was loaded without the model's arguments; AutoFlow.load(path, model, *args, **kwargs) with them"
 

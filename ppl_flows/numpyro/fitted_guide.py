@@ -14,8 +14,8 @@ from numpyro import handlers
 from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
+from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
-from ppl_flows.inference.results import WeightedDraws
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode

@@ -26,6 +26,7 @@ from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gau
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.compile_once import check_not_jitted
@@ -34,7 +35,6 @@ from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsample
 from ppl_flows.numpyro.load_fit import SUPPORTS, load_fit
 from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.transform import FlowTransform, to_array
-from ppl_flows.saved_fits import SavedFit, SavedSite
 
 QUANTILE_DRAWS = 10_000
 
@@ -192,8 +192,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
         """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
 
-        The guide goes on by ``fit(model, guide, ...)``; parameters of the model itself by ``init_params=result.params``.
-        The result draws; it reweights, and computes deterministic sites, where it has the model's arguments.
+        The guide goes on by ``fit(model, guide, ...)``, the model's own parameters by ``init_params=result.params``. The
+        result draws; it reweights, and computes deterministic sites, where it has the model's arguments.
 
         Args:
             path: the file.

@@ -17,14 +17,15 @@ from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.files import load, save_fit, to_numpy
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.transform import to_array
-from ppl_flows.saved_fits import SavedFit
 
 SUPPORTS = NeutralSupports("NumPyro", constraints, biject_to, to_numpy, partial(jnp.asarray, dtype=float))
 
@@ -42,7 +43,8 @@ def load_fit(
         raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
     for site in saved.sites:
         SUPPORTS.transform(site)
-    guide, start = make(saved), None
+    guide = make(saved)
+    start: Callable[[], Fitted] | None = None
     prefix = saved.prefix or f"auto_{saved.sites[0].name}"
     params: dict[str, Any] = {f"{prefix}_flow": params_of(saved)}
     for names, array in saved.model_params:

@@ -14,8 +14,8 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 
+from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
-from ppl_flows.inference.results import WeightedDraws
 from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
 from ppl_flows.pyro.elbo import Choice
 from ppl_flows.pyro.enumeration import enumerated_draws
@@ -63,9 +63,7 @@ class FittedGuide:
         all_rows = getattr(self.guide.func, "all_rows", nullcontext)
         with self._trained_at(seed), all_rows():
             latents = latent_shapes(self.guide)
-            predict = Predictive(
-                self.guide, num_samples=num_samples, return_sites=[*latents], parallel=self.vectorized
-            )
+            predict = Predictive(self.guide, num_samples=num_samples, return_sites=[*latents], parallel=self.vectorized)
             draws = predict()
             return self.complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
 

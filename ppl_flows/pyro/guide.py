@@ -23,6 +23,7 @@ from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gau
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
@@ -31,7 +32,6 @@ from ppl_flows.pyro.load_fit import SUPPORTS, load_fit, transform_of
 from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
-from ppl_flows.saved_fits import SavedFit, SavedSite
 
 QUANTILE_DRAWS = 10_000
 

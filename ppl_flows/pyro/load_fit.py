@@ -16,15 +16,16 @@ from torch.distributions import biject_to
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.files import load, save_fit, to_numpy
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
-from ppl_flows.saved_fits import SavedFit
 
 
 def _array(numbers: Any) -> torch.Tensor:
@@ -47,7 +48,8 @@ def load_fit(
         raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
     for site in saved.sites:
         SUPPORTS.transform(site)
-    guide, start = make(saved), None
+    guide = make(saved)
+    start: Callable[[], Fitted] | None = None
     transform = transform_of(saved)
     params = {guide.parameter_name(leaf): p.detach().clone() for leaf, p in transform.named_parameters()}
     params |= {".".join(path): to_tensor(array) for path, array in saved.model_params}

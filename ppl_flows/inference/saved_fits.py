@@ -42,7 +42,7 @@ class SavedSite:
 
 @dataclass(frozen=True, eq=False)
 class SavedFit:
-    """What ``pf.load`` gives of a fit: ``AutoFlow.load(path, model)`` of either language makes a guide and a result of it.
+    """What ``pf.load`` gives of a fit; ``AutoFlow.load(path, model)`` of either language makes guide and result of it.
 
     Attributes:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
@@ -111,7 +111,7 @@ class SavedDensity:
 
 def probe(shape: tuple[int, ...]) -> np.ndarray:
     """Numbers that maps onto a support are compared at."""
-    return np.sin(np.arange(1.0, math.prod(shape) + 1)).reshape(shape)
+    return np.asarray(np.sin(np.arange(1.0, math.prod(shape) + 1))).reshape(shape)
 
 
 def support_words(support: dict[str, Any]) -> str:
@@ -163,7 +163,9 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         params=params,
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
-        model_params=tuple((tuple(map(str, path)), arrays[f"model.{i}"]) for i, path in enumerate(document["model_params"])),
+        model_params=tuple(
+            (tuple(map(str, path)), arrays[f"model.{i}"]) for i, path in enumerate(document["model_params"])
+        ),
         losses=arrays["losses"],
         **plain,
     )

@@ -1,0 +1,215 @@
+"""Fits as files: they travel between processes and languages, and what does not fit a model is named."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pyro
+import pytest
+import torch
+from languages import LANGUAGES, SHORT, assert_moved, small
+
+import ppl_flows as pf
+import ppl_flows.numpyro
+import ppl_flows.pyro
+
+Y = 1.0
+
+
+def several(lang):
+    """A model of sites on many supports, out of alphabetical order, with data as its argument."""
+    dist, ppl, array = lang.dist, lang.ppl, lang.array
+
+    def model(y=None):
+        mu = ppl.sample("mu", dist.Normal(0.0, 1.0))
+        a = ppl.sample("a", dist.HalfNormal(array(1.0)))
+        ppl.sample("u", dist.Uniform(-1.0, 1.0 + a))  # a support that depends on another site
+        ppl.sample("p", dist.Dirichlet(array([2.0, 3.0, 4.0])))
+        ppl.sample("corr", dist.LKJCholesky(3, array(2.0)))
+        ppl.sample("v", dist.Normal(array([0.0, 3.0]), 1.0).to_event(1))
+        ppl.deterministic("sum", mu + a)
+        ppl.sample("y", dist.Normal(mu + a, 1.0), obs=y)
+
+    return model
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory):
+    """A fit of the same model in each language: the result, and its file."""
+    torch.set_default_dtype(torch.float64)
+    made = {}
+    for name, lang in LANGUAGES.items():
+        path = tmp_path_factory.mktemp(name) / "fit.safetensors"
+        guide = lang.AutoFlow(several(lang), small, start="init", seed=3)
+        result = lang.fit(several(lang), guide, lang.array(Y), **SHORT)
+        result.save(path)
+        made[name] = result, path
+    pyro.clear_param_store()
+    torch.set_default_dtype(torch.float32)
+    return made
+
+
+def name_of(lang):
+    return next(name for name, other in LANGUAGES.items() if other is lang)
+
+
+@pytest.mark.parametrize("writer", ["pyro", "numpyro"])
+def test_a_loaded_fit_draws_weighs_and_goes_on(fits, lang, writer):
+    saved, path = fits[writer]
+    guide, result = lang.AutoFlow.load(path, several(lang), lang.array(Y))
+    assert repr(result) == repr(saved)
+    np.testing.assert_array_equal(result.losses, saved.losses)
+    draws = {n: np.asarray(v) for n, v in result.sample(4_000).items()}
+    others = {n: np.asarray(v) for n, v in saved.sample(4_000).items()}
+    assert draws.keys() == others.keys()
+    assert "sum" in draws
+    for site, value in draws.items():
+        error = np.sqrt((value.var(0) + others[site].var(0)) / 4_000)
+        assert np.all(np.abs(value.mean(0) - others[site].mean(0)) <= 5 * error + 1e-12), site
+    assert result.reweighted(50)["p"].shape == (50, 3)
+    again = lang.fit(several(lang), guide, lang.array(Y), **SHORT)
+    assert again.losses[:10].mean() < saved.losses[:10].mean()
+    if name_of(lang) == writer:
+        before, after = ({n: np.asarray(v) for n, v in flat(r.params).items()} for r in (result, again))
+        assert_moved(before, {n: v for n, v in after.items() if n in before})
+        assert {n: np.asarray(v).tolist() for n, v in flat(saved.params).items()} == {
+            n: v.tolist() for n, v in before.items()
+        }
+
+
+def flat(params):
+    return {n: v for n, v in pf.core.params.flatten(params) if ".state" not in n}
+
+
+@pytest.mark.parametrize("writer", ["pyro", "numpyro"])
+def test_log_densities_do_not_depend_on_the_language(fits, float64, writer):
+    _, path = fits[writer]
+    saved = pf.load(path)
+    rows = np.random.default_rng(0).standard_normal((20, saved.bijection.event_shape[0]))
+    with torch.no_grad():
+        guide, _ = ppl_flows.pyro.AutoFlow.load(path, several(LANGUAGES["pyro"]), torch.tensor(Y))
+        in_pyro = guide.get_posterior().log_prob(torch.tensor(rows))
+    guide, result = ppl_flows.numpyro.AutoFlow.load(path, several(LANGUAGES["numpyro"]), Y)
+    np.testing.assert_allclose(guide.get_posterior(result.params).log_prob(jnp.asarray(rows)), in_pyro, rtol=1e-5)
+
+
+def test_without_the_models_arguments_a_loaded_fit_draws_and_says_what_else_takes_them(fits, lang):
+    _, path = fits["numpyro"]
+    guide, result = lang.AutoFlow.load(path, several(lang))
+    assert result.sample(5)["corr"].shape == (5, 3, 3)
+    for use in (result.reweighted, result.infer_discrete):
+        with pytest.raises(ValueError, match=r"without the model's arguments; AutoFlow.load\(path, model, \*args"):
+            use(5)
+    lang.set_up(guide, lang.array(Y))
+    assert guide.start == "init"
+
+
+def test_a_saved_fit_is_read_without_a_language_and_in_a_new_process(fits):
+    _, path = fits["pyro"]
+    code = (
+        "import sys, ppl_flows as pf; fit = pf.load(sys.argv[1]); "
+        "assert not {'torch', 'jax'} & set(sys.modules); print([s.name for s in fit.sites], fit.language, fit.verdict)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("['mu', 'a', 'u', 'p', 'corr', 'v'] Pyro ")
+
+
+def test_a_loaded_fit_is_saved_again_as_it_was(fits, lang, tmp_path):
+    _, path = fits["pyro"]
+    lang.AutoFlow.load(path, several(lang))[1].save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"b": "normal"}, "'c' is in the file only; 'b' is in the model only"),
+        ({"c": "vector"}, r"'c' has shape \(\) in the file and \(2,\) in the model"),
+        ({"c": "positive"}, "'c' has support real in the file and positive in the model"),
+        ({"c": "normal", "a": "normal"}, "their order is a, c in the file and c, a in the model"),
+    ],
+)
+def test_a_model_of_other_sites_is_refused_by_the_difference(lang, tmp_path, change, said):
+    dist = lang.dist
+    kinds = {
+        "normal": dist.Normal(0.0, 1.0),
+        "vector": dist.Normal(lang.array([0.0, 1.0]), 1.0).to_event(1),
+        "positive": dist.HalfNormal(lang.array(1.0)),
+    }
+
+    def model(sites):
+        return lambda: [lang.ppl.sample(name, kinds[kind]) for name, kind in sites.items()] and None
+
+    first = model({"a": "normal", "c": "normal"})
+    lang.fit(first, lang.AutoFlow(first, small, start="init"), **SHORT).save(tmp_path / "fit")
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match=f"not one of this model with these arguments: {said}"):
+        lang.AutoFlow.load(tmp_path / "fit", model(change if "a" in change else {"a": "normal", **change}))
+
+
+def test_a_support_that_pyro_lacks_is_refused_by_the_name_of_its_site(float64, tmp_path):
+    numpyro = LANGUAGES["numpyro"]
+
+    def model():
+        numpyro.ppl.sample("cov", numpyro.dist.Wishart(4.0, jnp.eye(2)))
+
+    numpyro.fit(model, numpyro.AutoFlow(model, small, start="init"), **SHORT).save(tmp_path / "fit")
+    assert numpyro.AutoFlow.load(tmp_path / "fit", model)[1].sample(2)["cov"].shape == (2, 2, 2)
+    with pytest.raises(ValueError, match=r"site 'cov' has support positive_definite, onto which Pyro has no bijection"):
+        ppl_flows.pyro.AutoFlow.load(tmp_path / "fit", model)
+
+
+def test_parameters_of_the_model_travel_too(lang, tmp_path):
+    def model():
+        loc = lang.ppl.param("loc", lang.array(1.0))
+        lang.ppl.sample("z", lang.dist.Normal(loc, 1.0))
+        lang.ppl.sample("y", lang.dist.Normal(loc, 1.0), obs=lang.array(3.0))
+
+    result = lang.fit(model, lang.AutoFlow(model, small, start="init"), **SHORT)
+    result.save(tmp_path / "fit")
+    pyro.clear_param_store()
+    _, loaded = lang.AutoFlow.load(tmp_path / "fit", model)
+    assert float(loaded.params["loc"]) == float(result.params["loc"]) != 1.0
+    for site, value in result.reweighted(20).items():
+        np.testing.assert_allclose(np.asarray(loaded.reweighted(20)[site]), np.asarray(value))
+
+
+def test_a_guide_that_is_no_autoflow_is_not_saved_and_the_error_says_what_is(lang, tmp_path):
+    def model():
+        lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
+
+    result = lang.fit(model, lang.autoguide.AutoNormal(model), **SHORT)
+    with pytest.raises(TypeError, match="only fits of an AutoFlow have a file .* got the guide AutoNormal"):
+        result.save(tmp_path / "fit")
+
+
+def picklable_pyro():
+    pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+
+
+def picklable_numpyro():
+    LANGUAGES["numpyro"].ppl.sample("z", LANGUAGES["numpyro"].dist.Normal(0.0, 1.0))
+
+
+def test_results_pickle_where_the_model_does_and_else_name_save(lang):
+    model = {"pyro": picklable_pyro, "numpyro": picklable_numpyro}[name_of(lang)]
+    result = lang.fit(model, lang.AutoFlow(model, small), **SHORT)
+    again = pickle.loads(pickle.dumps(result))
+    np.testing.assert_array_equal(np.asarray(again.sample(4)["z"]), np.asarray(result.sample(4)["z"]))
+    pyro.clear_param_store()
+    result = lang.fit(local := lambda: model(), lang.AutoFlow(local, small), **SHORT)
+    with pytest.raises(TypeError, match=r"result\.save\(path\)"):
+        pickle.dumps(result)
+    assert repr(copy.deepcopy(result)) == repr(result)
+
+
+def test_errors_of_fits_pickle():
+    error = pickle.loads(pickle.dumps(ppl_flows.pyro.FitError(3, np.ones(2), {"a": np.zeros(1)})))
+    assert error.step == 3
+    assert error.params["a"].shape == (1,)
+    error = pickle.loads(pickle.dumps(ppl_flows.pyro.fit.__globals__["train"].__globals__["CompileError"]("why", 2)))
+    assert (error.reason, error.lost) == ("why", 2)
+    assert str(error).count("cannot be compiled") == 1
