@@ -67,16 +67,16 @@ class NeutralSupports:
     to_numpy: Callable[[Any], np.ndarray]
     array: Callable[[Any], Any]
 
-    def site(self, name: str, support: Any, value: Any) -> SavedSite:
-        """A latent site as a file has it.
+    def site(self, name: str, fn: Any, value: Any) -> SavedSite:
+        """A latent site, its distribution and a value, as a file has it.
 
         Raises:
             ValueError: a support that has no neutral words.
         """
-        shape = tuple(value.shape)
-        numbers = tuple(self.biject_to(support).inverse_shape(value.shape))
+        shape, support = fn.shape(), fn.support
+        numbers = tuple(self.biject_to(support).inverse_shape(shape))
         words = self._words(name, support)
-        return SavedSite(name, shape, words, numbers, self.to_numpy(value), self._image(support, numbers))
+        return SavedSite(name, tuple(shape), words, numbers, self.to_numpy(value), self._image(support, numbers))
 
     def transform(self, site: SavedSite) -> Any:
         """The language's map onto the support of a site of a file.

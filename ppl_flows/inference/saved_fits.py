@@ -54,7 +54,7 @@ class SavedFit:
         missed, doubt: what the verdict is made of beside these.
         start, quality, seed: of the guide.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
-        vectorized: whether the model runs for many draws at once.
+        num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
         language: that it was trained in.
         versions: of ppl_flows, and of the language's packages.
     """
@@ -78,6 +78,7 @@ class SavedFit:
     quality: str
     seed: int
     prefix: str | None
+    num_particles: int
     vectorized: bool
     language: str
     versions: dict[str, str]
@@ -206,6 +207,7 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "quality": (str,),
     "seed": (int,),
     "prefix": (str, type(None)),
+    "num_particles": (int,),
     "vectorized": (bool,),
     "language": (str,),
     "versions": (dict, str),

@@ -229,7 +229,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         """The sites of the latent vector, in its order."""
         self._check_set_up()
         sites = {name: self.prototype_trace[name] for name in self._init_locs}
-        return [SUPPORTS.site(name, site["fn"].support, site["value"]) for name, site in sites.items()]
+        return [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in sites.items()]
 
     @property
     def bijection(self) -> Bijection:

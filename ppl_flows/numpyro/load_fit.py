@@ -16,7 +16,6 @@ from numpyro.distributions.transforms import biject_to
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.files import load, save_fit, to_numpy
-from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
@@ -89,10 +88,9 @@ def _fitted(
     kwargs: dict[str, Any],
     params: dict[str, Any],
 ) -> FittedGuide:
-    _, num_particles = fit_budget(guide, None, None)
     bound = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    choice = choose_elbo(*bound, num_particles, jax.random.key(saved.seed), params)
-    return FittedGuide(model, guide, args, kwargs, params, choice, num_particles, saved.seed)
+    choice = choose_elbo(*bound, saved.num_particles, jax.random.key(saved.seed), params)
+    return FittedGuide(model, guide, args, kwargs, params, choice, saved.num_particles, saved.seed)
 
 
 def _write(_: FitResult, path: Path, *, saved: SavedFit) -> None:

@@ -211,7 +211,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         """The sites of the latent vector, in its order."""
         self._check_set_up()
         nodes = self.prototype_trace.iter_stochastic_nodes()
-        return [SUPPORTS.site(name, node["fn"].support, node["value"]) for name, node in nodes]
+        return [SUPPORTS.site(name, node["fn"], node["value"]) for name, node in nodes]
 
     @property
     def bijection(self) -> Bijection:

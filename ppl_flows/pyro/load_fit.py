@@ -15,7 +15,6 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.files import load, save_fit, to_numpy
-from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
@@ -94,11 +93,10 @@ def _fitted(
     params: dict[str, torch.Tensor],
 ) -> FittedGuide:
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    _, num_particles = fit_budget(guide, None, None)
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):  # the guide may have trained on
         torch.manual_seed(saved.seed)
         choice = choose_elbo(
-            lambda _: bound_model(), lambda _: bound_guide(), num_particles, vectorize=saved.vectorized
+            lambda _: bound_model(), lambda _: bound_guide(), saved.num_particles, vectorize=saved.vectorized
         )
         return fitted_guide(
             bound_model,
@@ -106,7 +104,7 @@ def _fitted(
             params,
             choice,
             vectorized=saved.vectorized,
-            num_particles=num_particles,
+            num_particles=saved.num_particles,
             seed=saved.seed,
         )
 

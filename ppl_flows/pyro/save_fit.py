@@ -16,7 +16,9 @@ from ppl_flows.inference.saved_results import refuse_guide, saved_fit
 from ppl_flows.pyro.guide import AutoFlow
 
 
-def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], vectorized: bool) -> None:
+def save_result(
+    result: FitResult, path: Path, *, guide: Callable[..., Any], num_particles: int, vectorized: bool
+) -> None:
     """Writes a result to a file.
 
     Raises:
@@ -38,6 +40,7 @@ def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], vec
             model_params={(name,): to_numpy(value) for name, value in trained.items()},
             sites=guide.latent_sites(),
             prefix=None,
+            num_particles=num_particles,
             vectorized=vectorized,
             language="Pyro",
             versions={"ppl_flows": ppl_flows.__version__, "pyro-ppl": pyro.__version__, "torch": torch.__version__},
