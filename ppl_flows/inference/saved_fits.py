@@ -52,7 +52,8 @@ class SavedFit:
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
         missed, doubt: what the verdict is made of beside these.
-        start, quality, seed: of the guide.
+        start, quality: of the guide.
+        seed: of the fit.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
         num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
         language: that it was trained in.

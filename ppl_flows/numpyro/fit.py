@@ -136,5 +136,5 @@ def fit(
         near=getattr(guide, "near_posterior", None),
         num_draws=draws,
         seed=seed,
-        write=partial(save_result, guide=guide, num_particles=num_particles),
+        write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),
     )

@@ -17,7 +17,7 @@ from ppl_flows.inference.saved_results import refuse_guide, saved_fit
 from ppl_flows.numpyro.guide import AutoFlow
 
 
-def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], num_particles: int) -> None:
+def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], num_particles: int, seed: int) -> None:
     """Writes a result to a file.
 
     Raises:
@@ -39,6 +39,7 @@ def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], num
             sites=sites,
             prefix=None if guide.prefix == f"auto_{sites[0].name}" else guide.prefix,
             num_particles=num_particles,
+            seed=seed,
             vectorized=True,
             language="NumPyro",
             versions={"ppl_flows": ppl_flows.__version__, "numpyro": numpyro.__version__, "jax": jax.__version__},

@@ -168,5 +168,7 @@ def fit(
             near=getattr(given, "near_posterior", None),
             num_draws=draws,
             seed=seed,
-            write=partial(save_result, guide=given, num_particles=num_particles, vectorized=vectorize_particles),
+            write=partial(
+                save_result, guide=given, num_particles=num_particles, seed=seed, vectorized=vectorize_particles
+            ),
         )

@@ -17,7 +17,7 @@ from ppl_flows.pyro.guide import AutoFlow
 
 
 def save_result(
-    result: FitResult, path: Path, *, guide: Callable[..., Any], num_particles: int, vectorized: bool
+    result: FitResult, path: Path, *, guide: Callable[..., Any], num_particles: int, seed: int, vectorized: bool
 ) -> None:
     """Writes a result to a file.
 
@@ -41,6 +41,7 @@ def save_result(
             sites=guide.latent_sites(),
             prefix=None,
             num_particles=num_particles,
+            seed=seed,
             vectorized=vectorized,
             language="Pyro",
             versions={"ppl_flows": ppl_flows.__version__, "pyro-ppl": pyro.__version__, "torch": torch.__version__},
