@@ -18,11 +18,12 @@ from languages import LANGUAGES, SHORT, assert_moved, identity_flow, small
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
-from ppl_flows.files import save_fit
+from ppl_flows.files import save_fit, to_numpy
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.safe_files import read
 
 Y = 1.0
+LANGUAGE_OF = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}
 
 
 def several(lang):
@@ -212,7 +213,7 @@ def test_a_support_that_pyro_lacks_is_refused_by_the_name_of_its_site(float64, t
         (numpyro.distributions.ZeroSumNormal(1.0, (3,)), r"zero_sum\(1\), which Pyro does not have"),
     ):
         write_sites(tmp_path / "fit", SUPPORTS["numpyro"].site("s", fn, jnp.zeros(fn.shape())))
-        guide, result = ppl_flows.numpyro.AutoFlow.load(tmp_path / "fit", lambda: numpyro.sample("s", fn))  # noqa: B023
+        _, result = ppl_flows.numpyro.AutoFlow.load(tmp_path / "fit", lambda data: None)
         assert result.sample(2)["s"].shape == (2, *fn.shape())
         with pytest.raises(ValueError, match=f"site 's' has support {said}"):
             ppl_flows.pyro.AutoFlow.load(tmp_path / "fit", lambda: None)
@@ -254,7 +255,7 @@ def picklable_numpyro():
 
 def test_results_pickle_where_the_model_does_and_else_name_save(fits, lang):
     model = {"pyro": picklable_pyro, "numpyro": picklable_numpyro}[name_of(lang)]
-    result = lang.fit(model, lang.AutoFlow(model, small), **SHORT)
+    result = lang.fit(model, lang.AutoFlow(model, small, start="init"), **SHORT)
     again = pickle.loads(pickle.dumps(result))
     np.testing.assert_array_equal(np.asarray(again.sample(4)["z"]), np.asarray(result.sample(4)["z"]))
     local, _ = fits[name_of(lang)]  # its model is a closure
@@ -270,3 +271,40 @@ def test_errors_of_fits_pickle():
     error = pickle.loads(pickle.dumps(ppl_flows.pyro.fit.__globals__["train"].__globals__["CompileError"]("why", 2)))
     assert (error.reason, error.lost) == ("why", 2)
     assert str(error).count("cannot be compiled") == 1
+
+
+# --- densities
+
+
+@pytest.mark.parametrize("writer", ["pyro", "numpyro"])
+def test_a_density_is_loaded_with_its_base_in_either_language(lang, tmp_path, writer):
+    rows = np.random.default_rng(0).standard_t(4, (200, 2))
+    first, second = LANGUAGE_OF[writer], LANGUAGE_OF[name_of(lang)]
+    options = {"steps": 40, "progress": False, "validation": 0.2}
+    fit = first.fit_density(small(2), LANGUAGES[writer].array(rows), base=pf.StudentT(2), **options)
+    fit.save(tmp_path / "density")
+    loaded = second.load_density(tmp_path / "density")
+    assert repr(loaded) == repr(fit)
+    assert repr(pf.load(tmp_path / "density")).startswith("SavedDensity(")
+    expected = fit.flow.log_prob(LANGUAGES[writer].array(rows))
+    scores = loaded.flow.log_prob(lang.array(rows))
+    np.testing.assert_allclose(*(to_numpy(a) for a in (scores, expected)), rtol=1e-5)
+    loaded.save(tmp_path / "again")
+    assert repr(second.load_density(tmp_path / "again")) == repr(fit)
+
+
+def test_a_density_of_a_foreign_base_is_not_saved(lang, tmp_path):
+    base = lang.dist.Laplace(lang.array([0.0, 0.0]), 1.0).to_event(1)
+    rows = lang.array(np.random.default_rng(0).standard_normal((50, 2)))
+    fit = LANGUAGE_OF[name_of(lang)].fit_density(identity_flow(2), rows, base=base, steps=5, progress=False)
+    with pytest.raises(TypeError, match="has an encoder, or a base, that is not ppl_flows' own"):
+        fit.save(tmp_path / "density")
+
+
+def test_a_file_of_another_kind_is_named(lang, tmp_path):
+    bijection = identity_flow(2)
+    pf.save(tmp_path / "flow", bijection, bijection.init(np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="holds no fit of an AutoFlow"):
+        lang.AutoFlow.load(tmp_path / "flow", lambda: None)
+    with pytest.raises(ValueError, match="holds no density"):
+        LANGUAGE_OF[name_of(lang)].load_density(tmp_path / "flow")

@@ -6,6 +6,7 @@ from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.density import fit_density
+from ppl_flows.numpyro.density_files import load_density
 from ppl_flows.numpyro.distribution import Flow, flow, random_flow
 from ppl_flows.numpyro.fit import fit
 from ppl_flows.numpyro.guide import AutoFlow
@@ -26,6 +27,7 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_density",
     "random_flow",
     "transforms",
 ]

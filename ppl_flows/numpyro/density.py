@@ -25,6 +25,7 @@ from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context, to_arrays
+from ppl_flows.numpyro.density_files import save_density
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
@@ -170,4 +171,5 @@ def fit_density(
         given.trained(values),
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
+        save_density if base is None or isinstance(base, Base) else None,
     )

@@ -5,6 +5,7 @@ from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.density import fit_density
+from ppl_flows.pyro.density_files import load_density
 from ppl_flows.pyro.distribution import Flow, flow, random_flow
 from ppl_flows.pyro.fit import fit
 from ppl_flows.pyro.guide import AutoFlow
@@ -25,6 +26,7 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_density",
     "random_flow",
     "transforms",
 ]
