@@ -17,7 +17,16 @@ from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.descriptions import build, describe
 from ppl_flows.file_upgrades import from_format_1
-from ppl_flows.inference.saved_fits import SavedDensity, SavedFit, density_to_file, fit_from_file, fit_to_file
+from ppl_flows.inference.saved_fits import (
+    SavedAmortized,
+    SavedDensity,
+    SavedFit,
+    amortized_from_file,
+    amortized_to_file,
+    density_to_file,
+    fit_from_file,
+    fit_to_file,
+)
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
 
 FORMAT = "2"
@@ -50,23 +59,34 @@ def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Para
     write(path, arrays, {"format": FORMAT, "bijection": description})
 
 
-def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity) -> None:
+def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized) -> None:
     """Writes what a fit is in no language; ``result.save(path)`` makes that of a result.
 
     Raises:
         ValueError, OSError: as of ``save``.
     """
+    if isinstance(fit, SavedFit):
+        metadata, arrays = _flow_parts(fit)
+        document, more = fit_to_file(fit)
+        write(path, arrays | more, metadata | {"kind": "fit", "fit": json.dumps(document)})
+        return
+    density = fit.density if isinstance(fit, SavedAmortized) else fit
+    metadata, arrays = _flow_parts(density)
+    if density.base is not None and density.base_params is not None:
+        metadata["base"], parts = _written(density.base, density.base_params)
+        arrays |= {f"base.{name}": array for name, array in parts.items()}
+    document, more = density_to_file(density)
+    arrays, metadata = arrays | more, metadata | {"kind": "density", "density": json.dumps(document)}
+    if isinstance(fit, SavedAmortized):
+        document, more = amortized_to_file(fit)
+        arrays, metadata = arrays | more, metadata | {"kind": "amortized", "amortized": json.dumps(document)}
+    write(path, arrays, metadata)
+
+
+def _flow_parts(fit: SavedFit | SavedDensity) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     description, arrays = _written(fit.bijection, fit.params)
     parts = {f"params.{name}": array for name, array in arrays.items()}
-    metadata = {"format": FORMAT, "bijection": description}
-    if isinstance(fit, SavedFit):
-        kind, (document, more) = "fit", fit_to_file(fit)
-    else:
-        kind, (document, more) = "density", density_to_file(fit)
-        if fit.base is not None and fit.base_params is not None:
-            metadata["base"], arrays = _written(fit.base, fit.base_params)
-            parts |= {f"base.{name}": array for name, array in arrays.items()}
-    write(path, parts | more, metadata | {"kind": kind, kind: json.dumps(document)})
+    return {"format": FORMAT, "bijection": description}, parts
 
 
 def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str, np.ndarray]]:
@@ -80,7 +100,7 @@ def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
-    Of a fit that ``result.save`` has written: a ``SavedFit``, or a ``SavedDensity``. A file may come from a stranger:
+    Of a fit that ``result.save`` has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``. A file may come from a stranger:
     nothing is built that is much larger than the file.
 
     Args:
@@ -106,20 +126,20 @@ def load(path: str | os.PathLike[str]) -> Any:
         return bijection, _with_empty_groups(shapes, params)
 
 
-def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> SavedFit | SavedDensity:
+def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> SavedFit | SavedDensity | SavedAmortized:
     kind = metadata["kind"]
-    if kind not in ("fit", "density"):
+    if kind not in ("fit", "density", "amortized"):
         raise ValueError(f"it holds a {kind!r}, which this version does not know; a newer ppl_flows may read it.")
-    document = parse(metadata[kind])
     bijection, params = _with_params(metadata["bijection"], arrays, "params.")
     if not isinstance(bijection, Bijection):
         raise ValueError(f"its flow is a {type(bijection).__name__}.")
     if kind == "fit":
-        return fit_from_file(bijection, params, document, arrays)
+        return fit_from_file(bijection, params, parse(metadata["fit"]), arrays)
+    document = parse(metadata["density"])
     base, base_params = _with_params(metadata["base"], arrays, "base.") if "base" in metadata else (None, None)
     if base is not None and not isinstance(base, Base):
         raise ValueError(f"its base is a {type(base).__name__}.")
-    return SavedDensity(
+    density = SavedDensity(
         bijection,
         params,
         base,
@@ -131,6 +151,7 @@ def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Saved
         str(document["language"]),
         {str(k): str(v) for k, v in document["versions"].items()},
     )
+    return density if kind == "density" else amortized_from_file(density, parse(metadata["amortized"]), arrays)
 
 
 def _with_params(text: str, arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[Bijection | Base, Params]:

@@ -222,7 +222,7 @@ def test_a_support_that_pyro_lacks_is_refused_by_the_name_of_its_site(float64, t
 def test_a_map_that_is_another_than_that_of_the_fit_is_refused(lang, tmp_path):
     site = SUPPORTS[name_of(lang)].site("s", lang.dist.Dirichlet(lang.array([1.0, 2.0, 3.0])), np.ones(3) / 3)
     write_sites(tmp_path / "fit", dataclasses.replace(site, image=site.image[::-1].copy()))
-    with pytest.raises(ValueError, match="site 's' has support simplex, onto which .* has another map than"):
+    with pytest.raises(ValueError, match=r"site 's' has support simplex, onto which .* has another map than"):
         lang.AutoFlow.load(tmp_path / "fit", lambda: None)
 
 
@@ -241,7 +241,7 @@ def test_a_guide_that_is_no_autoflow_is_not_saved_and_the_error_says_what_is(lan
         lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
 
     result = lang.fit(model, lang.autoguide.AutoNormal(model), **SHORT)
-    with pytest.raises(TypeError, match="only fits of an AutoFlow have a file .* got the guide AutoNormal"):
+    with pytest.raises(TypeError, match=r"only fits of an AutoFlow have a file .* got the guide AutoNormal"):
         result.save(tmp_path / "fit")
 
 
@@ -308,3 +308,34 @@ def test_a_file_of_another_kind_is_named(lang, tmp_path):
         lang.AutoFlow.load(tmp_path / "flow", lambda: None)
     with pytest.raises(ValueError, match="holds no density"):
         LANGUAGE_OF[name_of(lang)].load_density(tmp_path / "flow")
+
+
+@pytest.mark.parametrize("writer", ["pyro", "numpyro"])
+def test_an_amortised_fit_is_loaded_in_either_language(lang, tmp_path, writer):
+    def model_of(lang):
+        def model(y, x):
+            z = lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
+            b = lang.ppl.sample("b", lang.dist.Gamma(lang.array(2.0), lang.array(1.0)))
+            lang.ppl.sample("y", lang.dist.Normal(z, 0.5), obs=y)
+            lang.ppl.sample("x", lang.dist.Normal(b, 0.5), obs=x)
+
+        return model
+
+    first, at = LANGUAGES[writer], (1.0, 2.0)
+    given = [first.array(v) for v in at]
+    options = {"simulations": 200, "steps": 20, "batch_size": 32, "progress": False}
+    fit = LANGUAGE_OF[writer].fit_amortized(model_of(first), *given, flow=few, **options)
+    fit.save(tmp_path / "fit")
+    loaded = LANGUAGE_OF[name_of(lang)].load_amortized(tmp_path / "fit", model_of(lang))
+    assert repr(loaded) == repr(fit)
+    assert repr(pf.load(tmp_path / "fit")).startswith("SavedAmortized(")
+    draws, others = loaded.sample(4_000, *map(lang.array, at)), fit.sample(4_000, *given)
+    for site in ("z", "b"):
+        a, b = np.asarray(draws[site]), np.asarray(others[site])
+        assert abs(a.mean() - b.mean()) < 5 * np.hypot(a.std(), b.std()) / 4_000**0.5
+    loaded.save(tmp_path / "again")
+    assert repr(pf.load(tmp_path / "again")) == repr(pf.load(tmp_path / "fit"))
+
+
+def few(dim, context_dim):
+    return pf.maf(dim, context_dim=context_dim, flow_layers=1, hidden=(8,))

@@ -28,6 +28,10 @@ MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 GOOD_MISSED, USABLE_MISSED = 0.01, 0.1  # share of the posterior where the guide has next to no draws
 SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
+FOREIGN = (
+    "save: this density has an encoder, or a base, that is not ppl_flows' own; keep the flow by "
+    "pf.save(path, density.bijection, density.params), and the encoder by the means of its library."
+)
 
 
 @dataclass(frozen=True)
@@ -249,10 +253,7 @@ class DensityFit:
             OSError: what the system refuses, such as a full disk; an old file is kept.
         """
         if self.encoder is not None or self._write is None:
-            raise TypeError(
-                "save: this density has an encoder, or a base, that is not ppl_flows' own; keep the flow by "
-                "pf.save(path, fit.bijection, fit.params), and the encoder by the means of its library."
-            )
+            raise TypeError(FOREIGN)
         self._write(self, path)
 
     def __repr__(self) -> str:
@@ -272,6 +273,16 @@ class AmortizedFit:
 
     density: DensityFit
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
+    _write: Callable[[AmortizedFit, Path], None] | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes the fit to one file, which ``load_amortized(path, model)`` of either language, and ``pf.load``, read.
+
+        Raises: as ``DensityFit.save``, and ValueError for a site whose support has no neutral words.
+        """
+        if self.density.encoder is not None or self._write is None:
+            raise TypeError(FOREIGN)
+        self._write(self, path)
 
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""

@@ -111,6 +111,25 @@ class SavedDensity:
         return f"SavedDensity({self.bijection}; trained in {self.language})"
 
 
+@dataclass(frozen=True, eq=False)
+class SavedAmortized:
+    """What ``pf.load`` gives of an amortised fit; ``load_amortized(path, model)`` makes an ``AmortizedFit`` of it.
+
+    Attributes:
+        density: the conditional flow over the unconstrained latents.
+        sites: latents, in the order of the flow's vector.
+        scalers: centre and scale of the data, by site, in the order of the flow's context.
+    """
+
+    density: SavedDensity
+    sites: tuple[SavedSite, ...]
+    scalers: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def __repr__(self) -> str:
+        sites = ", ".join(site.name for site in self.sites)
+        return f"SavedAmortized({sites} given {', '.join(self.scalers)}; trained in {self.density.language})"
+
+
 def probe(shape: tuple[int, ...]) -> np.ndarray:
     """Numbers that maps onto a support are compared at."""
     return np.asarray(np.sin(np.arange(1.0, math.prod(shape) + 1))).reshape(shape)
@@ -126,13 +145,12 @@ def support_words(support: dict[str, Any]) -> str:
 def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All but bijection and params: what JSON takes, and arrays."""
     arrays = {"losses": np.asarray(fit.losses)}
-    for i, site in enumerate(fit.sites):
-        arrays |= {f"sites.{i}.value": site.value, f"sites.{i}.image": site.image}
+    sites, of_sites = _sites_to_file(fit.sites)
+    arrays |= of_sites
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
     if fit.gaussian is not None:
         arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
-    sites = [{"name": s.name, "shape": s.shape, "support": s.support, "numbers": s.numbers} for s in fit.sites]
     return {
         "needs": None,  # a guide may need its model and arguments to draw; this one does not
         "sites": sites,
@@ -179,6 +197,33 @@ def density_to_file(fit: SavedDensity) -> tuple[dict[str, Any], dict[str, np.nda
     if fit.validation_losses is not None:
         arrays["validation_losses"] = np.asarray(fit.validation_losses)
     return {name: getattr(fit, name) for name in ("skipped", "interrupted", "language", "versions")}, arrays
+
+
+def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All but the density."""
+    sites, arrays = _sites_to_file(fit.sites)
+    for i, (centre, scale) in enumerate(fit.scalers.values()):
+        arrays |= {f"scalers.{i}.centre": centre, f"scalers.{i}.scale": scale}
+    return {"needs": "model", "sites": sites, "data": [*fit.scalers]}, arrays
+
+
+def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays: Arrays) -> SavedAmortized:
+    """The inverse of ``amortized_to_file``; errors as of ``fit_from_file``."""
+    sites = tuple(_site(site, arrays, i) for i, site in enumerate(document["sites"]))
+    scalers = {
+        str(n): (arrays[f"scalers.{i}.centre"], arrays[f"scalers.{i}.scale"]) for i, n in enumerate(document["data"])
+    }
+    sizes = sum(math.prod(site.numbers) for site in sites), sum(centre.size for centre, _ in scalers.values())
+    shape = density.bijection.output_shape, density.bijection.context_dim
+    if shape != ((sizes[0],), sizes[1]) or any(centre.shape != scale.shape for centre, scale in scalers.values()):
+        raise ValueError(f"sites and data take {sizes} numbers, but the flow has shape and context {shape}.")
+    return SavedAmortized(density, sites, scalers)
+
+
+def _sites_to_file(sites: tuple[SavedSite, ...]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    words = [{"name": s.name, "shape": s.shape, "support": s.support, "numbers": s.numbers} for s in sites]
+    arrays = {f"sites.{i}.{kind}": getattr(s, kind) for i, s in enumerate(sites) for kind in ("value", "image")}
+    return words, arrays
 
 
 def _site(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:

@@ -4,6 +4,7 @@ from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitR
 from ppl_flows.numpyro import scanned_flow as _scanned_flow  # registers with the host
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
+from ppl_flows.numpyro.amortized_files import load_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.density_files import load_density
@@ -27,6 +28,7 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_amortized",
     "load_density",
     "random_flow",
     "transforms",

@@ -17,20 +17,22 @@ from ppl_flows.numpyro.transform import to_array
 
 def save_density(fit: DensityFit, path: Path) -> None:
     """Writes a density to a file."""
-    save_fit(
-        path,
-        SavedDensity(
-            bijection=fit.bijection,
-            params=fit.params,
-            base=fit.base,
-            base_params=fit.base_params,
-            losses=fit.losses,
-            validation_losses=fit.validation_losses,
-            skipped=int(fit.skipped),
-            interrupted=bool(fit.interrupted),
-            language="NumPyro",
-            versions={"ppl_flows": ppl_flows.__version__, "numpyro": numpyro.__version__, "jax": jax.__version__},
-        ),
+    save_fit(path, saved_density(fit))
+
+
+def saved_density(fit: DensityFit) -> SavedDensity:
+    """What a file has of a density."""
+    return SavedDensity(
+        bijection=fit.bijection,
+        params=fit.params,
+        base=fit.base,
+        base_params=fit.base_params,
+        losses=fit.losses,
+        validation_losses=fit.validation_losses,
+        skipped=int(fit.skipped),
+        interrupted=bool(fit.interrupted),
+        language="NumPyro",
+        versions={"ppl_flows": ppl_flows.__version__, "numpyro": numpyro.__version__, "jax": jax.__version__},
     )
 
 
@@ -53,6 +55,11 @@ def load_density(path: Path) -> DensityFit:
     saved = load(path)
     if not isinstance(saved, SavedDensity):
         raise ValueError(f"{str(path)!r} holds no density; pf.load gives what it holds.")
+    return density_of(saved)
+
+
+def density_of(saved: SavedDensity) -> DensityFit:
+    """The density that was saved."""
     params = map_params(lambda _, a: to_array(a), saved.params)
     base_params = None if saved.base_params is None else map_params(lambda _, a: to_array(a), saved.base_params)
     base = None if saved.base is None else BaseDistribution(saved.base, base_params)

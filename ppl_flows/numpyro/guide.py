@@ -192,7 +192,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
         """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
 
-        The guide goes on by ``fit(model, guide, ...)``, the model's own parameters by ``init_params=result.params``. The
+        The guide goes on by ``fit(model, guide, ...)``, parameters of the model by ``init_params=result.params``. The
         result draws; it reweights, and computes deterministic sites, where it has the model's arguments.
 
         Args:

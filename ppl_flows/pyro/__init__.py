@@ -3,6 +3,7 @@
 from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
+from ppl_flows.pyro.amortized_files import load_amortized
 from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.density_files import load_density
@@ -26,6 +27,7 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_amortized",
     "load_density",
     "random_flow",
     "transforms",
