@@ -100,8 +100,8 @@ def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
-    Of a fit that ``result.save`` has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``. A file may come from a stranger:
-    nothing is built that is much larger than the file.
+    Of a fit that ``save`` of a result has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``. A file may
+    come from a stranger: nothing is built that is much larger than the file.
 
     Args:
         path: a file written by ``save``, in whichever language.

@@ -16,7 +16,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
-from ppl_flows.inference.results import AmortizedFit
+from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context

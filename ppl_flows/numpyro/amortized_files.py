@@ -13,7 +13,8 @@ from numpyro import handlers
 
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.amortized import Observations, Scaler, check_data
-from ppl_flows.inference.results import AmortizedFit, Path
+from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow

@@ -8,7 +8,8 @@ import numpyro
 import ppl_flows
 from ppl_flows.core.params import map_params
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.results import DensityFit, Path
+from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedDensity
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from numpyro import handlers
 from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.numpyro.compile_once import compile_once
+from ppl_flows.numpyro.deterministic_sites import deterministic_sites
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
 from ppl_flows.numpyro.importance import Point, score
@@ -110,16 +110,4 @@ class FittedGuide:
         return score(*handled, key=key, vector=vector, params=params, supports=self.choice.supports, marginal=marginal)
 
     def _deterministic_sites(self, draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
-        return lax.map(partial(_deterministic_sites, params=params, model=EvaluationMode(self._model)), draws)
-
-
-def _deterministic_sites(
-    draw: dict[str, jax.Array], *, params: dict[str, Any], model: Callable[..., Any]
-) -> dict[str, jax.Array]:
-    """The model's deterministic sites at a draw of its latents; none where it draws others, as from the prior."""
-    run = handlers.seed(handlers.substitute(model, {**params, **draw}), 0)
-    trace = handlers.trace(run).get_trace()
-    drawn = {n for n, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
-    if not drawn <= draw.keys():
-        return {}
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
+        return lax.map(partial(deterministic_sites, params=params, model=EvaluationMode(self._model)), draws)

@@ -192,20 +192,17 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
         """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
 
-        The guide goes on by ``fit(model, guide, ...)``, parameters of the model by ``init_params=result.params``. The
-        result draws; it reweights, and computes deterministic sites, where it has the model's arguments.
+        The guide goes on by ``fit(model, guide, ...)``, the model's parameters by ``init_params=result.params``. The
+        result draws; with the model's arguments it also reweights, and computes deterministic sites.
 
         Args:
             path: the file.
             model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without these the guide compares its sites, and looks at nothing else, at
-                its first call; a model that needs none is looked at at once.
+            *args, **kwargs: its arguments. Without those that it needs, its sites are compared at the guide's first call.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name
-                of the site; a file of something else.
-            FileFormatError: a ValueError; the file is damaged, or newer.
-            OSError: what the system refuses.
+                of the site; a file of something else, or that is damaged.
 
         Example:
             >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -228,13 +225,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def latent_sites(self) -> list[SavedSite]:
         """The sites of the latent vector, in its order."""
         self._check_set_up()
-        sites = {name: self.prototype_trace[name] for name in self._init_locs}
-        return [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in sites.items()]
+        trace = self.prototype_trace
+        return [SUPPORTS.site(name, trace[name]["fn"], trace[name]["value"]) for name in self._init_locs]
 
     @property
     def bijection(self) -> Bijection:
         """From a standard normal to the latent vector."""
-        self._check_set_up()
         return self._bijection
 
     def __repr__(self) -> str:

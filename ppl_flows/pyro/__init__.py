@@ -1,6 +1,7 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
-from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.results import FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.amortized_files import load_amortized

@@ -12,7 +12,8 @@ from pyro import poutine
 
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.amortized import Observations, Scaler, check_data
-from ppl_flows.inference.results import AmortizedFit, Path
+from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
