@@ -198,7 +198,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         Args:
             path: the file.
             model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without those that it needs, its sites are compared at the guide's first call.
+            *args, **kwargs: its arguments. Without those it needs, its sites are compared at the guide's first call.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name
@@ -225,8 +225,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def latent_sites(self) -> list[SavedSite]:
         """The sites of the latent vector, in its order."""
         self._check_set_up()
-        trace = self.prototype_trace
-        return [SUPPORTS.site(name, trace[name]["fn"], trace[name]["value"]) for name in self._init_locs]
+        sites = [self.prototype_trace[name] for name in self._init_locs]
+        return [SUPPORTS.site(site["name"], site["fn"], site["value"]) for site in sites]
 
     @property
     def bijection(self) -> Bijection:
