@@ -178,6 +178,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
     plain = {name: _as_kind(name, document[name]) for name in PLAIN}
+    if plain["num_particles"] < 1:
+        raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
     return SavedFit(
         bijection=bijection,
         params=params,

@@ -225,7 +225,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def latent_sites(self) -> list[SavedSite]:
         """The sites of the latent vector, in its order."""
         self._check_set_up()
-        sites = [self.prototype_trace[name] for name in self._init_locs]
+        sites = (self.prototype_trace[name] for name in self._init_locs)
         return [SUPPORTS.site(site["name"], site["fn"], site["value"]) for site in sites]
 
     @property

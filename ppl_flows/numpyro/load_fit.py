@@ -25,6 +25,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.transform import to_array
+from ppl_flows.safe_files import faults_of
 
 SUPPORTS = NeutralSupports("NumPyro", constraints, biject_to, to_numpy, partial(jnp.asarray, dtype=float))
 
@@ -40,8 +41,9 @@ def load_fit(
     saved = load(path)
     if not isinstance(saved, SavedFit):
         raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
-    for site in saved.sites:
-        SUPPORTS.transform(site)
+    with faults_of(path):
+        for site in saved.sites:
+            SUPPORTS.transform(site)
     guide = make(saved)
     start: Callable[[], Fitted] | None = None
     prefix = saved.prefix or f"auto_{saved.sites[0].name}"

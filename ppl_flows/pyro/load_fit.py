@@ -25,6 +25,7 @@ from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
+from ppl_flows.safe_files import faults_of
 
 
 def _array(numbers: Any) -> torch.Tensor:
@@ -45,8 +46,9 @@ def load_fit(
     saved = load(path)
     if not isinstance(saved, SavedFit):
         raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
-    for site in saved.sites:
-        SUPPORTS.transform(site)
+    with faults_of(path):
+        for site in saved.sites:
+            SUPPORTS.transform(site)
     guide = make(saved)
     start: Callable[[], Fitted] | None = None
     transform = transform_of(saved)
