@@ -15,6 +15,7 @@ from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
@@ -91,6 +92,7 @@ class FitResult:
             return f"usable after reweighting, result.reweighted(n): {seen}"
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
+    @one_at_a_time
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
 
@@ -103,6 +105,7 @@ class FitResult:
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed))
 
+    @one_at_a_time
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
@@ -120,6 +123,7 @@ class FitResult:
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
         return self._complete({name: value[rows] for name, value in weighted.draws.items()})
 
+    @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
 
@@ -248,6 +252,7 @@ class AmortizedFit:
     density: DensityFit
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
 
+    @one_at_a_time
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         whole_number("sample", "num_samples", num_samples)

@@ -16,6 +16,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.context import Context
@@ -24,6 +25,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.recipes import nsf
 
 
+@one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,

@@ -20,6 +20,7 @@ from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
@@ -29,6 +30,7 @@ from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
     data: Any,

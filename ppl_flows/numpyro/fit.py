@@ -17,6 +17,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
@@ -26,6 +27,7 @@ from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],

@@ -17,6 +17,7 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
@@ -28,6 +29,7 @@ from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
 
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
     data: Any,

@@ -19,6 +19,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
@@ -33,6 +34,7 @@ from ppl_flows.pyro.training import train
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
