@@ -21,6 +21,7 @@ from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
+from ppl_flows.numpyro.deterministic_sites import deterministic_sites_of
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.numpyro.importance import Point, score
@@ -145,7 +146,7 @@ def fit(
         return complete(Predictive(bound_guide, params=params, num_samples=num_samples)(key))
 
     def deterministic_sites(draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
-        return lax.map(partial(_deterministic_sites, params=params, model=EvaluationMode(bound_model)), draws)
+        return lax.map(partial(deterministic_sites_of, params=params, model=EvaluationMode(bound_model)), draws)
 
     def complete(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
         if subsampled:
@@ -194,15 +195,3 @@ def fit(
         subsampled=subsampled,
         draw_discrete=draw_discrete if marginal else None,
     )
-
-
-def _deterministic_sites(
-    draw: dict[str, jax.Array], *, params: dict[str, Any], model: Callable[..., Any]
-) -> dict[str, jax.Array]:
-    """The model's deterministic sites at a draw of its latents; none where it draws others, as from the prior."""
-    run = handlers.seed(handlers.substitute(model, {**params, **draw}), 0)
-    trace = handlers.trace(run).get_trace()
-    drawn = {n for n, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
-    if not drawn <= draw.keys():
-        return {}
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
