@@ -165,18 +165,21 @@ def measure_fit(
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
     weighted = weigh(num_draws, seed)
     log_weights = weighted.log_weights
-    elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
+        elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if subsampled:
         return FitResult(
             *training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete, draw_discrete
         )
-    smoothed, khat = smoothed_log_weights(log_weights)
+    smoothed, khat = smoothed_log_weights(np.where(np.isnan(log_weights), -np.inf, log_weights))
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
-    wide = None if points else check_around(weighted, score, near, seed)
     kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
+    wide = None if points or np.isinf(kl.mean) else check_around(weighted, score, near, seed)
     if points:
         kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
+    elif np.isinf(kl.mean):
+        doubt = "the guide makes draws that are impossible under the model"
     elif wide is None:
         doubt = "the guide can be scored at its own draws only, and not where it might have none"
     else:
