@@ -88,7 +88,7 @@ def _check_header_size(path: str | os.PathLike[str]) -> None:
         size = int.from_bytes(file.read(8), "little")
     if size > HEADER_BYTES:
         raise ValueError(
-            f"this is not a .safetensors file of ppl_flows: its header would take {size} bytes, more than {HEADER_BYTES}."
+            f"this is not a .safetensors file of ppl_flows: its header would take {size} bytes, of {HEADER_BYTES}."
         )
 
 
