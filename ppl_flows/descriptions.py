@@ -16,9 +16,9 @@ from ppl_flows.core.transformer import Transformer
 
 PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  # what a description is made of
 # What may be built is measured in numbers that Python or NumPy holds: some for each that the file's arrays hold, since
-# no honest size exceeds what is kept of it by much, and so many for layers without parameters. They take 0.5 s.
+# no honest size exceeds what is kept of it by much, and so many for layers without parameters. They take 0.2 s.
 PER_NUMBER = 4
-FREE = 2**22
+FREE = 2**20
 PER_OBJECT = 256
 _registered: dict[str, type] = {}
 AnyClass = TypeVar("AnyClass", bound=type)

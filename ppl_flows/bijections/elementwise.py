@@ -10,7 +10,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.support import Support, where_moved
+from ppl_flows.core.support import Support, everywhere
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
@@ -47,7 +47,7 @@ class Elementwise(Bijection):
 
     @property
     def codomain(self) -> Support:
-        return where_moved(self.transformer.codomain, [True] * self.dim)
+        return everywhere(self.transformer.codomain, self.dim)
 
     @cached_property
     def _network(self) -> Network:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 PER_NUMBER = 4  # drawn, for each that is kept: a layer may draw matrices and keep a half of each
-FREE = 2**18  # drawn, in any case
+FREE = 2**16  # drawn, in any case
 # of the methods that draw arrays, and the place of their argument ``size``
 PLACE_OF_SIZE = {
     "standard_normal": 0,
@@ -60,7 +60,7 @@ def _metered(name: str, place: int) -> Any:
 
     def metered(self: MeteredGenerator, *args: Any, **kwargs: Any) -> Any:
         size = args[place] if len(args) > place else kwargs.get("size")
-        self.spend(1 if size is None else math.prod(np.atleast_1d(size).tolist()))
+        self.spend(1 if size is None else math.prod(size) if np.iterable(size) else size)
         return draw(self, *args, **kwargs)
 
     return metered
