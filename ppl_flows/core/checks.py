@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+MOST_AXES = 64  # of NumPy and of torch
+
 
 def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
     """value as an int.
@@ -29,6 +31,12 @@ def check_whole(owner: object, **least: int) -> None:
     for name, bound in least.items():
         value = whole_number(type(owner).__name__, name, getattr(owner, name), bound)
         object.__setattr__(owner, name, value)
+
+
+def check_axes(owner: str, shape: Sequence[Any]) -> None:
+    """Raises ValueError for a shape of more axes than arrays can have."""
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{owner}: an array has at most {MOST_AXES} axes, got a shape of {len(shape)}.")
 
 
 def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, int, int]:

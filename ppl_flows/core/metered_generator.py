@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-PER_NUMBER = 4  # drawn, for each that is kept: a layer may draw matrices and keep a half of each
+PER_NUMBER = 2  # drawn, for each that is kept: a layer may draw matrices and keep a half of each
 FREE = 2**16  # drawn, in any case
 # of the methods that draw arrays, and the place of their argument ``size``
 PLACE_OF_SIZE = {
@@ -30,7 +30,7 @@ PLACE_OF_SIZE = {
 
 
 class MeteredGenerator(np.random.Generator):
-    """``np.random.default_rng(0)`` for the ``init`` of a bijection that came from a file.
+    """``np.random.default_rng(0)`` for an ``init`` of which only the shapes are wanted, those of a file.
 
     An ``init`` that wants far more numbers than the file holds is ended before it has them.
 
