@@ -19,6 +19,7 @@ PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  
 # without parameters, which take 0.3 s and 100 MB at most.
 FREE = 2**20
 PER_OBJECT = 64
+EVENT = 4  # times as many coordinates: those of images on all reals cost nothing, and have few parameters
 _registered: dict[str, type] = {}
 AnyClass = TypeVar("AnyClass", bound=type)
 
@@ -147,7 +148,7 @@ class _Builder:
         """Before another object asks for its supports, which have an entry for each coordinate."""
         name = type(made).__name__
         for shape in (made.event_shape, made.output_shape, made.batch_shape):
-            if math.prod(shape) > self.most:
+            if math.prod(shape) > EVENT * self.most:
                 self._refuse(name)
         self._spend(name, len(made.domain or ()) + len(made.codomain or ()))
 

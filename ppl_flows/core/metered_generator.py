@@ -55,6 +55,14 @@ class MeteredGenerator(np.random.Generator):
             raise ValueError(f"its parameters would be far more than the {self.numbers} numbers that the file holds.")
 
 
+def zeros(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """``np.zeros(shape)`` for an ``init``, where the shape is a product of sizes: counted as if drawn."""
+    if not isinstance(rng, MeteredGenerator):
+        return np.zeros(shape)
+    rng.spend(math.prod(shape))
+    return np.broadcast_to(0.0, shape)
+
+
 def _metered(name: str, place: int) -> Any:
     draw = getattr(np.random.Generator, name)
 
