@@ -17,7 +17,7 @@ from safetensors.numpy import save as to_bytes
 
 try:
     import fcntl
-except ImportError:  # Windows, where nobody can remove a file that another has open
+except ImportError:  # Windows, where a file that is open cannot be removed, nor replace another
     fcntl = None  # type: ignore[assignment]
 
 HEADER_BYTES = 2**23  # at most: what the names and shapes of some 80,000 arrays take
@@ -172,7 +172,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # under the lock, else it is taken for a leftover
+            if fcntl is not None:  # under the lock: without, it would be taken for a leftover
                 os.replace(file.name, path)
         if fcntl is None:
             os.replace(file.name, path)
