@@ -43,7 +43,8 @@ def test_of_threads_that_save_to_one_path_the_last_one_wins_and_none_fails(path)
 def test_saves_survive_kills_other_processes_and_limits():
     """400 of each by ``python tests/faults_of_saving.py``."""
     command = [sys.executable, HERE / "faults_of_saving.py", "--times", "20"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
+    here = os.environ | {"PYTHONPATH": str(HERE.parent)}  # the package beside these tests
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=here)
     assert done.returncode == 0, done.stderr
     assert "20 kills: the file loaded after each" in done.stdout
 
