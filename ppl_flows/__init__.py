@@ -14,9 +14,11 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork, Conditioner
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.transformer import Transformer
-from ppl_flows.files import load, register, save
+from ppl_flows.descriptions import register
+from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
 from ppl_flows.recipes import *  # noqa: F403
+from ppl_flows.safe_files import FileFormatError
 from ppl_flows.transformers import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -27,6 +29,7 @@ __all__ = [
     "Base",
     "Bijection",
     "Conditioner",
+    "FileFormatError",
     "Transformer",
     "bits_per_dim",
     "load",

@@ -15,7 +15,7 @@ import ppl_flows.pyro as in_pyro
 from ppl_flows.combinators.stack import REMAT
 from ppl_flows.conditioners.mlp import DenseNetwork
 from ppl_flows.core.params import flatten, map_params
-from ppl_flows.files import _build, _describe
+from ppl_flows.descriptions import build, describe
 
 NET = {"conditioner": pf.MLP((6, 5))}
 BLOCK = pf.Chain(
@@ -277,8 +277,8 @@ def test_it_is_a_field_like_any_other(tmp_path):
 
 
 def test_files_from_before_it_load():
-    described = {k: v for k, v in _describe(STACKS[1]).items() if k != "remat"}
-    assert _build(described) == STACKS[1]
+    described = {k: v for k, v in describe(STACKS[1]).items() if k != "remat"}
+    assert build(described, 0) == STACKS[1]
 
 
 Y = np.random.default_rng(0).standard_normal((64, 2)).astype("float32") ** 3

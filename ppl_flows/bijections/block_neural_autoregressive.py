@@ -61,11 +61,12 @@ class BlockNeuralAutoregressive(Bijection):
             wide = self.dim * self.hidden_factor
             params["c"] = rng.standard_normal((self.context_dim, wide)) / self.context_dim**0.5
         for i, (n, m) in enumerate(self._sizes):
-            mask = _earlier(self.dim, n, m)
-            scale = (OUTPUT_SCALE if i == self.layers else 1.0) / np.maximum(mask.sum(axis=0), 1) ** 0.5
+            d = 0.5 * rng.standard_normal((self.dim, n, m)) - np.log(n)  # log weights: f has slopes near 1
+            w = rng.standard_normal((self.dim * n, self.dim * m))
+            fan_in = np.maximum(_earlier(self.dim, n, m).sum(axis=0), 1)
             params |= {
-                f"d{i}": 0.5 * rng.standard_normal((self.dim, n, m)) - np.log(n),  # log weights: f has slopes near 1
-                f"w{i}": scale * rng.standard_normal(mask.shape),
+                f"d{i}": d,
+                f"w{i}": (OUTPUT_SCALE if i == self.layers else 1.0) / fan_in**0.5 * w,
                 f"b{i}": (i == 0) * rng.standard_normal(self.dim * m),  # bends in different places
             }
         return params

@@ -11,10 +11,10 @@ import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import whole_number
-from ppl_flows.core.initialisation import initial_params
+from ppl_flows.core.checks import check_axes, whole_number
+from ppl_flows.core.initialisation import initial_params, stacked_init
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import flatten, map_params, stack
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.types import Array, Observed, Params
 
 
@@ -43,6 +43,7 @@ class Batched(Wrapper):
         super().__post_init__()
         if not isinstance(self.batch, Sequence):
             raise TypeError(f"Batched: batch must be a shape such as (8,), got {self.batch!r}.")
+        check_axes("Batched", self.batch)
         object.__setattr__(self, "batch", tuple(whole_number("Batched", "every entry of batch", n) for n in self.batch))
         if not self.batch:
             raise ValueError("Batched: batch must hold at least one number, got ().")
@@ -54,7 +55,7 @@ class Batched(Wrapper):
         return self.batch
 
     def init(self, rng: np.random.Generator) -> Params:
-        rows = stack([self.part.init(rng) for _ in range(prod(self.batch))])
+        rows = stacked_init(self.part, prod(self.batch), rng)
         return map_params(lambda _, a: a.reshape(*self.batch, *a.shape[1:]), rows)
 
     def _layer_counts(self) -> Counter[str]:

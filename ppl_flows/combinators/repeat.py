@@ -11,8 +11,8 @@ from ppl_flows.combinators.stack import Stack, check_remat
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
+from ppl_flows.core.initialisation import stacked_init
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import stack
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.reversible_pass import zero_log_det
 
@@ -55,7 +55,7 @@ class Repeat(Stack, Wrapper):
         check_remat(self)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return stack([self.part.init(rng) for _ in range(self.times)])
+        return stacked_init(self.part, self.times, rng)
 
     def _layer_counts(self) -> Counter[str]:
         return Counter({name: self.times * n for name, n in self.part._layer_counts().items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,12 +49,11 @@ class MaskedMLP(AutoregressiveNetwork):
         if self.context_dim:
             params["c"] = rng.standard_normal((self.context_dim, first)) / self.context_dim**0.5
             params["c"] *= self.mlp.scale(0)
-        for i, mask in enumerate(self.masks()):
+        sizes = pairwise((self.length, *self.mlp.widths, self.length * self.outputs))
+        drawn = [rng.standard_normal(size) for size in sizes]
+        for i, (w, mask) in enumerate(zip(drawn, self.masks(), strict=True)):
             fan_in = np.maximum(mask.sum(axis=0), 1)  # what each unit really sees
-            params |= {
-                f"w{i}": self.mlp.scale(i) * rng.standard_normal(mask.shape) / fan_in**0.5,
-                f"b{i}": np.zeros(mask.shape[1]),
-            }
+            params |= {f"w{i}": self.mlp.scale(i) * w / fan_in**0.5, f"b{i}": np.zeros(mask.shape[1])}
         return params
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppl_flows.core.checks import checked_seed
+from ppl_flows.core.metered_generator import MeteredGenerator
 from ppl_flows.core.namespace import library
-from ppl_flows.core.params import flatten, is_group, split
+from ppl_flows.core.params import flatten, is_group, map_params, split, stack
 
 if TYPE_CHECKING:
     from ppl_flows.core.base_distribution import Base
@@ -43,7 +44,16 @@ def _initial_params(bijection: Bijection | Base, seed: int) -> Params:
 
 def check_params(bijection: Bijection | Base, params: Params, *, more: bool = False) -> None:
     """Raises ValueError unless params have the names and shapes of ``bijection.init``; ``more``: other names too."""
-    name, expected = type(bijection).__name__, _shapes(bijection)
+    _check(bijection, _shapes(bijection), params, more)
+
+
+def check_shapes(bijection: Bijection | Base, shapes: Params, params: Params) -> None:
+    """As ``check_params``, against the shapes that ``shapes_within`` gives."""
+    _check(bijection, dict(flatten(shapes)), params, more=False)
+
+
+def _check(bijection: Bijection | Base, expected: dict[str, tuple[int, ...]], params: Params, more: bool) -> None:
+    name = type(bijection).__name__
     way_out = "make them with bijection.init or pf.load"
     if not is_group(params):
         raise ValueError(f"params do not fit {name}: they must be a nested dict, got {params!r}; {way_out}.")
@@ -74,6 +84,25 @@ def check_one_library(bijection: Bijection, params: Params, v: Array, context: A
 @lru_cache(maxsize=1024)
 def _shapes(bijection: Bijection | Base) -> dict[str, tuple[int, ...]]:
     return {name: tuple(a.shape) for name, a in flatten(bijection.init(np.random.default_rng(0)))}
+
+
+@lru_cache(maxsize=128)
+def shapes_within(bijection: Bijection | Base, numbers: int) -> Params:
+    """The shapes of ``bijection.init`` in its nesting, found in memory for about so many numbers.
+
+    Raises:
+        ValueError: it has far more.
+    """
+    return map_params(lambda _, a: tuple(a.shape), bijection.init(MeteredGenerator(numbers)))
+
+
+def stacked_init(part: Bijection, n: int, rng: np.random.Generator) -> Params:
+    """Parameters of n such parts, each array with an axis over them in front."""
+    first = part.init(rng)
+    if isinstance(rng, MeteredGenerator):  # nobody wants more than the shapes, and n may be anything
+        rng.spend((n - 1) * sum(a.size for _, a in flatten(first)))
+        return map_params(lambda _, a: np.broadcast_to(a, (n, *a.shape)), first)
+    return stack([first, *(part.init(rng) for _ in range(n - 1))])
 
 
 def number_of_weights(bijection: Bijection | Base) -> int:
