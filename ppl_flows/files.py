@@ -17,6 +17,16 @@ from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.descriptions import build, describe
 from ppl_flows.file_upgrades import from_format_1
+from ppl_flows.inference.saved_fits import (
+    SavedAmortized,
+    SavedDensity,
+    SavedFit,
+    amortized_from_file,
+    amortized_to_file,
+    density_to_file,
+    fit_from_file,
+    fit_to_file,
+)
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
 
 FORMAT = "2"
@@ -45,17 +55,53 @@ def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Para
             "guide.get_transform(...), of a fitted density fit, each by .bijection and .params; a recipe is called "
             "first."
         )
-    check_params(bijection, params)
-    arrays = {name: _to_numpy(array) for name, array in flatten(params)}
-    description = json.dumps(describe(bijection))
-    _bijection_of(parse(description), arrays)  # a file that cannot be loaded is better not written
+    description, arrays = _written(bijection, params)
     write(path, arrays, {"format": FORMAT, "bijection": description})
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
+def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized) -> None:
+    """Writes what a fit is in no language; ``result.save(path)`` makes that of a result.
+
+    Raises:
+        ValueError, OSError: as of ``save``.
+    """
+    if isinstance(fit, SavedFit):
+        metadata, arrays = _flow_parts(fit)
+        document, more = fit_to_file(fit)
+        write(path, arrays | more, metadata | {"kind": "fit", "fit": json.dumps(document)})
+        return
+    density = fit.density if isinstance(fit, SavedAmortized) else fit
+    metadata, arrays = _flow_parts(density)
+    if density.base is not None and density.base_params is not None:
+        metadata["base"], parts = _written(density.base, density.base_params)
+        arrays |= {f"base.{name}": array for name, array in parts.items()}
+    document, more = density_to_file(density)
+    arrays, metadata = arrays | more, metadata | {"kind": "density", "density": json.dumps(document)}
+    if isinstance(fit, SavedAmortized):
+        document, more = amortized_to_file(fit)
+        arrays, metadata = arrays | more, metadata | {"kind": "amortized", "amortized": json.dumps(document)}
+    write(path, arrays, metadata)
+
+
+def _flow_parts(fit: SavedFit | SavedDensity) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    description, arrays = _written(fit.bijection, fit.params)
+    parts = {f"params.{name}": array for name, array in arrays.items()}
+    return {"format": FORMAT, "bijection": description}, parts
+
+
+def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str, np.ndarray]]:
+    check_params(bijection, params)
+    arrays = {name: to_numpy(array) for name, array in flatten(params)}
+    description = json.dumps(describe(bijection))
+    _bijection_of(parse(description), arrays)  # a file that cannot be loaded is better not written
+    return description, arrays
+
+
+def load(path: str | os.PathLike[str]) -> Any:
     """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
-    A file may come from a stranger: nothing is built that is much larger than the file.
+    Of a fit that ``save`` of a result has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``. A file may
+    come from a stranger: nothing is built that is much larger than the file.
 
     Args:
         path: a file written by ``save``, in whichever language.
@@ -67,6 +113,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
     """
     metadata, arrays = read(path, ("1", FORMAT))
     with faults_of(path):
+        if "kind" in metadata:
+            return _fit(metadata, arrays)
         description, params = parse(metadata.get("bijection", "null")), nest(arrays)
         if metadata["format"] == "1":
             try:
@@ -76,6 +124,42 @@ def load(path: str | os.PathLike[str]) -> tuple[Bijection | Base, Params]:
         bijection, shapes = _bijection_of(description, arrays)
         check_shapes(bijection, shapes, params)
         return bijection, _with_empty_groups(shapes, params)
+
+
+def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> SavedFit | SavedDensity | SavedAmortized:
+    kind = metadata["kind"]
+    if kind not in ("fit", "density", "amortized"):
+        raise ValueError(f"it holds a {kind!r}, which this version does not know; a newer ppl_flows may read it.")
+    bijection, params = _with_params(metadata["bijection"], arrays, "params.")
+    if not isinstance(bijection, Bijection):
+        raise ValueError(f"its flow is a {type(bijection).__name__}.")
+    if kind == "fit":
+        return fit_from_file(bijection, params, parse(metadata["fit"]), arrays)
+    document = parse(metadata["density"])
+    base, base_params = _with_params(metadata["base"], arrays, "base.") if "base" in metadata else (None, None)
+    if base is not None and not isinstance(base, Base):
+        raise ValueError(f"its base is a {type(base).__name__}.")
+    density = SavedDensity(
+        bijection,
+        params,
+        base,
+        base_params,
+        arrays["losses"],
+        arrays.get("validation_losses"),
+        int(document["skipped"]),
+        bool(document["interrupted"]),
+        str(document["language"]),
+        {str(k): str(v) for k, v in document["versions"].items()},
+    )
+    return density if kind == "density" else amortized_from_file(density, parse(metadata["amortized"]), arrays)
+
+
+def _with_params(text: str, arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[Bijection | Base, Params]:
+    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    made, shapes = _bijection_of(parse(text), own)
+    params = nest(own)
+    check_shapes(made, shapes, params)
+    return made, _with_empty_groups(shapes, params)
 
 
 def _bijection_of(description: Any, arrays: Mapping[str, np.ndarray]) -> tuple[Bijection | Base, Params]:
@@ -93,7 +177,8 @@ def _with_empty_groups(like: Params, params: Params) -> Params:
     return {**params, **groups}
 
 
-def _to_numpy(array: Any) -> np.ndarray:
+def to_numpy(array: Any) -> np.ndarray:
+    """An array of any library, on the CPU; bfloat16 as float32."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
     if str(array.dtype).endswith("bfloat16"):

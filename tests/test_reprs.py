@@ -7,7 +7,7 @@ from languages import SHORT, correlated
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
-from ppl_flows.inference.results import AmortizedFit
+from ppl_flows.inference.density_results import AmortizedFit
 
 
 @pytest.fixture

@@ -32,14 +32,19 @@ class Observations:
     Numbers of a vector are scaled each by itself, sites as a whole, which keeps what their elements have in common.
     """
 
-    def __init__(self, data: dict[str, np.ndarray], *, encoder: bool) -> None:
-        self._scalers = {n: Scaler.from_rows(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
-        self._encoder = encoder
+    def __init__(self, scalers: dict[str, Scaler], *, encoder: bool) -> None:
+        self.scalers, self._encoder = scalers, encoder
+
+    @classmethod
+    def from_rows(cls, data: dict[str, np.ndarray], *, encoder: bool) -> Observations:
+        """Scaled by these data sets."""
+        scalers = {n: Scaler.from_rows(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
+        return cls(scalers, encoder=encoder)
 
     def __call__(self, data: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
         if self._encoder:
-            return {name: scaler(data[name]) for name, scaler in self._scalers.items()}
-        return np.concatenate([scaler(_flat(data[name])) for name, scaler in self._scalers.items()], axis=-1)
+            return {name: scaler(data[name]) for name, scaler in self.scalers.items()}
+        return np.concatenate([scaler(_flat(data[name])) for name, scaler in self.scalers.items()], axis=-1)
 
 
 def _flat(rows: np.ndarray) -> np.ndarray:
@@ -64,6 +69,12 @@ def check_sites(data: list[str], latents: list[str]) -> None:
             f"fit_amortized: the model needs sites with obs, got {data}, and latent ones, got {latents}; give it data "
             "of the right shapes, whose values are not used."
         )
+
+
+def check_data(observed: list[str], scalers: dict[str, Scaler]) -> None:
+    """Raises ValueError unless a model observes what a loaded fit is given."""
+    if missing := scalers.keys() - set(observed):
+        raise ValueError(f"the fit in the file is given {sorted(missing)}, which this model does not observe.")
 
 
 def check_simulations(z: np.ndarray, data: dict[str, np.ndarray]) -> None:

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.special import softmax
 
-from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
-from ppl_flows.core.types import Array, Params
+from ppl_flows.core.types import Array
+from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
+Path: TypeAlias = str | os.PathLike[str]
+
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 GOOD_MISSED, USABLE_MISSED = 0.01, 0.1  # share of the posterior where the guide has next to no draws
 SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
-
-
-class WeightedDraws(NamedTuple):
-    """Draws of a guide, ``{site: (n, *site shape)}``, and what ``kl_estimate`` calls their vectors and scores.
-
-    The vectors, ``(n, dim)``, are None where they do not say all: for discrete numbers, or more than the model has.
-    """
-
-    draws: dict[str, Array]
-    scores: Scores
-    vectors: np.ndarray | None
-
-    @property
-    def log_weights(self) -> np.ndarray:
-        """``log p(z, data) - log q(z)`` of each draw, ``(n,)``."""
-        return np.asarray(self.scores.log_p - self.scores.log_q)
 
 
 @dataclass(frozen=True)
@@ -70,10 +58,8 @@ class FitResult:
     ess: float
     _missed: float  # at least so much of the posterior lies where the guide has next to no draws
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
-    _draw: Callable[[int, int], dict[str, Array]]
-    _weigh: Callable[[int, int], WeightedDraws]
-    _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
-    _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
+    _fitted: Fitted
+    _write: Callable[[FitResult, Path], None]
 
     @property
     def verdict(self) -> str:
@@ -103,7 +89,7 @@ class FitResult:
             TypeError, ValueError: a number of draws below 1, or a seed that is no whole number.
         """
         whole_number("sample", "num_samples", num_samples)
-        return self._draw(num_samples, checked_seed("sample", seed))
+        return self._fitted.draw(num_samples, checked_seed("sample", seed))
 
     @one_at_a_time
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
@@ -118,10 +104,10 @@ class FitResult:
         if np.isnan(self.kl.mean):
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
         whole_number("reweighted", "num_samples", num_samples)
-        weighted = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
+        weighted = self._fitted.weigh(4 * num_samples, checked_seed("reweighted", seed))
         weights = softmax(smoothed_log_weights(weighted.log_weights)[0])
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
-        return self._complete({name: value[rows] for name, value in weighted.draws.items()})
+        return self._fitted.complete({name: value[rows] for name, value in weighted.draws.items()})
 
     @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
@@ -133,7 +119,7 @@ class FitResult:
         Raises:
             ValueError: the model has no enumerated sites, or a plate is sub-sampled.
         """
-        if self._draw_discrete is None:
+        if not self._fitted.enumerates:
             raise ValueError(
                 'infer_discrete: the model has no latent that is marked infer={"enumerate": "parallel"} and that the '
                 "guide leaves out; use sample."
@@ -141,7 +127,34 @@ class FitResult:
         if np.isnan(self.khat):
             raise ValueError("infer_discrete: a plate is sub-sampled, so the sites of most rows are unknown.")
         draws = self.sample(num_samples, seed=seed)
-        return draws | self._draw_discrete(draws, seed)
+        return draws | self._fitted.draw_discrete(draws, seed)
+
+    def save(self, path: Path) -> None:
+        """Writes the fit to one file: the flow, the sites, the losses and the verdict, neither the model nor its data.
+
+        ``AutoFlow.load(path, model)``, of either language, gives the guide and the result; ``pf.load(path)`` what is in
+        the file, without a language.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a site whose support the other language has no word for, or a flow with a class that is not
+                registered.
+            OSError: what the system refuses, such as a full disk; an old file is kept.
+        """
+        self._write(self, path)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        try:
+            pickle.dumps((self._fitted, self._write))
+        except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
+            raise TypeError(
+                f"this FitResult does not pickle, as its model or guide does not ({error}); result.save(path) keeps "
+                "the fit in a file, and AutoFlow.load(path, model) gives it back."
+            ) from error
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FitResult:
+        return replace(self, **{f.name: deepcopy(getattr(self, f.name), memo) for f in fields(self)})
 
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
@@ -151,31 +164,25 @@ class FitResult:
 
 def measure_fit(
     training: Training,
-    draw: Callable[[int, int], dict[str, Array]],
-    weigh: Callable[[int, int], WeightedDraws],
-    complete: Callable[[dict[str, Array]], dict[str, Array]],
-    score: Callable[[np.ndarray], Scores],
+    fitted: Fitted,
     *,
     near: Gaussian | None,
     num_draws: int,
     seed: int,
-    subsampled: bool,
-    draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None,
+    write: Callable[[FitResult, Path], None],
 ) -> FitResult:
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
-    weighted = weigh(num_draws, seed)
+    weighted = fitted.weigh(num_draws, seed)
     log_weights = weighted.log_weights
     with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
         elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
-    if subsampled:
-        return FitResult(
-            *training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete, draw_discrete
-        )
+    if fitted.subsampled:
+        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", fitted, write)
     smoothed, khat = smoothed_log_weights(np.where(np.isnan(log_weights), -np.inf, log_weights))
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
     kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
-    wide = None if points or np.isinf(kl.mean) else check_around(weighted, score, near, seed)
+    wide = None if points or np.isinf(kl.mean) else check_around(weighted, fitted.score, near, seed)
     if points:
         kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
     elif np.isinf(kl.mean):
@@ -188,7 +195,7 @@ def measure_fit(
             doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
         elif wide.log_z_se > SURE_LOG_Z:
             doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete, draw_discrete)
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, fitted, write)
 
 
 def check_around(
@@ -208,64 +215,6 @@ def check_around(
         return None
 
 
-@dataclass(frozen=True)
-class DensityFit:
-    """A density model trained by maximum likelihood.
-
-    Attributes:
-        losses: negative mean log-likelihood of every step's batch, ``(steps,)``, in nats per row.
-        skipped: number of steps whose loss or gradient was not finite; they moved nothing.
-        bijection: what was fitted: the given bijection and, on the data side, the scaling of the columns.
-        params: its trained parameters; ``pf.save(path, fit.bijection, fit.params)`` keeps both.
-        flow: the distribution they make, of the language, with parameters that no longer train.
-        base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
-            ppl_flows Base. ``pf.save`` keeps them in a file of their own.
-        encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
-        validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
-            per row; the parameters are those of the smallest. None if no rows were held out.
-        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
-    """
-
-    losses: np.ndarray
-    skipped: int
-    bijection: Bijection
-    params: Params
-    flow: Any
-    base: Base | None = None
-    base_params: Params | None = None
-    encoder: Callable[[Any], Array] | None = None
-    validation_losses: np.ndarray | None = None
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
-        if self.validation_losses is not None:
-            loss += f", validation loss={self.validation_losses.min():.3f}"
-        return f"DensityFit({self.bijection}, {loss} nats per row)"
-
-
-@dataclass(frozen=True)
-class AmortizedFit:
-    """A posterior for every data set of a model.
-
-    Attributes:
-        density: the conditional flow over the unconstrained latents, and its training.
-    """
-
-    density: DensityFit
-    _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
-
-    @one_at_a_time
-    def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
-        """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
-        whole_number("sample", "num_samples", num_samples)
-        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
-
-    def __repr__(self) -> str:
-        loss = self.density.losses[-len(self.density.losses) // 10 :].mean()
-        return f"AmortizedFit({self.density.bijection}, loss={loss:.3f} nats per data set)"
-
-
 class FitError(RuntimeError):
     """The loss or its gradient was not finite for ``MAX_SKIPPED`` steps running.
 
@@ -282,3 +231,6 @@ class FitError(RuntimeError):
             "finite; or try a smaller lr or another init_loc_fn."
         )
         self.step, self.losses, self.params = step, losses, params
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.losses, self.params)

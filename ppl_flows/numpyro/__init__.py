@@ -1,11 +1,14 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
-from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.results import FitError, FitResult
 from ppl_flows.numpyro import scanned_flow as _scanned_flow  # noqa: F401  which the host is told of
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
+from ppl_flows.numpyro.amortized_files import load_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.density import fit_density
+from ppl_flows.numpyro.density_files import load_density
 from ppl_flows.numpyro.distribution import Flow, flow, random_flow
 from ppl_flows.numpyro.fit import fit
 from ppl_flows.numpyro.guide import AutoFlow
@@ -26,6 +29,8 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_amortized",
+    "load_density",
     "random_flow",
     "transforms",
 ]

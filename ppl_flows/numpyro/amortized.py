@@ -16,9 +16,10 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
+from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
+from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
@@ -86,7 +87,7 @@ def fit_amortized(
     keys = jax.random.split(jax.random.key(seed), simulations)
     z, x = jax.tree.map(np.asarray, jax.jit(jax.vmap(simulate))(keys))
     check_simulations(z, x)
-    observations = Observations(x, encoder=encoder is not None)
+    observations = Observations.from_rows(x, encoder=encoder is not None)
     first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, seed)
     fitted = fit_density(
         flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
@@ -114,4 +115,5 @@ def fit_amortized(
         observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
         return posterior(num_samples, jax.random.key(seed), observed)
 
-    return AmortizedFit(fitted, draw)
+    own = {name: sites[name] for name in sorted(latents)}  # as a pytree has them
+    return AmortizedFit(fitted, draw, partial(save_amortized, latents=own, scalers=observations.scalers))

@@ -20,12 +20,13 @@ from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.context import Context, to_arrays
+from ppl_flows.numpyro.density_files import save_density
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
@@ -172,4 +173,5 @@ def fit_density(
         given.trained(values),
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
+        save_density if base is None or isinstance(base, Base) else None,
     )

@@ -9,7 +9,7 @@ import jax
 from numpyro import handlers
 
 
-def deterministic_sites_of(
+def deterministic_sites(
     draw: dict[str, jax.Array], *, params: dict[str, Any], model: Callable[..., Any]
 ) -> dict[str, jax.Array]:
     """The model's deterministic sites at a draw of its latents; none where it draws others, as from the prior."""

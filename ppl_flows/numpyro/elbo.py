@@ -14,8 +14,7 @@ from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
 from ppl_flows.numpyro.fit_errors import check_data, data_errors
-from ppl_flows.numpyro.guide import is_subsampled
-from ppl_flows.numpyro.lazy_guide import is_enumerated
+from ppl_flows.numpyro.lazy_guide import is_enumerated, is_subsampled
 
 
 class Choice(NamedTuple):

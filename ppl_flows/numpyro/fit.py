@@ -7,24 +7,21 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
-from jax import lax
 from numpyro import handlers
-from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
+from numpyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.guide_checks import check_not_swapped
-from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
+from ppl_flows.inference.results import FitResult, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
-from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
-from ppl_flows.numpyro.deterministic_sites import deterministic_sites_of
+from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.elbo import choose_elbo
-from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
-from ppl_flows.numpyro.importance import Point, score
+from ppl_flows.numpyro.fitted_guide import FittedGuide
+from ppl_flows.numpyro.flow_handlers import PathGradients
+from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
 
 
@@ -103,7 +100,7 @@ def fit(
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    train_key, weights_key = jax.random.split(jax.random.key(seed))
+    train_key, _ = jax.random.split(jax.random.key(seed))  # the other one weighs
 
     def weighted_model(weight: jax.Array) -> Any:
         with handlers.scale(scale=weight):
@@ -116,16 +113,14 @@ def fit(
         with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return bound_guide()
 
-    elbo, subsampled, supports, enumerated = choose_elbo(
-        bound_model, bound_guide, num_particles, train_key, init_params or {}
-    )
-    marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
-    if marginal and anneal < 1:
+    choice = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    enumerates = isinstance(choice.elbo, TraceEnum_ELBO)
+    if enumerates and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     trained = train(
         train_key,
-        elbo if loss is None else loss,
-        weighted_model if loss is None and marginal is None else plain_model,
+        choice.elbo if loss is None else loss,
+        weighted_model if loss is None and not enumerates else plain_model,
         scored_guide,
         steps=steps,
         lr=lr,
@@ -137,61 +132,11 @@ def fit(
         init_params=init_params,
         watch=callback,
     )
-    params = trained.params
-
-    def draw(num_samples: int, seed: int) -> dict[str, jax.Array]:
-        key = jax.random.key(seed)
-        if isinstance(guide, AutoGuide):
-            return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
-        return complete(Predictive(bound_guide, params=params, num_samples=num_samples)(key))
-
-    def deterministic_sites(draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
-        return lax.map(partial(deterministic_sites_of, params=params, model=EvaluationMode(bound_model)), draws)
-
-    def complete(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        if subsampled:
-            return draws
-        return {**draws, **compile_once(deterministic_sites, draws, params)(draws, params)}
-
-    def score_one(key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
-        handled = EvaluationMode(bound_guide), EvaluationMode(bound_model)
-        return score(*handled, key=key, vector=vector, params=params, supports=supports, marginal=marginal)
-
-    def score_blocks(keys: jax.Array, vectors: jax.Array | None, params: dict[str, Any]) -> Point:
-        return lax.map(lambda block: jax.vmap(partial(score_one, params=params))(*block), (keys, vectors))
-
-    def scored(n: int, seed: int, vectors: np.ndarray | None = None) -> Point:
-        blocks = -(-n // num_particles)  # whole ones, as a rest would be compiled a second time
-        keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, num_particles))
-        if vectors is not None:
-            vectors = np.resize(vectors, (blocks, num_particles, vectors.shape[-1]))
-        blockwise = compile_once(score_blocks, keys, vectors, params)(keys, vectors, params)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], blockwise)
-
-    def weigh(num_samples: int, seed: int) -> WeightedDraws:
-        point = scored(num_samples, seed)
-        vectors = None if point.vector is None else np.asarray(point.vector, dtype=np.float64)
-        return WeightedDraws(point.latents, point.scores(), vectors)
-
-    def score_vectors(vectors: np.ndarray) -> Scores:
-        return scored(len(vectors), seed, vectors).scores()
-
-    def draw_discrete(draws: dict[str, jax.Array], seed: int) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed), 1)  # not that of the draws
-        host = Predictive(
-            EvaluationMode(bound_model), draws, params=params, infer_discrete=True, return_sites=enumerated
-        )
-        return host(key)
-
     return measure_fit(
         trained,
-        draw,
-        weigh,
-        complete,
-        score_vectors,
+        FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
         near=getattr(guide, "near_posterior", None),
         num_draws=draws,
         seed=seed,
-        subsampled=subsampled,
-        draw_discrete=draw_discrete if marginal else None,
+        write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),
     )

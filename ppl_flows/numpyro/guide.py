@@ -24,10 +24,15 @@ from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.neutral_supports import check_sites
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
+from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
+from ppl_flows.numpyro.load_fit import SUPPORTS, load_fit
 from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.transform import FlowTransform, to_array
 
@@ -77,6 +82,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     prefix: str | None
     model: HideEnumerated
+    _gaussian: Gaussian | None = None
+    _file: SavedFit | None = None  # that it was loaded from
 
     def __init__(
         self,
@@ -114,6 +121,11 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.prefix is None:
             self.prefix = f"auto_{next(iter(self._init_locs))}"
+        if self._file is not None:
+            check_sites(self._file.sites, self.latent_sites())
+            self._bijection, self._start = self._file.bijection, self._file.params
+            self.start, self._gaussian = self._file.start, gaussian_of(self._file)
+            return
         self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
         gaussian = self._gaussian = self._first_gaussian(args, kwargs)
         self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
@@ -175,6 +187,51 @@ class AutoFlow(LazyGuide, AutoContinuous):
                 model_args=args,
                 model_kwargs=kwargs,
             ).potential_fn
+
+    @classmethod
+    def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
+        """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
+
+        The guide goes on by ``fit(model, guide, ...)``, the model's parameters by ``init_params=result.params``. The
+        result draws; with the model's arguments it also reweights, and computes deterministic sites.
+
+        Args:
+            path: the file.
+            model: the model of the fit, with the same latent sites in the same order.
+            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
+
+        Raises:
+            ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name
+                of the site; a file of something else, or that is damaged.
+
+        Example:
+            >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
+            >>> from ppl_flows.numpyro import AutoFlow, fit
+            >>> model = lambda: numpyro.sample("z", dist.Normal(0.0, 1.0))
+            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save("fit.safetensors")
+            >>> guide, result = AutoFlow.load("fit.safetensors", model)
+            >>> result.sample(3)["z"].shape
+            (3,)
+        """
+
+        def make(saved: SavedFit) -> AutoFlow:
+            init = init_to_value(values={site.name: to_array(site.value) for site in saved.sites})
+            guide = cls(model, quality=saved.quality, prefix=saved.prefix, init_loc_fn=init, seed=saved.seed)
+            guide._file = saved
+            return guide
+
+        return load_fit(make, path, model, args, kwargs)
+
+    def latent_sites(self) -> list[SavedSite]:
+        """The sites of the latent vector, in its order."""
+        self._check_set_up()
+        trace = self.prototype_trace
+        return [SUPPORTS.site(name, trace[name]["fn"], trace[name]["value"]) for name in self._init_locs]
+
+    @property
+    def bijection(self) -> Bijection:
+        """From a standard normal to the latent vector."""
+        return self._bijection
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:
@@ -242,8 +299,3 @@ def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:
     """The unconstrained vector of one draw of all sites."""
     sites = [biject_to(trace[name]["fn"].support).inv(site[name]) for name in init]
     return jnp.concatenate([jnp.ravel(v) for v in sites])  # in the host's order: a pytree would be sorted by name
-
-
-def is_subsampled(trace: Any) -> bool:
-    """Whether a plate of a model's trace draws a minibatch."""
-    return any(site["type"] == "plate" and site["args"][0] != len(site["value"]) for site in trace.values())

@@ -74,3 +74,8 @@ class HideEnumerated(handlers.block):
 def is_enumerated(site: Any) -> bool:
     """Whether the host sums over a site."""
     return bool(site["type"] == "sample" and not site["is_observed"] and site["infer"].get("enumerate") == "parallel")
+
+
+def is_subsampled(trace: Any) -> bool:
+    """Whether a plate of a model's trace draws a minibatch."""
+    return any(site["type"] == "plate" and site["args"][0] != len(site["value"]) for site in trace.values())

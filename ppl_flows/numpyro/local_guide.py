@@ -29,8 +29,8 @@ from ppl_flows.inference.local_flow import (
 )
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.guide import AutoFlow, is_subsampled
-from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
+from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
 from ppl_flows.numpyro.transform import to_array
 
 
@@ -135,10 +135,11 @@ class AutoLocalFlow(LazyGuide):
         with handlers.block():
             handlers.seed(whole, 0)(*args, **kwargs)
         self.start = str(whole.start)
-        if self.start == "init":
+        near = whole.near_posterior
+        if near is None:
             return None
         places = {n: np.asarray(v).astype(int) for n, v in whole._unpack_latent(jnp.arange(whole.latent_dim)).items()}
-        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(near, places, self._locals)
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:

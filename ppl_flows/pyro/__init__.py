@@ -1,10 +1,13 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
-from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.results import FitError, FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
+from ppl_flows.pyro.amortized_files import load_amortized
 from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.density import fit_density
+from ppl_flows.pyro.density_files import load_density
 from ppl_flows.pyro.distribution import Flow, flow, random_flow
 from ppl_flows.pyro.fit import fit
 from ppl_flows.pyro.guide import AutoFlow
@@ -25,6 +28,8 @@ __all__ = [
     "fit_amortized",
     "fit_density",
     "flow",
+    "load_amortized",
+    "load_density",
     "random_flow",
     "transforms",
 ]

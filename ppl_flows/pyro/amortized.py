@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -15,9 +16,10 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
+from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
+from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density
@@ -99,7 +101,7 @@ def fit_amortized(
         z, drawn = simulate()
     x = {name: value.cpu().numpy() for name, value in drawn.items()}
     check_simulations(z.cpu().numpy(), x)
-    observations = Observations(x, encoder=encoder is not None)
+    observations = Observations.from_rows(x, encoder=encoder is not None)
     first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, z)
     fitted = fit_density(
         flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
@@ -129,7 +131,8 @@ def fit_amortized(
                 for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
             }
 
-    return AmortizedFit(fitted, draw)
+    own = {name: sites[name] for name in latents}
+    return AmortizedFit(fitted, draw, partial(save_amortized, latents=own, scalers=observations.scalers))
 
 
 def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
+from ppl_flows.pyro.density_files import save_density
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
@@ -184,4 +185,5 @@ def fit_density(
         encode,
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
+        save_density if base is None or isinstance(base, Base) else None,
     )

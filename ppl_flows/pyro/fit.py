@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
+from pyro.infer import ELBO, RenyiELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.guide_checks import check_not_swapped
-from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
+from ppl_flows.inference.results import FitResult, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
 from ppl_flows.pyro.elbo import choose_elbo
-from ppl_flows.pyro.enumeration import enumerated_draws
 from ppl_flows.pyro.fit_errors import vectorized_errors
-from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
-from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
+from ppl_flows.pyro.fitted_guide import fitted_guide
+from ppl_flows.pyro.flow_handlers import PathGradients
+from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
@@ -126,7 +121,6 @@ def fit(
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
-    all_rows = getattr(guide, "all_rows", nullcontext)
     given, model, guide = guide, partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
@@ -140,9 +134,8 @@ def fit(
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        elbo, subsampled, supports = choose_elbo(
-            weighted_model, scored_guide, num_particles, vectorize=vectorize_particles
-        )
+        choice = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
+        elbo = choice.elbo
         with vectorized_errors(elbo, weighted_model, scored_guide):
             trained = train(
                 elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
@@ -159,58 +152,25 @@ def fit(
                 compile=compile,
                 watch=callback,
             )
-    nesting = elbo.max_plate_nesting - vectorize_particles
-    marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
-    # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
-    together = vectorize_particles and not subsampled and marginal is None
-    sampler = ImportanceSampler(model, guide, num_particles, nesting if together else None, marginal, supports)
-    store = pyro.get_param_store()
-    state = store.get_state()
-
-    @contextmanager
-    def trained_at(seed: int) -> Iterator[None]:
-        with store_at(trained.params, state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
-            torch.manual_seed(seed)
-            yield
-
-    def draw(num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-        with trained_at(seed), all_rows():
-            latents = latent_shapes(guide)
-            predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
-            draws = predict()
-            return complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
-
-    def complete(draws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        with trained_at(seed), EvaluationMode():
-            return draws if subsampled else with_deterministic_sites(model, draws, nesting if together else None)
-
-    def weigh(num_samples: int, seed: int, vectors: np.ndarray | None = None) -> WeightedDraws:
-        with trained_at(seed), EvaluationMode():
-            return sampler(num_samples, vectors)
-
-    def score_vectors(vectors: np.ndarray) -> Scores:
-        try:
-            with pyro.validation_enabled(False):  # far outside a scale is 0 or infinite
-                return weigh(len(vectors), seed, vectors).scores
-        except KeyError as error:  # by which Pyro's layers without an inverse say so
-            raise NotImplementedError from error
-
-    def draw_discrete(draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-        with trained_at(seed), EvaluationMode():
-            return enumerated_draws(model, draws, nesting, num_particles if vectorize_particles else 1)
-
+    fitted = fitted_guide(
+        model,
+        guide,
+        trained.params,
+        choice,
+        vectorized=vectorize_particles,
+        num_particles=num_particles,
+        seed=seed,
+    )
     if draws is None:
-        draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
+        draws = EVALUATION_DRAWS if fitted.together else SINGLE_DRAWS
     with vectorized_errors(elbo, weighted_model, scored_guide):
         return measure_fit(
             trained,
-            draw,
-            weigh,
-            complete,
-            score_vectors,
+            fitted,
             near=getattr(given, "near_posterior", None),
             num_draws=draws,
             seed=seed,
-            subsampled=subsampled,
-            draw_discrete=draw_discrete if marginal else None,
+            write=partial(
+                save_result, guide=given, num_particles=num_particles, seed=seed, vectorized=vectorize_particles
+            ),
         )

@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoContinuous
-from pyro.infer.autoguide.initialization import init_to_median
+from pyro.infer.autoguide.initialization import init_to_median, init_to_value
 from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
@@ -21,9 +21,14 @@ from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.neutral_supports import check_sites
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.lazy_guide import LazyGuide
+from ppl_flows.pyro.load_fit import SUPPORTS, load_fit, transform_of
 from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
@@ -73,6 +78,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     """
 
     prototype_trace: Any
+    _gaussian: Gaussian | None = None
+    _file: SavedFit | None = None  # that it was loaded from
 
     def __init__(
         self,
@@ -96,8 +103,18 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._check_plates()
-        bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
         loc = self._init_loc()
+        if self._file is None:
+            self.transform = self._first_transform(loc, args, kwargs)
+        else:
+            check_sites(self._file.sites, self.latent_sites())
+            self._set_model_params(self._file)
+            self.transform, self._gaussian = transform_of(self._file, loc), gaussian_of(self._file)
+            self.start = self._file.start
+        self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
+
+    def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
+        bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
         init = loc.double().cpu().numpy()
         if self._saved is None:
             density = LogDensity(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
@@ -108,8 +125,17 @@ class AutoFlow(LazyGuide, AutoContinuous):
         weights, state = split(params)
         weights = map_params(lambda _, a: torch.nn.Parameter(torch.tensor(a).to(loc)), weights)
         state = map_params(lambda _, a: torch.tensor(a).to(loc), state)
-        self.transform = FlowTransform(bijection, merge(weights, state))
-        self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
+        return FlowTransform(bijection, merge(weights, state))
+
+    def _set_model_params(self, file: SavedFit) -> None:
+        store = pyro.get_param_store()
+        for path, value in file.model_params:
+            name = ".".join(path)
+            if name not in store:
+                raise ValueError(
+                    f"AutoFlow.load: the file has a parameter {name!r} of the model, which this model does not have."
+                )
+            store[name] = torch.as_tensor(value).to(store[name])
 
     def _check_plates(self) -> None:
         for name, stack in self._cond_indep_stacks.items():
@@ -142,6 +168,59 @@ class AutoFlow(LazyGuide, AutoContinuous):
         if obstacle:
             raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
         return find_gaussian(self.start, density, init, self._seed)
+
+    @classmethod
+    def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
+        """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
+
+        The guide goes on by ``fit(model, guide, ...)``. The result draws; it reweights, and computes deterministic
+        sites, where it has the model's arguments.
+
+        Args:
+            path: the file.
+            model: the model of the fit, with the same latent sites in the same order.
+            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
+
+        Raises:
+            ValueError: the model has other sites, the difference named; a support that Pyro cannot map, by the name of
+                the site; a file of something else; parameters of a guide of this name in Pyro's store.
+            FileFormatError: a ValueError; the file is damaged, or newer.
+            OSError: what the system refuses.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+            >>> from ppl_flows.pyro import AutoFlow, fit
+            >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save("fit.safetensors")
+            >>> pyro.clear_param_store()
+            >>> guide, result = AutoFlow.load("fit.safetensors", model)
+            >>> result.sample(3)["z"].shape
+            torch.Size([3])
+        """
+
+        def make(saved: SavedFit) -> AutoFlow:
+            values = {site.name: torch.as_tensor(site.value).to(torch.get_default_dtype()) for site in saved.sites}
+            guide = cls(model, quality=saved.quality, init_loc_fn=init_to_value(values=values), seed=saved.seed)
+            guide._file = saved
+            return guide
+
+        return load_fit(make, path, model, args, kwargs)
+
+    def latent_sites(self) -> list[SavedSite]:
+        """The sites of the latent vector, in its order."""
+        self._check_set_up()
+        nodes = self.prototype_trace.iter_stochastic_nodes()
+        return [SUPPORTS.site(name, node["fn"], node["value"]) for name, node in nodes]
+
+    @property
+    def bijection(self) -> Bijection:
+        """From a standard normal to the latent vector."""
+        self._check_set_up()
+        return self.transform.bijection
+
+    def parameter_name(self, leaf: str) -> str:
+        """What Pyro's store calls a parameter of the transform."""
+        return f"{self._pyro_name}.transform$$${leaf}"  # as PyroModule makes it, once it is called
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:
@@ -200,7 +279,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def _check_name_is_free(self, transform: FlowTransform) -> None:
         """Pyro's parameter store is global: a second guide of the same name would never train, without a word."""
         leaf, parameter = next(iter(transform.named_parameters()))
-        name = f"{self._pyro_get_fullname('transform')}$$${leaf}"
+        name = self.parameter_name(leaf)
         store = pyro.get_param_store()
         if name in store and store[name] is not parameter:
             raise ValueError(

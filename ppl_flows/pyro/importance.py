@@ -19,8 +19,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to, transform_to
 
+from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
-from ppl_flows.inference.results import WeightedDraws
 
 
 @contextmanager

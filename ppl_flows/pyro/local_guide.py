@@ -145,10 +145,11 @@ class AutoLocalFlow(LazyGuide):
         whole._pyro_name = f"{self._pyro_name}.whole"  # the store may have an AutoFlow
         whole._setup_prototype(*args, **kwargs)
         self.start = str(whole.start)
-        if self.start == "init":
+        near = whole.near_posterior
+        if near is None:
             return None
         places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
-        return LocalStart.from_gaussian(whole._gaussian, places, self._locals)
+        return LocalStart.from_gaussian(near, places, self._locals)
 
     def __repr__(self) -> str:
         if self.prototype_trace is None:

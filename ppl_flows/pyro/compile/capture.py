@@ -32,6 +32,9 @@ class CompileError(RuntimeError):
         )
         self.reason, self.lost = reason, lost
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.lost)
+
 
 @contextmanager
 def as_compile_error(what: str) -> Iterator[None]:

@@ -1,0 +1,102 @@
+"""What ``fit_density`` and ``fit_amortized`` return; the same in both languages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.core.base_distribution import Base
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.results import Path
+
+FOREIGN = (
+    "save: this density has an encoder, or a base, that is not ppl_flows' own; keep the flow by "
+    "pf.save(path, density.bijection, density.params), and the encoder by the means of its library."
+)
+
+
+@dataclass(frozen=True)
+class DensityFit:
+    """A density model trained by maximum likelihood.
+
+    Attributes:
+        losses: negative mean log-likelihood of every step's batch, ``(steps,)``, in nats per row.
+        skipped: number of steps whose loss or gradient was not finite; they moved nothing.
+        bijection: what was fitted: the given bijection and, on the data side, the scaling of the columns.
+        params: its trained parameters; ``pf.save(path, fit.bijection, fit.params)`` keeps both.
+        flow: the distribution they make, of the language, with parameters that no longer train.
+        base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
+            ppl_flows Base. ``pf.save`` keeps them in a file of their own.
+        encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.
+        validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
+            per row; the parameters are those of the smallest. None if no rows were held out.
+        interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
+    """
+
+    losses: np.ndarray
+    skipped: int
+    bijection: Bijection
+    params: Params
+    flow: Any
+    base: Base | None = None
+    base_params: Params | None = None
+    encoder: Callable[[Any], Array] | None = None
+    validation_losses: np.ndarray | None = None
+    interrupted: bool = False
+    _write: Callable[[DensityFit, Path], None] | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes the fit to one file, which ``load_density(path)`` of either language, and ``pf.load``, read.
+
+        Raises:
+            TypeError: an encoder, which is a network of your own, or a base that is no ppl_flows Base.
+            ValueError: it holds a class that is not registered.
+            OSError: what the system refuses, such as a full disk; an old file is kept.
+        """
+        if self.encoder is not None or self._write is None:
+            raise TypeError(FOREIGN)
+        self._write(self, path)
+
+    def __repr__(self) -> str:
+        loss = f"loss={self.losses[-len(self.losses) // 10 :].mean():.3f}"
+        if self.validation_losses is not None:
+            loss += f", validation loss={self.validation_losses.min():.3f}"
+        return f"DensityFit({self.bijection}, {loss} nats per row)"
+
+
+@dataclass(frozen=True)
+class AmortizedFit:
+    """A posterior for every data set of a model.
+
+    Attributes:
+        density: the conditional flow over the unconstrained latents, and its training.
+    """
+
+    density: DensityFit
+    _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
+    _write: Callable[[AmortizedFit, Path], None] | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes the fit to one file, which ``load_amortized(path, model)`` of either language, and ``pf.load``, read.
+
+        Raises: as ``DensityFit.save``, and ValueError for a site whose support has no neutral words.
+        """
+        if self.density.encoder is not None or self._write is None:
+            raise TypeError(FOREIGN)
+        self._write(self, path)
+
+    @one_at_a_time
+    def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
+        """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
+
+    def __repr__(self) -> str:
+        loss = self.density.losses[-len(self.density.losses) // 10 :].mean()
+        return f"AmortizedFit({self.density.bijection}, loss={loss:.3f} nats per data set)"

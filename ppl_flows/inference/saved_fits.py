@@ -1,0 +1,280 @@
+"""A fit in no language: what its file holds, in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.core.base_distribution import Base
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.types import Params
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedSite:
+    """A latent site of a model.
+
+    Attributes:
+        name: of the site.
+        shape: of one value.
+        support: where it lies, in words that both languages have: ``{"name": "interval", "lower_bound": 0.0, ...}``.
+        numbers: shape of what becomes one value, so many numbers of the latent vector.
+        value: one, where the guide saw its model.
+        image: what the language makes of ``probe(numbers)``: another language has to make the same of it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    support: dict[str, Any]
+    numbers: tuple[int, ...]
+    value: np.ndarray
+    image: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"SavedSite({self.name!r}, {self.shape}, {support_words(self.support)})"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedFit:
+    """What ``pf.load`` gives of a fit; ``AutoFlow.load(path, model)`` of either language makes guide and result of it.
+
+    Attributes:
+        bijection, params: from a standard normal to the latent vector, and its trained parameters.
+        gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
+        sites: of the latent vector, in its order.
+        model_params: the parameters of the model that were trained with it, the path of each in nested dicts first.
+        losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
+        elbo, kl: likewise, ``(mean, standard error)``, in nats.
+        missed, doubt: what the verdict is made of beside these.
+        start, quality: of the guide.
+        seed: of the fit.
+        prefix: of the guide's own sites, as given; None: the default, or a language without.
+        num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
+        language: that it was trained in.
+        versions: of ppl_flows, and of the language's packages.
+    """
+
+    bijection: Bijection
+    params: Params
+    gaussian: tuple[np.ndarray, np.ndarray] | None
+    sites: tuple[SavedSite, ...]
+    model_params: tuple[tuple[tuple[str, ...], np.ndarray], ...]
+    losses: np.ndarray
+    skipped: int
+    interrupted: bool
+    elbo: tuple[float, float]
+    kl: tuple[float, float]
+    khat: float
+    ess: float
+    missed: float
+    doubt: str
+    verdict: str
+    start: str
+    quality: str
+    seed: int
+    prefix: str | None
+    num_particles: int
+    vectorized: bool
+    language: str
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        sites = ", ".join(site.name for site in self.sites)
+        return f"SavedFit({sites}; trained in {self.language}; {self.verdict})"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedDensity:
+    """What ``pf.load`` gives of a density: ``load_density(path)`` of either language makes a ``DensityFit`` of it.
+
+    Attributes: as of ``DensityFit``, and the language and versions as of ``SavedFit``.
+    """
+
+    bijection: Bijection
+    params: Params
+    base: Base | None
+    base_params: Params | None
+    losses: np.ndarray
+    validation_losses: np.ndarray | None
+    skipped: int
+    interrupted: bool
+    language: str
+    versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"SavedDensity({self.bijection}; trained in {self.language})"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedAmortized:
+    """What ``pf.load`` gives of an amortised fit; ``load_amortized(path, model)`` makes an ``AmortizedFit`` of it.
+
+    Attributes:
+        density: the conditional flow over the unconstrained latents.
+        sites: latents, in the order of the flow's vector.
+        scalers: centre and scale of the data, by site, in the order of the flow's context.
+    """
+
+    density: SavedDensity
+    sites: tuple[SavedSite, ...]
+    scalers: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def __repr__(self) -> str:
+        sites = ", ".join(site.name for site in self.sites)
+        return f"SavedAmortized({sites} given {', '.join(self.scalers)}; trained in {self.density.language})"
+
+
+def probe(shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers that maps onto a support are compared at."""
+    return np.asarray(np.sin(np.arange(1.0, math.prod(shape) + 1))).reshape(shape)
+
+
+def support_words(support: dict[str, Any]) -> str:
+    """A support in one short line."""
+    inner = [v if isinstance(v, str) else repr(v) for k, v in support.items() if k not in ("name", "over")]
+    words = f"{support['name']}({', '.join(w if len(w) < 40 else '...' for w in inner)})" if inner else support["name"]
+    return f"independent({words}, {support['over']})" if support.get("over") else words
+
+
+def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All but bijection and params: what JSON takes, and arrays."""
+    arrays = {"losses": np.asarray(fit.losses)}
+    sites, of_sites = _sites_to_file(fit.sites)
+    arrays |= of_sites
+    for i, (_, array) in enumerate(fit.model_params):
+        arrays[f"model.{i}"] = array
+    if fit.gaussian is not None:
+        arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
+    return {
+        "needs": None,  # a guide may need its model and arguments to draw; this one does not
+        "sites": sites,
+        "model_params": [path for path, _ in fit.model_params],
+        **{name: getattr(fit, name) for name in PLAIN},
+    }, arrays
+
+
+def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any], arrays: Arrays) -> SavedFit:
+    """The inverse of ``fit_to_file``.
+
+    Raises:
+        ValueError: arrays and sites do not go together, or the fit needs what this version does not know.
+        KeyError, TypeError: something is not there, or of another kind.
+    """
+    if document["needs"] is not None:
+        raise ValueError(f"its guide needs {document['needs']!r} to draw; a newer ppl_flows may read it.")
+    sites = tuple(_site(site, arrays, i) for i, site in enumerate(document["sites"]))
+    size = sum(math.prod(site.numbers) for site in sites)
+    if bijection.event_shape != (size,) or bijection.output_shape != (size,):
+        raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
+    mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
+    if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
+        raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
+    if arrays["losses"].ndim != 1:
+        raise ValueError("the losses are no vector.")
+    plain = {name: _as_kind(name, document[name]) for name in PLAIN}
+    return SavedFit(
+        bijection=bijection,
+        params=params,
+        gaussian=None if mean is None or factor is None else (mean, factor),
+        sites=sites,
+        model_params=tuple(
+            (tuple(map(str, path)), arrays[f"model.{i}"]) for i, path in enumerate(document["model_params"])
+        ),
+        losses=arrays["losses"],
+        **plain,
+    )
+
+
+def density_to_file(fit: SavedDensity) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All but bijections, bases and their params."""
+    arrays = {"losses": np.asarray(fit.losses)}
+    if fit.validation_losses is not None:
+        arrays["validation_losses"] = np.asarray(fit.validation_losses)
+    return {name: getattr(fit, name) for name in ("skipped", "interrupted", "language", "versions")}, arrays
+
+
+def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All but the density."""
+    sites, arrays = _sites_to_file(fit.sites)
+    for i, (centre, scale) in enumerate(fit.scalers.values()):
+        arrays |= {f"scalers.{i}.centre": centre, f"scalers.{i}.scale": scale}
+    return {"needs": "model", "sites": sites, "data": [*fit.scalers]}, arrays
+
+
+def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays: Arrays) -> SavedAmortized:
+    """The inverse of ``amortized_to_file``; errors as of ``fit_from_file``."""
+    sites = tuple(_site(site, arrays, i) for i, site in enumerate(document["sites"]))
+    scalers = {
+        str(n): (arrays[f"scalers.{i}.centre"], arrays[f"scalers.{i}.scale"]) for i, n in enumerate(document["data"])
+    }
+    sizes = sum(math.prod(site.numbers) for site in sites), sum(centre.size for centre, _ in scalers.values())
+    shape = density.bijection.output_shape, density.bijection.context_dim
+    if shape != ((sizes[0],), sizes[1]) or any(centre.shape != scale.shape for centre, scale in scalers.values()):
+        raise ValueError(f"sites and data take {sizes} numbers, but the flow has shape and context {shape}.")
+    return SavedAmortized(density, sites, scalers)
+
+
+def _sites_to_file(sites: tuple[SavedSite, ...]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    words = [{"name": s.name, "shape": s.shape, "support": s.support, "numbers": s.numbers} for s in sites]
+    arrays = {f"sites.{i}.{kind}": getattr(s, kind) for i, s in enumerate(sites) for kind in ("value", "image")}
+    return words, arrays
+
+
+def _site(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
+    shape, numbers = tuple(site["shape"]), tuple(site["numbers"])
+    value, image = arrays[f"sites.{i}.value"], arrays[f"sites.{i}.image"]
+    if not (value.shape == image.shape == shape):
+        raise ValueError(f"the site {site['name']!r} has shape {shape}, but its arrays {value.shape}, {image.shape}.")
+    if not (isinstance(site["support"]["name"], str) and isinstance(site["name"], str)):
+        raise ValueError("a site, or its support, has no name.")
+    if math.prod(numbers) > 4 * image.size:
+        raise ValueError(f"the site {site['name']!r} takes {numbers} numbers for a value of shape {shape}.")
+    return SavedSite(site["name"], shape, site["support"], numbers, value, image)
+
+
+# what JSON holds as it is, and its kind
+PLAIN: dict[str, tuple[type, ...]] = {
+    "skipped": (int,),
+    "interrupted": (bool,),
+    "elbo": (list, float),
+    "kl": (list, float),
+    "khat": (float,),
+    "ess": (float,),
+    "missed": (float,),
+    "doubt": (str,),
+    "verdict": (str,),
+    "start": (str,),
+    "quality": (str,),
+    "seed": (int,),
+    "prefix": (str, type(None)),
+    "num_particles": (int,),
+    "vectorized": (bool,),
+    "language": (str,),
+    "versions": (dict, str),
+}
+
+
+def _as_kind(name: str, value: Any) -> Any:
+    kind, *inner = PLAIN[name]
+    if kind is list:
+        first, second = value
+        return _float(first), _float(second)
+    if kind is float:
+        return _float(value)
+    if kind is dict:
+        return {str(k): str(v) for k, v in value.items()}
+    if not isinstance(value, (kind, *inner)):
+        raise ValueError(f"{name} should be of type {kind.__name__}, got {value!r:.100}.")
+    return value
+
+
+def _float(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {value!r:.100}.")
+    return float(value)

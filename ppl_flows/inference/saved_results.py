@@ -1,0 +1,153 @@
+"""Results of fits and what files hold of them, as far as both languages share it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.fitted import Fitted, WeightedDraws
+from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.kl_estimate import Estimate, Scores
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+
+PASS_THEM = "the fit was loaded without the model's arguments; AutoFlow.load(path, model, *args, **kwargs) with them"
+
+
+def refuse_guide(guide: Any, way: str) -> None:
+    """Raises TypeError for a guide that has no file; ``way`` is the language's own."""
+    kind = getattr(type(guide), "__name__", "function")
+    raise TypeError(
+        f"save: only fits of an AutoFlow have a file that either language loads, got the guide {kind}; keep its "
+        f"parameters the language's own way, {way}, or the whole result by pickle."
+    )
+
+
+def saved_fit(
+    result: FitResult,
+    guide: Any,
+    *,
+    params: Params,
+    model_params: dict[tuple[str, ...], np.ndarray],
+    sites: list[SavedSite],
+    prefix: str | None,
+    num_particles: int,
+    seed: int,
+    vectorized: bool,
+    language: str,
+    versions: dict[str, str],
+) -> SavedFit:
+    """What a file has of the result of an ``AutoFlow``."""
+    near = guide.near_posterior
+    return SavedFit(
+        bijection=guide.bijection,
+        params=params,
+        gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),
+        sites=tuple(sites),
+        model_params=tuple(model_params.items()),
+        losses=result.losses,
+        skipped=int(result.skipped),
+        interrupted=bool(result.interrupted),
+        elbo=(float(result.elbo.mean), float(result.elbo.se)),
+        kl=(float(result.kl.mean), float(result.kl.se)),
+        khat=float(result.khat),
+        ess=float(result.ess),
+        missed=float(result._missed),
+        doubt=result._doubt,
+        verdict=result.verdict,
+        start=guide.start,
+        quality=guide.quality,
+        seed=int(seed),
+        prefix=prefix,
+        num_particles=int(num_particles),
+        vectorized=bool(vectorized),
+        language=language,
+        versions=versions,
+    )
+
+
+def loaded_result(
+    saved: SavedFit, params: dict[str, Any], fitted: Fitted, write: Callable[[FitResult, Path], None]
+) -> FitResult:
+    """The result that was saved."""
+    return FitResult(
+        saved.losses,
+        saved.skipped,
+        params,
+        saved.interrupted,
+        Estimate(*saved.elbo),
+        Estimate(*saved.kl),
+        saved.khat,
+        saved.ess,
+        saved.missed,
+        saved.doubt,
+        fitted,
+        write,
+    )
+
+
+def gaussian_of(saved: SavedFit) -> Gaussian | None:
+    """Where its guide started."""
+    return None if saved.gaussian is None else Gaussian(*saved.gaussian)
+
+
+def has_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a model has what it needs to run: arguments, or no need of any but those with a default, None apart."""
+    if args or kwargs:
+        return True
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):  # of builtins, and objects that hide it
+        return False
+    return all(
+        p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or (p.default is not p.empty and p.default is not None)
+        for p in parameters
+    )
+
+
+@dataclass
+class LoadedGuide:
+    """A ``Fitted`` of a file: it draws by itself, and with the model's arguments it does all else.
+
+    Attributes:
+        subsampled: whether a plate drew a minibatch.
+        draw_sites: ``(num_samples, seed)``: of the sites in the file.
+        start: makes it a guide of the model and its arguments; None without these.
+    """
+
+    subsampled: bool
+    draw_sites: Callable[[int, int], dict[str, Array]]
+    start: Callable[[], Fitted] | None
+    _started: Fitted | None = field(default=None, repr=False)
+
+    @property
+    def enumerates(self) -> bool:
+        return self._with_model("infers discrete sites").enumerates
+
+    def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
+        draws = self.draw_sites(num_samples, seed)
+        return draws if self.start is None else self.complete(draws)
+
+    def complete(self, draws: dict[str, Array]) -> dict[str, Array]:
+        return self._with_model("computes deterministic sites").complete(draws)
+
+    def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
+        return self._with_model("weighs draws").weigh(num_samples, seed)
+
+    def score(self, vectors: np.ndarray) -> Scores:
+        return self._with_model("scores").score(vectors)
+
+    def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
+        return self._with_model("infers discrete sites").draw_discrete(draws, seed)
+
+    def _with_model(self, what: str) -> Fitted:
+        if self.start is None:
+            raise ValueError(f"{PASS_THEM} {what}.")
+        if self._started is None:
+            self._started = self.start()
+        return self._started

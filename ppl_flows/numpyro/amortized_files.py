@@ -1,0 +1,68 @@
+"""``AmortizedFit.save``, and ``load_amortized``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro import handlers
+
+from ppl_flows.files import load, save_fit
+from ppl_flows.inference.amortized import Observations, Scaler, check_data
+from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.results import Path
+from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.numpyro.density_files import density_of, saved_density
+from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.load_fit import SUPPORTS
+from ppl_flows.numpyro.transform import to_array
+
+
+def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:
+    """Writes a fit to a file, with the model's latent sites in the order of the flow."""
+    sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
+    data = {name: (scaler.centre, scaler.scale) for name, scaler in scalers.items()}
+    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data))
+
+
+def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
+    """The amortised fit that ``fit.save(path)`` has written, in either language.
+
+    Args:
+        path: the file.
+        model: of the fit: ``sample`` runs it for the data in its arguments.
+
+    Raises:
+        ValueError: a file of something else; a support that the language cannot map, by the name of the site.
+        FileFormatError: a ValueError; the file is damaged, or newer.
+        OSError: what the system refuses.
+    """
+    saved = load(path)
+    if not isinstance(saved, SavedAmortized):
+        raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
+    transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
+    scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
+    observations, flow = Observations(scalers, encoder=False), density_of(saved.density)
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
+        check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
+        given = observations({n: np.asarray(trace[n]["value"])[None] for n in scalers})
+        context = to_array(given)[0]
+        rest = Flow(flow.bijection, flow.params, context=context).sample(jax.random.key(seed), (num_samples,))
+        draws = {}
+        for site, transform in transforms:
+            size = math.prod(site.numbers)
+            draws[site.name] = transform(rest[:, :size].reshape(num_samples, *site.numbers))
+            rest = rest[:, size:]
+        return draws
+
+    return AmortizedFit(flow, draw, partial(_write, saved=saved))
+
+
+def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:
+    save_fit(path, saved)

@@ -1,0 +1,97 @@
+"""``AutoFlow.load``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import biject_to
+
+from ppl_flows.core.params import map_params
+from ppl_flows.core.types import Params
+from ppl_flows.files import load, save_fit, to_numpy
+from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.neutral_supports import NeutralSupports
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit
+from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
+from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.elbo import choose_elbo
+from ppl_flows.numpyro.fitted_guide import FittedGuide
+from ppl_flows.numpyro.transform import to_array
+
+SUPPORTS = NeutralSupports("NumPyro", constraints, biject_to, to_numpy, partial(jnp.asarray, dtype=float))
+
+
+def load_fit(
+    make: Callable[[SavedFit], Any],
+    path: Path,
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, FitResult]:
+    """The guide, by ``make``, and the result of a file."""
+    saved = load(path)
+    if not isinstance(saved, SavedFit):
+        raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
+    for site in saved.sites:
+        SUPPORTS.transform(site)
+    guide = make(saved)
+    start: Callable[[], Fitted] | None = None
+    prefix = saved.prefix or f"auto_{saved.sites[0].name}"
+    params: dict[str, Any] = {f"{prefix}_flow": params_of(saved)}
+    for names, array in saved.model_params:
+        node = params
+        for name in names[:-1]:
+            node = node.setdefault(name, {})
+        node[names[-1]] = to_array(array)
+    if has_arguments(model, args, kwargs):
+        with handlers.block(), handlers.seed(rng_seed=saved.seed):
+            guide._setup_prototype(*args, **kwargs)
+        start = partial(_fitted, saved, model, guide, args, kwargs, params)
+    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), start)
+    return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
+
+
+def params_of(saved: SavedFit) -> Params:
+    """Of the flow, as arrays of the language."""
+    return map_params(lambda _, a: to_array(a), saved.params)
+
+
+def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> dict[str, jax.Array]:
+    """Draws of the sites in a file."""
+    transforms = [SUPPORTS.transform(site) for site in saved.sites]
+    ends = np.cumsum([int(np.prod(site.numbers)) for site in saved.sites])
+
+    @jax.jit  # one program, not one per operation
+    def draw(key: jax.Array, params: Params) -> dict[str, jax.Array]:
+        parts = jnp.split(Flow(saved.bijection, params).sample(key, (num_samples,)), ends[:-1], axis=-1)
+        return {
+            site.name: transform(part.reshape(num_samples, *site.numbers))
+            for site, transform, part in zip(saved.sites, transforms, parts, strict=True)
+        }
+
+    return draw(jax.random.key(seed), params_of(saved))
+
+
+def _fitted(
+    saved: SavedFit,
+    model: Callable[..., Any],
+    guide: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    params: dict[str, Any],
+) -> FittedGuide:
+    bound = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
+    choice = choose_elbo(*bound, saved.num_particles, jax.random.key(saved.seed), params)
+    return FittedGuide(model, guide, args, kwargs, params, choice, saved.num_particles, saved.seed)
+
+
+def _write(_: FitResult, path: Path, *, saved: SavedFit) -> None:
+    save_fit(path, saved)

@@ -1,0 +1,136 @@
+"""A trained guide: its draws, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Predictive, TraceEnum_ELBO
+
+from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
+from ppl_flows.pyro.elbo import Choice
+from ppl_flows.pyro.enumeration import enumerated_draws
+from ppl_flows.pyro.flow_handlers import EvaluationMode
+from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
+
+
+@dataclass(frozen=True)
+class FittedGuide:
+    """A guide of a model at the parameters of a training, whatever becomes of it later.
+
+    Attributes:
+        model, guide: with their arguments.
+        params: trained, as Pyro's store names them.
+        state: of Pyro's store, with the guide's and the model's parameters in it.
+        nesting: of the model's plates, without that of particles.
+        vectorized: whether the model runs for many particles at once.
+        num_particles: of these.
+        subsampled: whether a plate draws a minibatch.
+        enumerates: whether sites are summed over.
+        supports: of the model's latent sites.
+        seed: of the deterministic sites and of scores.
+    """
+
+    model: partial[Any]
+    guide: partial[Any]
+    params: dict[str, torch.Tensor]
+    state: Any
+    nesting: int
+    vectorized: bool
+    num_particles: int
+    subsampled: bool
+    enumerates: bool
+    supports: dict[str, Any]
+    seed: int
+
+    @property
+    def together(self) -> bool:
+        """Whether draws are weighted many at once."""
+        # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
+        return self.vectorized and not self.subsampled and not self.enumerates
+
+    def draw(self, num_samples: int, seed: int) -> dict[str, torch.Tensor]:
+        """Draws of the guide, and deterministic sites."""
+        all_rows = getattr(self.guide.func, "all_rows", nullcontext)
+        with self._trained_at(seed), all_rows():
+            latents = latent_shapes(self.guide)
+            predict = Predictive(self.guide, num_samples=num_samples, return_sites=[*latents], parallel=self.vectorized)
+            draws = predict()
+            return self.complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
+
+    def complete(self, draws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The draws, and the model's deterministic sites."""
+        if self.subsampled:
+            return draws
+        with self._trained_at(self.seed), EvaluationMode():
+            return with_deterministic_sites(self.model, draws, self.nesting if self.together else None)
+
+    def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
+        """Draws of the guide, scored."""
+        return self._scored(num_samples, seed)
+
+    def score(self, vectors: np.ndarray) -> Scores:
+        """Of what the guide makes of unconstrained vectors.
+
+        Raises:
+            NotImplementedError: the guide has a layer without an inverse.
+        """
+        try:
+            with pyro.validation_enabled(False):  # far outside a scale is 0 or infinite
+                return self._scored(len(vectors), self.seed, vectors).scores
+        except KeyError as error:  # by which Pyro's layers without an inverse say so
+            raise NotImplementedError from error
+
+    def draw_discrete(self, draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+        """Enumerated sites, given draws of the guide."""
+        with self._trained_at(seed), EvaluationMode():
+            return enumerated_draws(self.model, draws, self.nesting, self.num_particles if self.vectorized else 1)
+
+    def _scored(self, num_samples: int, seed: int, vectors: np.ndarray | None = None) -> WeightedDraws:
+        marginal = TraceEnum_ELBO(max_plate_nesting=self.nesting) if self.enumerates else None
+        nesting = self.nesting if self.together else None
+        sampler = ImportanceSampler(self.model, self.guide, self.num_particles, nesting, marginal, self.supports)
+        with self._trained_at(seed), EvaluationMode():
+            return sampler(num_samples, vectors)
+
+    @contextmanager
+    def _trained_at(self, seed: int) -> Iterator[None]:
+        with store_at(self.params, self.state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
+            torch.manual_seed(seed)
+            yield
+
+
+def fitted_guide(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    params: dict[str, torch.Tensor],
+    choice: Choice,
+    *,
+    vectorized: bool,
+    num_particles: int,
+    seed: int,
+) -> FittedGuide:
+    """A guide at these parameters, with Pyro's store as it is now, and what was found out when its ELBO was chosen."""
+    elbo, subsampled, supports = choice
+    return FittedGuide(
+        model=partial(model),
+        guide=partial(guide),
+        params=params,
+        state=pyro.get_param_store().get_state(),
+        nesting=int(elbo.max_plate_nesting) - vectorized,
+        vectorized=vectorized,
+        num_particles=num_particles,
+        subsampled=subsampled,
+        enumerates=isinstance(elbo, TraceEnum_ELBO),
+        supports=supports,
+        seed=seed,
+    )

@@ -1,0 +1,113 @@
+"""``AutoFlow.load``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from torch.distributions import biject_to
+
+from ppl_flows.core.params import map_params, merge, split
+from ppl_flows.files import load, save_fit, to_numpy
+from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.neutral_supports import NeutralSupports
+from ppl_flows.inference.results import FitResult, Path
+from ppl_flows.inference.saved_fits import SavedFit
+from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
+from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.elbo import choose_elbo
+from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
+from ppl_flows.pyro.params import to_tensor
+from ppl_flows.pyro.transform import FlowTransform
+
+
+def _array(numbers: Any) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(numbers), dtype=torch.get_default_dtype())
+
+
+SUPPORTS = NeutralSupports("Pyro", constraints, biject_to, to_numpy, _array)
+
+
+def load_fit(
+    make: Callable[[SavedFit], Any],
+    path: Path,
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[Any, FitResult]:
+    """The guide, by ``make``, and the result of a file."""
+    saved = load(path)
+    if not isinstance(saved, SavedFit):
+        raise ValueError(f"{str(path)!r} holds no fit of an AutoFlow; pf.load gives what it holds.")
+    for site in saved.sites:
+        SUPPORTS.transform(site)
+    guide = make(saved)
+    start: Callable[[], Fitted] | None = None
+    transform = transform_of(saved)
+    params = {guide.parameter_name(leaf): p.detach().clone() for leaf, p in transform.named_parameters()}
+    params |= {".".join(path): to_tensor(array) for path, array in saved.model_params}
+    if has_arguments(model, args, kwargs):
+        with poutine.block(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(saved.seed)
+            guide._setup_prototype(*args, **kwargs)
+        start = partial(_fitted, saved, model, guide, args, kwargs, params)
+    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), start)
+    return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
+
+
+def transform_of(saved: SavedFit, like: torch.Tensor | None = None) -> FlowTransform:
+    """From a standard normal to the latent vector, with parameters that train, on the device of a tensor."""
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return to_tensor(array) if like is None else torch.tensor(array).to(like)
+
+    weights, state = split(saved.params)
+    trained = map_params(lambda _, a: torch.nn.Parameter(tensor(a)), weights)
+    return FlowTransform(saved.bijection, merge(trained, map_params(lambda _, a: tensor(a), state)))
+
+
+def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> dict[str, torch.Tensor]:
+    """Draws of the sites in a file."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        rest, draws = Flow(transform_of(saved)).sample((num_samples,)), {}
+        for site in saved.sites:
+            size = int(np.prod(site.numbers))
+            draws[site.name] = SUPPORTS.transform(site)(rest[:, :size].reshape(num_samples, *site.numbers))
+            rest = rest[:, size:]
+        return draws
+
+
+def _fitted(
+    saved: SavedFit,
+    model: Callable[..., Any],
+    guide: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    params: dict[str, torch.Tensor],
+) -> FittedGuide:
+    bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
+    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):  # the guide may have trained on
+        torch.manual_seed(saved.seed)
+        choice = choose_elbo(
+            lambda _: bound_model(), lambda _: bound_guide(), saved.num_particles, vectorize=saved.vectorized
+        )
+        return fitted_guide(
+            bound_model,
+            bound_guide,
+            params,
+            choice,
+            vectorized=saved.vectorized,
+            num_particles=saved.num_particles,
+            seed=saved.seed,
+        )
+
+
+def _write(_: FitResult, path: Path, *, saved: SavedFit) -> None:
+    save_fit(path, saved)
