@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,10 +15,12 @@ from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.checkpoint import describe_guide
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
+from ppl_flows.numpyro.checkpoint import open_checkpoint
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
@@ -41,6 +44,8 @@ def fit(
     draws: int = 10_000,
     init_params: dict[str, Any] | None = None,
     callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -82,11 +87,19 @@ def fit(
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C. The
+            same call, in a new process after this one was killed, goes on from there, and ends, on the same machine,
+            with the very numbers of a fit that nothing has stopped; of a finished training it gives the result without
+            a step. Arguments, options and parameters are compared with those of the file, arrays by their values; what
+            a model reads elsewhere, or an optax transformation has in it, is not seen. ``callback`` is not called again for what was done. The file is
+            yours to delete.
+        checkpoint_every: in seconds; 0: after each dispatch of about a second.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other.
+            contradict each other; the checkpoint is of another fit: the error names what differs.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
     check_not_swapped(model, AutoGuide)
@@ -94,6 +107,25 @@ def fit(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "num_particles": num_particles,
+            "lr": lr,
+            "clip": clip,
+            "estimator": estimator,
+            "anneal": anneal,
+            "tolerance": tolerance,
+            "seed": seed,
+        },
+        arguments=(args, kwargs),
+        model=model,
+        guide=guide,
+        loss=loss,
+        init_params=init_params,
+    )
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, weights_key = jax.random.split(jax.random.key(seed))
 
@@ -114,6 +146,8 @@ def fit(
     marginal = TraceEnum_ELBO() if isinstance(elbo, TraceEnum_ELBO) else None
     if marginal and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
+    if saved:
+        saved.compare({"flow": describe_guide(guide)})
     trained = train(
         train_key,
         elbo if loss is None else loss,
@@ -128,6 +162,7 @@ def fit(
         progress=progress,
         init_params=init_params,
         watch=callback,
+        checkpoint=saved,
     )
     params = trained.params
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
+from ppl_flows.pyro.checkpoint import open_checkpoint
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
@@ -45,6 +47,8 @@ def fit_density(
     validation: float = 0.0,
     compile: bool | str = False,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -71,12 +75,14 @@ def fit_density(
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
             tables. 0: the last ones, trained on all rows.
         callback: as in ``fit``; its params are those of the bijection, as in the result.
+        checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train;
             a share that leaves no rows; an unknown ``compile``;
             an optimiser and ``lr``, ``clip`` or ``compile``.
         TypeError: the encoder is no ``torch.nn.Module``.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
     """
@@ -88,6 +94,25 @@ def fit_density(
     all_data = data.detach().cpu().numpy()
     all_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, all_data, all_context, levels)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "clip": clip,
+            "standardize": standardize,
+            "levels": levels,
+            "validation": validation,
+            "compile": compile,
+            "seed": seed,
+        },
+        arguments=((), {"data": data, "context": context}),
+        bijection=repr(bijection),
+        base=repr(base) if isinstance(base, Base) else base,
+        encoder=encoder,
+    )
     trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
@@ -151,7 +176,20 @@ def fit_density(
                 total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
         return total / len(held_rows)
 
-    best = BestParams(validation_loss)
+    def pack(trained: tuple[Params, Params | None, torch.nn.Module | None]) -> tuple[Any, ...]:
+        """For a checkpoint."""
+        params, of_base, encode = trained
+        return params, of_base, None if encode is None else encode.state_dict()
+
+    def unpack(packed: tuple[Any, ...], _: Any) -> tuple[Params, Params | None, torch.nn.Module | None]:
+        params, of_base, weights = packed
+        to_device = lambda _, a: a.to(data.device)  # noqa: E731
+        encode = given.trained()
+        if encode is not None:
+            encode.load_state_dict(weights)
+        return map_params(to_device, params), of_base and map_params(to_device, of_base), encode
+
+    best = BestParams(validation_loss, pack=pack, unpack=unpack)
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(
@@ -165,6 +203,8 @@ def fit_density(
             progress=progress,
             compile=compile,
             watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
+            checkpoint=saved,
+            best=best,
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,10 +17,12 @@ from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAda
 from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.checkpoint import describe_guide
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
+from ppl_flows.pyro.checkpoint import open_checkpoint
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.enumeration import enumerated_draws
@@ -47,6 +50,8 @@ def fit(
     vectorize_particles: bool = True,
     compile: bool | str = False,
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -103,12 +108,20 @@ def fit(
             store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C. The
+            same call, in a new process after this one was killed, goes on from there, and ends, on the same machine,
+            with the very numbers of a fit that nothing has stopped; of a finished training it gives the result without
+            a step. Arguments, options and parameters are compared with those of the file, arrays by their values; what
+            a model reads elsewhere is not seen. ``callback`` is not called again for what was done. The file is
+            yours to delete.
+        checkpoint_every: in seconds; 0: after each dispatch of about a second.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
         ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other, such as ``compile`` and ``loss``.
+            contradict each other, such as ``compile`` and ``loss``; the checkpoint is of another fit: the error names what differs.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
     check_not_swapped(model, AutoGuide)
@@ -117,6 +130,26 @@ def fit(
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "num_particles": num_particles,
+            "lr": lr,
+            "clip": clip,
+            "estimator": estimator,
+            "anneal": anneal,
+            "tolerance": tolerance,
+            "vectorize_particles": vectorize_particles,
+            "compile": compile,
+            "seed": seed,
+        },
+        arguments=(args, kwargs),
+        model=model,
+        guide=guide,
+        loss=loss,
+    )
     all_rows = getattr(guide, "all_rows", nullcontext)
     given, model, guide = guide, partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
@@ -134,6 +167,8 @@ def fit(
         elbo, subsampled, supports = choose_elbo(
             weighted_model, scored_guide, num_particles, vectorize=vectorize_particles
         )
+        if saved:
+            saved.compare({"flow": describe_guide(given)})
         trained = train(
             elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
             weighted_model if loss is None else model,
@@ -148,6 +183,7 @@ def fit(
             progress=progress,
             compile=compile,
             watch=callback,
+            checkpoint=saved,
         )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
