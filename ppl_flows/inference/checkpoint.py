@@ -82,8 +82,8 @@ class Checkpoint:
         if found:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ValueError(
-                f"checkpoint {self.path!r} is of another fit: {'; '.join(found[:SHOWN])}{more}; delete the file or give "
-                "another path."
+                f"checkpoint {self.path!r} is of another fit: {'; '.join(found[:SHOWN])}{more}; delete the file or "
+                "give another path."
             )
 
     def faults(self) -> AbstractContextManager[None]:
@@ -161,7 +161,7 @@ def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray], array_from: Calla
 
 
 def describe(value: Any, array_of: ArrayOf) -> Any:
-    """An argument as JSON: arrays by shape, dtype and hash, numbers and strings by value, other objects by their type."""
+    """An argument as JSON: arrays by shape, dtype and hash, numbers and strings by value, others by type."""
     found = array_of(value)
     if found is not None:
         return {"dtype": found[1], "shape": [*found[0].shape], "sha256": sha256(found[0].tobytes()).hexdigest()}

@@ -33,7 +33,7 @@ def open_checkpoint(
     if path is None:
         return None
     config: Any = jax.config  # its options have no types
-    environment = {m.__name__: m.__version__ for m in (jax, numpyro, optax, np)}  # type: ignore[attr-defined]
+    environment = {m.__name__: m.__version__ for m in (jax, numpyro, optax, np)}
     environment |= {"x64": str(config.jax_enable_x64), "platform": jax.default_backend()}
     fit = {
         "language": "numpyro",

@@ -87,18 +87,18 @@ def fit(
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
-        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C. The
-            same call, in a new process after this one was killed, goes on from there, and ends, on the same machine,
-            with the very numbers of a fit that nothing has stopped; of a finished training it gives the result without
-            a step. Arguments, options and parameters are compared with those of the file, arrays by their values; what
-            a model reads elsewhere, or an optax transformation has in it, is not seen. ``callback`` is not called again for what was done. The file is
-            yours to delete.
-        checkpoint_every: in seconds; 0: after each dispatch of about a second.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
+            The same call in a new process, after this one was killed, goes on from there, and ends, on the same
+            machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
+            without a step. Arguments and options are compared with those of the file, arrays by their values; data that
+            a model reads elsewhere is not seen, nor what an optax transformation has in it. ``callback`` is not called
+            again for what was done. The file is yours to delete.
+        checkpoint_every: in seconds; 0: after every second or step.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other; the checkpoint is of another fit: the error names what differs.
+            contradict each other; the checkpoint is of another fit, in what the error names.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyro.optim import PyroOptim
 
 from ppl_flows.inference import checkpoint as shared
 from ppl_flows.inference.checkpoint import Checkpoint, name_of
+from ppl_flows.inference.schedule import BestParams
 from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
 
@@ -66,7 +68,78 @@ def _array_from(array: np.ndarray, dtype: str) -> Any:
 describe = partial(shared.describe, array_of=_array_of)
 
 
-def describe_steps(eager: EagerSteps) -> dict[str, Any]:
+@dataclass
+class SoFar:
+    """How far a training is.
+
+    Attributes:
+        losses: of all its steps, nan for those to come.
+        step: number of steps taken.
+        finished: whether no more will be.
+        gave_up: whether they cannot be compiled.
+    """
+
+    losses: np.ndarray
+    step: int = 0
+    finished: bool = False
+    gave_up: bool = False
+
+    def add(self, loss: float) -> None:
+        """The next step had this loss."""
+        self.losses[self.step] = loss
+        self.step += 1
+
+    def give_up(self, lost: int) -> None:
+        """So many steps will be taken again, and not be compiled."""
+        self.step -= lost
+        self.gave_up = True
+
+
+def take_up(
+    checkpoint: Checkpoint | None, eager: EagerSteps, steps: int, weight: float, best: BestParams | None
+) -> SoFar:
+    """Where a training of so many steps begins: at its checkpoint, if there is one in the file.
+
+    Raises:
+        FileFormatError: it cannot be.
+        ValueError: its parameters or its optimiser are others.
+    """
+    so_far = SoFar(np.full(steps, np.nan))
+    if checkpoint is None or checkpoint.saved is None:
+        return so_far
+    eager.gradient(weight)  # which makes the parameters
+    checkpoint.compare(_describe_steps(eager))
+    saved = checkpoint.saved
+    with checkpoint.faults():
+        so_far.step, so_far.finished, so_far.gave_up = saved["step"], saved["finished"], saved["gave_up"]
+        so_far.losses[: so_far.step] = saved["losses"]
+        _restore(eager, saved["steps"])
+        if best:
+            best.restore(saved["best"], None)
+    return so_far
+
+
+def write(checkpoint: Checkpoint, eager: EagerSteps, so_far: SoFar, best: BestParams | None) -> None:
+    """Writes all that the next step depends on.
+
+    Raises:
+        ValueError: there are parameters that the first step did not have.
+        TypeError: the optimiser keeps something that no file can.
+    """
+    checkpoint.compare(_describe_steps(eager))
+    checkpoint.write(
+        {
+            "step": so_far.step,
+            "finished": so_far.finished,
+            "gave_up": so_far.gave_up,
+            "losses": so_far.losses[: so_far.step],
+            "steps": _snapshot(eager),
+            "best": best.saved() if best else None,
+        }
+    )
+
+
+def _describe_steps(eager: EagerSteps) -> dict[str, Any]:
     """The parameters, and the optimiser that was made for them, after the first gradient."""
     store = pyro.get_param_store()
     parameters = {name: f"{p.dtype} {tuple(p.shape)}" for p, name in eager.names.items()}
@@ -81,7 +154,7 @@ def _describe_optimizer(optimizer: Any) -> Any:
     return {"class": name_of(optimizer), "arguments": describe(optimizer.defaults)}
 
 
-def snapshot(eager: EagerSteps) -> dict[str, Any]:
+def _snapshot(eager: EagerSteps) -> dict[str, Any]:
     """All that the next step depends on."""
     names, optimizer = eager.names, eager.optimizer
     if isinstance(optimizer, PyroOptim):
@@ -97,7 +170,7 @@ def snapshot(eager: EagerSteps) -> dict[str, Any]:
     }
 
 
-def restore(eager: EagerSteps, saved: Mapping[str, Any]) -> None:
+def _restore(eager: EagerSteps, saved: Mapping[str, Any]) -> None:
     """The steps are where they were in this snapshot; they have their parameters."""
     with torch.no_grad():
         for p, name in eager.names.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyro
@@ -28,6 +28,9 @@ from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
+
+# the parameters of the bijection and of its base, and the encoder
+Trained: TypeAlias = tuple[Params, Params | None, torch.nn.Module | None]
 
 
 def fit_density(
@@ -151,7 +154,7 @@ def fit_density(
     def guide(_: float) -> None:
         """Nothing is latent."""
 
-    def trained_params(_: Any = None) -> tuple[Params, Params | None, torch.nn.Module | None]:
+    def trained_params(_: Any = None) -> Trained:
         """The bijection's parameters in the store, with running averages settled, the base's, and the encoder."""
         encode = given.trained()
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
@@ -167,7 +170,7 @@ def fit_density(
         of_x = BaseDistribution(base, of_base) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
-    def validation_loss(trained: tuple[Params, Params | None, torch.nn.Module | None]) -> float:
+    def validation_loss(trained: Trained) -> float:
         params, of_base, encode = trained
         total = 0.0
         with torch.random.fork_rng(), torch.no_grad():
@@ -176,20 +179,7 @@ def fit_density(
                 total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
         return total / len(held_rows)
 
-    def pack(trained: tuple[Params, Params | None, torch.nn.Module | None]) -> tuple[Any, ...]:
-        """For a checkpoint."""
-        params, of_base, encode = trained
-        return params, of_base, None if encode is None else encode.state_dict()
-
-    def unpack(packed: tuple[Any, ...], _: Any) -> tuple[Params, Params | None, torch.nn.Module | None]:
-        params, of_base, weights = packed
-        to_device = lambda _, a: a.to(data.device)  # noqa: E731
-        encode = given.trained()
-        if encode is not None:
-            encode.load_state_dict(weights)
-        return map_params(to_device, params), of_base and map_params(to_device, of_base), encode
-
-    best = BestParams(validation_loss, pack=pack, unpack=unpack)
+    best = BestParams(validation_loss, pack=_pack, unpack=lambda packed, _: _unpack(packed, given, data.device))
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(
@@ -219,3 +209,17 @@ def fit_density(
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
     )
+
+
+def _pack(trained: Trained) -> tuple[Any, ...]:
+    """For a checkpoint."""
+    params, of_base, encode = trained
+    return params, of_base, None if encode is None else encode.state_dict()
+
+
+def _unpack(packed: tuple[Any, ...], given: Context, device: torch.device) -> Trained:
+    params, of_base = (tree and map_params(lambda _, a: a.to(device), tree) for tree in packed[:2])
+    encode = given.trained()
+    if encode is not None:
+        encode.load_state_dict(packed[2])
+    return params, of_base, encode

@@ -108,19 +108,20 @@ def fit(
             store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
-        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C. The
-            same call, in a new process after this one was killed, goes on from there, and ends, on the same machine,
-            with the very numbers of a fit that nothing has stopped; of a finished training it gives the result without
-            a step. Arguments, options and parameters are compared with those of the file, arrays by their values; what
-            a model reads elsewhere is not seen. ``callback`` is not called again for what was done. The file is
-            yours to delete.
-        checkpoint_every: in seconds; 0: after each dispatch of about a second.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
+            The same call in a new process, after this one was killed, goes on from there, and ends, on the same
+            machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
+            without a step. Arguments and options are compared with those of the file, arrays by their values; data that
+            a model reads elsewhere is not seen. ``callback`` is not called again for what was done. The
+            file is yours to delete.
+        checkpoint_every: in seconds; 0: after every second or step.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
         ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other, such as ``compile`` and ``loss``; the checkpoint is of another fit: the error names what differs.
+            contradict each other, such as ``compile`` and ``loss``; the checkpoint is of another fit, in what
+            the error names.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """

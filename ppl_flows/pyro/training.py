@@ -24,7 +24,7 @@ from ppl_flows.inference.schedule import (
     model_weight,
 )
 from ppl_flows.inference.validation import check_steps
-from ppl_flows.pyro.checkpoint import describe_steps, restore, snapshot
+from ppl_flows.pyro.checkpoint import take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, start_replay
 from ppl_flows.pyro.eager_step import EagerSteps
@@ -54,79 +54,60 @@ def train(
     are then those in Pyro's store. The checkpoint has all that, and what ``watch`` makes in ``best``.
     """
     check_steps(steps, elbo.num_particles)
-    k = np.arange(steps)
-    plan = np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
-    losses, done, finished = np.full(steps, np.nan), 0, False
+    plan = _plan(steps, lr, anneal)
     size = max(1, steps // BLOCKS)
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
-    to_compile, gave_up = bool(compile), False
-    if checkpoint and checkpoint.saved:
-        eager.gradient(plan[0, 0])  # which makes the parameters
-        checkpoint.compare(describe_steps(eager))
-        with checkpoint.faults():
-            done, finished, gave_up = (checkpoint.saved[name] for name in ("step", "finished", "gave_up"))
-            losses[:done] = checkpoint.saved["losses"]
-            restore(eager, checkpoint.saved["steps"])
-            if best:
-                best.restore(checkpoint.saved["best"], None)
-    stop = finished
-    pieces = Pieces(size)
+    so_far = take_up(checkpoint, eager, steps, plan[0, 0], best)
+    stop, pieces = so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
-        bar.update(done)
+        bar.update(so_far.step)
         try:
             while not stop:
-                end = pieces.end(done, steps) if done else 1  # the first step makes the parameters
+                end = pieces.end(so_far.step, steps) if so_far.step else 1  # the first step makes the parameters
                 try:
-                    if done and to_compile and not gave_up:
-                        to_compile = False
+                    if compile and so_far.step and loop is eager and not so_far.gave_up:
                         loop = start_replay(eager, compile, steps - 1, annealed=anneal < 1)
-                    for loss in loop.run(plan[done:end]):
-                        losses[done] = loss
-                        done += 1
+                    for loss in loop.run(plan[so_far.step : end]):
+                        so_far.add(loss)
                         bar.update()
                     pause = interrupt.requested
-                    due = checkpoint is not None and (pause or checkpoint.is_due())
-                    if due:
-                        loop.confirm(plan[done - 1])
+                    if due := checkpoint is not None and (pause or checkpoint.is_due()):
+                        loop.confirm(plan[so_far.step - 1])
                 except CompileError as error:
                     if compile == "strict":
                         raise
                     warnings.warn(f"fit goes on without compile={compile!r}: {error.reason}.", stacklevel=3)
-                    done -= error.lost
+                    so_far.give_up(error.lost)
                     bar.update(-error.lost)
-                    loop, gave_up = eager, True
+                    loop = eager
                     continue
                 pieces.ended()
                 if loop.running >= MAX_SKIPPED:
                     loop.sync()
-                    first = done - loop.running
-                    raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
-                if done % size == 0 or done == steps:
-                    median = float(np.median(losses[(done - 1) // size * size : done]))
+                    first = so_far.step - loop.running
+                    raise FitError(first, so_far.losses[: first + MAX_SKIPPED], eager.values())
+                if so_far.step % size == 0 or so_far.step == steps:
+                    median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
                     bar.set_postfix(loss=f"{median:.3f}")
                     if watch:
                         loop.sync()
                         with eager.at_means():
-                            watch(done, median, eager.values())
-                    finished = done == steps or has_converged(
-                        losses[:done], steps, elbo.num_particles, anneal, tolerance
+                            watch(so_far.step, median, eager.values())
+                    so_far.finished = so_far.step == steps or has_converged(
+                        so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance
                     )
-                stop = finished or pause
-                if checkpoint and (finished or due):
+                stop = so_far.finished or pause
+                if checkpoint and (so_far.finished or due):
                     loop.hand_over()
-                    checkpoint.compare(describe_steps(eager))
-                    checkpoint.write(
-                        {
-                            "step": done,
-                            "finished": finished,
-                            "gave_up": gave_up,
-                            "losses": losses[:done],
-                            "steps": snapshot(eager),
-                            "best": best.saved() if best else None,
-                        }
-                    )
+                    write(checkpoint, eager, so_far, best)
         finally:
             loop.sync()
     eager.settle()
-    return Training(losses[:done], loop.skipped, eager.values(), interrupt.requested)
+    return Training(so_far.losses[: so_far.step], loop.skipped, eager.values(), interrupt.requested)
+
+
+def _plan(steps: int, lr: float, anneal: float) -> np.ndarray:
+    """Of each step, ``(steps, 3)``: weight of the model, learning rate, share in the mean."""
+    k = np.arange(steps)
+    return np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
