@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,16 @@ FORMAT = "checkpoint-1"
 SHOWN = 6  # differences in an error
 
 ArrayOf = Callable[[Any], tuple[np.ndarray, str] | None]  # an array's bytes as NumPy has them, and its own dtype
+
+
+class Kept(Protocol):
+    """What else changes during a training."""
+
+    def saved(self) -> Any:
+        """It, as ``Checkpoint.write`` takes it."""
+
+    def restore(self, saved: Any, values: Any) -> None:
+        """As it was when this was saved."""
 
 
 class Checkpoint:
@@ -33,7 +43,7 @@ class Checkpoint:
         array_from: the way back.
 
     Attributes:
-        saved: what was written last, as ``write`` took it; None where there is no file.
+        saved: what was written last, as ``write`` took it; empty where there is no file.
 
     Raises:
         FileFormatError: the file is no checkpoint, or damaged.
@@ -51,10 +61,12 @@ class Checkpoint:
     ) -> None:
         if not every >= 0:
             raise ValueError(f"checkpoint_every must be seconds, 0 or more, got {every}.")
-        self.path, self.saved = os.path.abspath(os.fspath(path)), None
+        self.path = os.path.abspath(os.fspath(path))
+        self.saved: dict[str, Any] = {}
         self._every, self._array_of = every, array_of
         self._fit: dict[str, Any] = {}
         self._saved_fit: Any = None
+        self._kept: dict[str, Kept] = {}
         self._next = 0.0  # the first write comes soon, so that one that cannot succeed is noticed
         if not os.path.isdir(os.path.dirname(self.path)):
             raise FileNotFoundError(f"checkpoint {self.path!r}: there is no directory {os.path.dirname(self.path)!r}.")
@@ -86,6 +98,16 @@ class Checkpoint:
                 "give another path."
             )
 
+    def keep(self, things: Mapping[str, Kept]) -> Checkpoint:
+        """Itself, whose file has these too."""
+        self._kept |= things
+        return self
+
+    def restore_kept(self, values: Any = None) -> None:
+        """What is kept is as it was; ``values`` are the parameters of the training."""
+        for name, thing in self._kept.items():
+            thing.restore(self.saved["kept"][name], values)
+
     def faults(self) -> AbstractContextManager[None]:
         """Whatever goes wrong with ``saved`` in this block is a ``FileFormatError``."""
         return faults_of(self.path)
@@ -97,7 +119,8 @@ class Checkpoint:
     def write(self, training: Mapping[str, Any]) -> None:
         """Writes dicts, lists and tuples of arrays, numbers, strings and None; warns where the system refuses."""
         arrays: dict[str, np.ndarray] = {}
-        state = _without_arrays(training, arrays, self._array_of)
+        kept = {name: thing.saved() for name, thing in self._kept.items()}
+        state = _without_arrays({**training, "kept": kept}, arrays, self._array_of)
         text = json.dumps({"fit": self._fit, "training": state})
         metadata = {"format": FORMAT, "checkpoint": text, "sha256": _digest(text, arrays)}
         try:

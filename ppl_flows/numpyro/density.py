@@ -182,8 +182,7 @@ def fit_density(
         progress=progress,
         init_params=given.params,
         watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
-        checkpoint=saved,
-        best=best,
+        checkpoint=saved and saved.keep({"best": best}),
     )
     params, values = best.params or trained_params(trained.params)
     return DensityFit(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
-from ppl_flows.inference.schedule import BLOCKS, BestParams, Training, has_converged
+from ppl_flows.inference.schedule import BLOCKS, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
 
 
@@ -33,12 +33,10 @@ def train(
     init_params: dict[str, Any] | None = None,
     watch: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
-    best: BestParams | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
-    After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters. The
-    checkpoint has all that, and what ``watch`` makes in ``best``.
+    After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters.
     """
     size = max(1, steps // BLOCKS)
     loop = CompiledSteps(
@@ -61,8 +59,7 @@ def train(
             with checkpoint.faults():
                 losses, bads, finished = (checkpoint.saved[name] for name in ("losses", "bads", "finished"))
                 loop.restore(checkpoint.saved["carry"])
-                if best:
-                    best.restore(checkpoint.saved["best"], loop.means())
+                checkpoint.restore_kept(loop.means())
     stop = finished
     pieces = Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
@@ -85,8 +82,5 @@ def train(
                 finished = last == steps or has_converged(losses, steps, elbo.num_particles, anneal, tolerance)
             stop = finished or interrupt.requested
             if checkpoint and (stop or checkpoint.is_due()):
-                made = best.saved() if best else None
-                checkpoint.write(
-                    {"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot(), "best": made}
-                )
+                checkpoint.write({"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot()})
     return Training(losses, int(np.sum(bads > 0)), loop.means(), interrupt.requested)

@@ -16,7 +16,6 @@ from pyro.optim import PyroOptim
 
 from ppl_flows.inference import checkpoint as shared
 from ppl_flows.inference.checkpoint import Checkpoint, name_of
-from ppl_flows.inference.schedule import BestParams
 from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
 
@@ -68,6 +67,23 @@ def _array_from(array: np.ndarray, dtype: str) -> Any:
 describe = partial(shared.describe, array_of=_array_of)
 
 
+class Buffers:
+    """What modules have that is no parameter, such as running averages, once they are set up."""
+
+    def __init__(self, *modules: Any) -> None:
+        self._modules = [module for module in modules if isinstance(module, torch.nn.Module)]
+
+    def saved(self) -> list[dict[str, torch.Tensor]]:
+        """Of each module, by name."""
+        return [dict(module.named_buffers()) for module in self._modules]
+
+    def restore(self, saved: list[dict[str, torch.Tensor]], _: Any) -> None:
+        """As they were then."""
+        for module, values in zip(self._modules, saved, strict=True):
+            for name, buffer in module.named_buffers():
+                buffer.copy_(values[name])
+
+
 @dataclass
 class SoFar:
     """How far a training is.
@@ -95,9 +111,7 @@ class SoFar:
         self.gave_up = True
 
 
-def take_up(
-    checkpoint: Checkpoint | None, eager: EagerSteps, steps: int, weight: float, best: BestParams | None
-) -> SoFar:
+def take_up(checkpoint: Checkpoint | None, eager: EagerSteps, steps: int, weight: float) -> SoFar:
     """Where a training of so many steps begins: at its checkpoint, if there is one in the file.
 
     Raises:
@@ -105,7 +119,7 @@ def take_up(
         ValueError: its parameters or its optimiser are others.
     """
     so_far = SoFar(np.full(steps, np.nan))
-    if checkpoint is None or checkpoint.saved is None:
+    if checkpoint is None or not checkpoint.saved:
         return so_far
     eager.gradient(weight)  # which makes the parameters
     checkpoint.compare(_describe_steps(eager))
@@ -114,12 +128,11 @@ def take_up(
         so_far.step, so_far.finished, so_far.gave_up = saved["step"], saved["finished"], saved["gave_up"]
         so_far.losses[: so_far.step] = saved["losses"]
         _restore(eager, saved["steps"])
-        if best:
-            best.restore(saved["best"], None)
+        checkpoint.restore_kept()
     return so_far
 
 
-def write(checkpoint: Checkpoint, eager: EagerSteps, so_far: SoFar, best: BestParams | None) -> None:
+def write(checkpoint: Checkpoint, eager: EagerSteps, so_far: SoFar) -> None:
     """Writes all that the next step depends on.
 
     Raises:
@@ -134,7 +147,6 @@ def write(checkpoint: Checkpoint, eager: EagerSteps, so_far: SoFar, best: BestPa
             "gave_up": so_far.gave_up,
             "losses": so_far.losses[: so_far.step],
             "steps": _snapshot(eager),
-            "best": best.saved() if best else None,
         }
     )
 

@@ -22,7 +22,7 @@ from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
-from ppl_flows.pyro.checkpoint import open_checkpoint
+from ppl_flows.pyro.checkpoint import Buffers, open_checkpoint
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values
 from ppl_flows.pyro.distribution import Flow, flow
@@ -193,8 +193,7 @@ def fit_density(
             progress=progress,
             compile=compile,
             watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
-            checkpoint=saved,
-            best=best,
+            checkpoint=saved and saved.keep({"best": best, "buffers": Buffers(given.encoder)}),
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(

@@ -22,7 +22,7 @@ from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
-from ppl_flows.pyro.checkpoint import open_checkpoint
+from ppl_flows.pyro.checkpoint import Buffers, open_checkpoint
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.enumeration import enumerated_draws
@@ -184,7 +184,7 @@ def fit(
             progress=progress,
             compile=compile,
             watch=callback,
-            checkpoint=saved,
+            checkpoint=saved and saved.keep({"buffers": Buffers(model.func, given)}),
         )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None

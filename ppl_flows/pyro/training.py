@@ -16,7 +16,6 @@ from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import (
     BLOCKS,
-    BestParams,
     Training,
     averaging_share,
     has_converged,
@@ -46,19 +45,18 @@ def train(
     compile: bool | str = False,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
-    best: BestParams | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
-    are then those in Pyro's store. The checkpoint has all that, and what ``watch`` makes in ``best``.
+    are then those in Pyro's store.
     """
     check_steps(steps, elbo.num_particles)
     plan = _plan(steps, lr, anneal)
     size = max(1, steps // BLOCKS)
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
-    so_far = take_up(checkpoint, eager, steps, plan[0, 0], best)
+    so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     stop, pieces = so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
@@ -100,7 +98,7 @@ def train(
                 stop = so_far.finished or pause
                 if checkpoint and (so_far.finished or due):
                     loop.hand_over()
-                    write(checkpoint, eager, so_far, best)
+                    write(checkpoint, eager, so_far)
         finally:
             loop.sync()
     eager.settle()
