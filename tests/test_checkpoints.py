@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +17,12 @@ import optax
 import pyro
 import pytest
 import torch
-from languages import correlated, identity_flow
+from killed_fit import KINDS, STEPS
+from languages import LANGUAGES, correlated, identity_flow
 
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
-from killed_fit import KINDS, STEPS
 from ppl_flows.inference import checkpoint as checkpoints
 from ppl_flows.safe_files import FileFormatError, read, write
 
@@ -60,8 +59,8 @@ def test_it_does_so_wherever_it_is_killed(kind, tmp_path):
     assert kill(kind, 5, tmp_path)["same"]
 
 
-class Killed(Exception):
-    pass
+class KilledError(Exception):
+    """In place of a kill."""
 
 
 def until(step):
@@ -69,7 +68,7 @@ def until(step):
 
     def callback(at, loss, params):
         if at >= step:
-            raise Killed
+            raise KilledError
 
     return callback
 
@@ -89,7 +88,10 @@ def assert_same(a, b):
 
 OPTIMIZERS = [
     ("pyro", lambda: pyro.optim.ClippedAdam({"lr": 1e-2})),
-    ("pyro", lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9})),
+    (
+        "pyro",
+        lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}),
+    ),
     ("pyro", lambda: partial(torch.optim.SGD, lr=1e-3, momentum=0.9)),
     ("numpyro", lambda: optax.sgd(1e-3, momentum=0.9)),
     ("numpyro", lambda: numpyro.optim.Adam(1e-2)),
@@ -98,17 +100,15 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize(("lang", "optimizer"), OPTIMIZERS, indirect=["lang"])
 def test_optimisers_of_the_hosts_go_on_too(lang, optimizer, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(lang, tmp_path / "fit", callback=until(30), optimizer=optimizer())
     resumed = fit(lang, tmp_path / "fit", optimizer=optimizer())
     assert_same(resumed, fit(lang, None, optimizer=optimizer()))
 
 
 def test_a_compiled_fit_goes_on_compiled(float64, tmp_path):
-    from languages import LANGUAGES
-
     again = partial(fit, LANGUAGES["pyro"], compile="jit", anneal=0.5)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         again(tmp_path / "fit", callback=until(30))
     assert_same(again(tmp_path / "fit"), again(None))
 
@@ -149,39 +149,39 @@ def test_a_checkpoint_of_another_fit_is_refused_by_what_differs_and_kept(lang, t
         return lang.fit(model, guide, lang.array(x), scale=scale, checkpoint=path, **{**SHORT, "lr": 0.01, **options})
 
     path, x = tmp_path / "fit", np.array([1.0, 2.0, 3.0])
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(x, callback=until(30))
     kept = path.read_bytes()
     with pytest.raises(ValueError, match=r"of another fit: lr was 0.01, is 0.02; delete the file or give another path"):
         run(x, lr=0.02)
     with pytest.raises(ValueError, match=r"num_particles was 4, is 5; .*seed was 0, is 1; argument 1 has other values"):
         run(x + 1, num_particles=5, seed=1)
-    with pytest.raises(ValueError, match=r"argument 1 was .*float64 \(3,\), is .*float64 \(1,\); scale was 1.0, is 2.0"):
+    with pytest.raises(
+        ValueError, match=r"argument 1 was .*float64 \(3,\), is .*float64 \(1,\); scale was 1.0, is 2.0"
+    ):
         run(x[:1], scale=2.0)
-    with pytest.raises(ValueError, match=r"flow was AutoFlow.*SinhArcsinh.* is AutoFlow.*Affine"):
+    with pytest.raises(ValueError, match=r"flows was .*SinhArcsinh.* is .*transformer=Affine"):
         run(x, flow=lambda dim: pf.Elementwise(dim, pf.Affine()))
     assert path.read_bytes() == kept
     assert len(run(x).losses) == 60
 
 
 def test_another_precision_is_named(tmp_path):
-    from languages import LANGUAGES
-
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(LANGUAGES["pyro"], tmp_path / "fit", callback=until(30))
     torch.set_default_dtype(torch.float64)
     try:
-        with pytest.raises(ValueError, match="default dtype was torch.float32, is torch.float64"):
+        with pytest.raises(ValueError, match=r"default dtype was torch.float32, is torch.float64"):
             fit(LANGUAGES["pyro"], tmp_path / "fit")
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize(("lang", "optimizer"), OPTIMIZERS[1:4:2], indirect=["lang"])
+@pytest.mark.parametrize(("lang", "optimizer"), OPTIMIZERS[2:4], indirect=["lang"])
 def test_another_optimiser_is_named(lang, optimizer, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(lang, tmp_path / "fit", callback=until(30))
-    with pytest.raises(ValueError, match="is of another fit: optimizer"):
+    with pytest.raises(ValueError, match=r"optimizer was None, is '(torch.optim|optax)"):
         fit(lang, tmp_path / "fit", optimizer=optimizer())
 
 
@@ -190,9 +190,11 @@ def damaged(data):
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize("change", [lambda data: b"a text", lambda data: data[:-1], damaged], ids=["text", "cut", "bit"])
+@pytest.mark.parametrize(
+    "change", [lambda data: b"a text", lambda data: data[:-1], damaged], ids=["text", "cut", "bit"]
+)
 def test_a_file_that_is_no_checkpoint_is_an_error_and_stays(lang, change, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(lang, tmp_path / "fit", callback=until(30))
     changed = change((tmp_path / "fit").read_bytes())
     (tmp_path / "fit").write_bytes(changed)
@@ -209,7 +211,7 @@ def test_a_file_of_a_flow_is_not_taken_for_a_checkpoint(lang, tmp_path):
 
 
 def test_a_forged_checkpoint_is_a_file_format_error(lang, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(lang, tmp_path / "fit", callback=until(30))
     metadata, arrays = read(tmp_path / "fit", (checkpoints.FORMAT,))
     content = json.loads(metadata["checkpoint"])
@@ -256,26 +258,26 @@ def encoder(lang):
 
 
 def test_a_density_goes_on_with_its_base_encoder_averages_and_best_parameters(lang, tmp_path):
-    def run(path, **options):
+    def run(path, *, validation=0.25, shift=0.0, callback=None):
         rng = np.random.default_rng(0)
         data, context = rng.standard_t(3, (60, 2)), rng.standard_normal((60, 2))
         return SHELLS[lang.ppl.__name__].fit_density(
             pf.Chain([pf.Coupling(2, context_dim=3, conditioner=pf.MLP((4,))), pf.BatchNorm(2)]),
-            lang.array(data),
+            lang.array(data + shift),
             context=lang.array(context),
             encoder=encoder(lang),
             base=pf.StudentT(2),
             steps=40,
             batch_size=20,
             lr=0.1,
-            validation=0.25,
+            validation=validation,
             checkpoint=path,
             checkpoint_every=0,
+            callback=callback,
             progress=False,
-            **options,
         )
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path / "fit", callback=until(20))
     resumed, whole, finished = run(tmp_path / "fit"), run(None), run(tmp_path / "fit")
     context = lang.array(np.ones((1, 2)))
@@ -286,10 +288,8 @@ def test_a_density_goes_on_with_its_base_encoder_averages_and_best_parameters(la
         jax.tree.map(np.testing.assert_array_equal, *same)
         encoded = [r.encoder(context) for r in (other, whole)]
         np.testing.assert_array_equal(*(a.detach().numpy() if lang.ppl is pyro else a for a in encoded))
-    with pytest.raises(ValueError, match="validation was 0.25, is 0.5") as error:
-        with warnings.catch_warnings():
-            partial(run)(tmp_path / "fit", levels=None) if False else _other(lang, tmp_path / "fit")
-    assert "data" not in str(error.value) or True
+    with pytest.raises(ValueError, match=r"validation was 0.25, is 0.5; data has other values; delete"):
+        run(tmp_path / "fit", validation=0.5, shift=1.0)
 
 
 def test_an_amortised_fit_goes_on(lang, tmp_path):
@@ -297,22 +297,24 @@ def test_an_amortised_fit_goes_on(lang, tmp_path):
         z = lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
         lang.ppl.sample("x", lang.dist.Normal(z, 1.0), obs=x)
 
-    def run(path, simulations=100, **options):
-        return SHELLS[lang.ppl.__name__].fit_amortized(
-            model,
-            x=lang.array(0.0),
-            flow=lambda dim, context_dim: pf.Coupling(2, context_dim=context_dim)
-            if dim == 2
-            else pf.Elementwise(dim, pf.Affine(), context_dim=context_dim),
-            simulations=simulations,
-            steps=20,
-            checkpoint=path,
-            checkpoint_every=0,
-            progress=False,
-            **options,
-        ).density
+    def run(path, *, simulations=100, callback=None):
+        return (
+            SHELLS[lang.ppl.__name__]
+            .fit_amortized(
+                model,
+                x=lang.array(0.0),
+                flow=lambda dim, context_dim: pf.Elementwise(dim, context_dim=context_dim),
+                simulations=simulations,
+                steps=20,
+                checkpoint=path,
+                checkpoint_every=0,
+                callback=callback,
+                progress=False,
+            )
+            .density
+        )
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path / "fit", callback=until(10))
     assert_same(run(tmp_path / "fit"), run(None))
     with pytest.raises(ValueError, match=r"data was .* \(100, 1\), is .* \(120, 1\)"):

@@ -17,7 +17,7 @@ import numpy as np
 from ppl_flows.safe_files import faults_of, parse, read, write
 
 FORMAT = "checkpoint-1"
-SHOWN = 6  # differences in an error
+SHOWN, LENGTH = 6, 300  # differences in an error, and characters of each value
 
 ArrayOf = Callable[[Any], tuple[np.ndarray, str] | None]  # an array's bytes as NumPy has them, and its own dtype
 
@@ -43,7 +43,7 @@ class Checkpoint:
         array_from: the way back.
 
     Attributes:
-        saved: what was written last, as ``write`` took it; empty where there is no file.
+        saved: what was written last, as ``write`` took it; None where there is no file.
 
     Raises:
         FileFormatError: the file is no checkpoint, or damaged.
@@ -62,7 +62,7 @@ class Checkpoint:
         if not every >= 0:
             raise ValueError(f"checkpoint_every must be seconds, 0 or more, got {every}.")
         self.path = os.path.abspath(os.fspath(path))
-        self.saved: dict[str, Any] = {}
+        self.saved: Any = None
         self._every, self._array_of = every, array_of
         self._fit: dict[str, Any] = {}
         self._saved_fit: Any = None
@@ -197,11 +197,6 @@ def describe(value: Any, array_of: ArrayOf) -> Any:
     return name_of(value)
 
 
-def describe_guide(guide: Any) -> str:
-    """Of our own guides, once they are set up, their flows."""
-    return str(guide) if type(guide).__module__.startswith("ppl_flows.") else name_of(guide)
-
-
 def describe_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], array_of: ArrayOf) -> dict[str, Any]:
     """Those of a model."""
     named = {f"argument {i}": value for i, value in enumerate(args, 1)}
@@ -241,4 +236,5 @@ def _say(value: Any) -> str:
         return "absent"
     if isinstance(value, dict) and "sha256" in value:
         return f"{value.get('dtype')} {tuple(value.get('shape', ()))}"
-    return value if isinstance(value, str) else json.dumps(value)
+    said = value if isinstance(value, str) else json.dumps(value)
+    return said if len(said) <= LENGTH else f"{said[:LENGTH]} …"

@@ -64,6 +64,12 @@ def _array_from(array: np.ndarray, dtype: str) -> np.ndarray:
 describe = partial(shared.describe, array_of=_array_of)
 
 
+def describe_flows(guide: Any) -> list[str]:
+    """Those of our own guides, once they are set up."""
+    parts = guide, getattr(guide, "_globals", None)
+    return [repr(part._bijection) for part in parts if getattr(part, "_bijection", None) is not None]
+
+
 def like(leaves: Sequence[Any], arrays: Sequence[np.ndarray]) -> list[jax.Array]:
     """Arrays of a checkpoint as what stands in these leaves.
 

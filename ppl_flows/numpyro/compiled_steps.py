@@ -94,7 +94,7 @@ class CompiledSteps:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
         optimizer = "the own one" if self._own else str(jax.tree.structure(self._carry.state.optim_state))
-        return {"parameters": parameters, "optimizer": optimizer}
+        return {"parameters": parameters, "optimizer's state": optimizer}
 
     def snapshot(self) -> list[jax.Array]:
         """All that the next step depends on."""

@@ -19,6 +19,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
@@ -94,6 +95,7 @@ def fit_density(
         options={
             "steps": steps,
             "batch_size": batch_size,
+            "optimizer": optimizer and name_of(optimizer),
             "lr": lr,
             "clip": clip,
             "standardize": standardize,

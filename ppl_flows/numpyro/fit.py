@@ -15,12 +15,12 @@ from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
-from ppl_flows.inference.checkpoint import describe_guide
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
-from ppl_flows.numpyro.checkpoint import open_checkpoint
+from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
@@ -113,6 +113,7 @@ def fit(
         options={
             "steps": steps,
             "num_particles": num_particles,
+            "optimizer": optimizer and name_of(optimizer),
             "lr": lr,
             "clip": clip,
             "estimator": estimator,
@@ -147,7 +148,7 @@ def fit(
     if marginal and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     if saved:
-        saved.compare({"flow": describe_guide(guide)})
+        saved.compare({"flows": describe_flows(guide)})
     trained = train(
         train_key,
         elbo if loss is None else loss,

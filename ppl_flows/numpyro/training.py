@@ -55,7 +55,7 @@ def train(
     losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
     if checkpoint:
         checkpoint.compare(loop.describe())
-        if checkpoint.saved:
+        if checkpoint.saved is not None:
             with checkpoint.faults():
                 losses, bads, finished = (checkpoint.saved[name] for name in ("losses", "bads", "finished"))
                 loop.restore(checkpoint.saved["carry"])

@@ -18,6 +18,7 @@ from ppl_flows.inference import checkpoint as shared
 from ppl_flows.inference.checkpoint import Checkpoint, name_of
 from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
+from ppl_flows.pyro.transform import FlowTransform
 
 
 def open_checkpoint(
@@ -65,6 +66,12 @@ def _array_from(array: np.ndarray, dtype: str) -> Any:
 
 
 describe = partial(shared.describe, array_of=_array_of)
+
+
+def describe_flows(guide: Any) -> list[str]:
+    """Those in a guide that is a module, once it is set up."""
+    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    return [repr(module.bijection) for module in modules if isinstance(module, FlowTransform)]
 
 
 class Buffers:
@@ -119,7 +126,7 @@ def take_up(checkpoint: Checkpoint | None, eager: EagerSteps, steps: int, weight
         ValueError: its parameters or its optimiser are others.
     """
     so_far = SoFar(np.full(steps, np.nan))
-    if checkpoint is None or not checkpoint.saved:
+    if checkpoint is None or checkpoint.saved is None:
         return so_far
     eager.gradient(weight)  # which makes the parameters
     checkpoint.compare(_describe_steps(eager))
@@ -156,7 +163,7 @@ def _describe_steps(eager: EagerSteps) -> dict[str, Any]:
     store = pyro.get_param_store()
     parameters = {name: f"{p.dtype} {tuple(p.shape)}" for p, name in eager.names.items()}
     state = {name: f"{store[name].dtype} {tuple(store[name].shape)}" for name in stored_state()}
-    return {"parameters": parameters | state, "optimizer": _describe_optimizer(eager.optimizer)}
+    return {"parameters": parameters | state, "optimizer's state": _describe_optimizer(eager.optimizer)}
 
 
 def _describe_optimizer(optimizer: Any) -> Any:

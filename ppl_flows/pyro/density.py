@@ -17,6 +17,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
@@ -103,6 +104,7 @@ def fit_density(
         options={
             "steps": steps,
             "batch_size": batch_size,
+            "optimizer": optimizer and name_of(optimizer),
             "lr": lr,
             "clip": clip,
             "standardize": standardize,

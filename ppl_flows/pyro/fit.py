@@ -17,12 +17,12 @@ from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAda
 from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.auto_flow import fit_budget
-from ppl_flows.inference.checkpoint import describe_guide
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
 from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
-from ppl_flows.pyro.checkpoint import Buffers, open_checkpoint
+from ppl_flows.pyro.checkpoint import Buffers, describe_flows, open_checkpoint
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.enumeration import enumerated_draws
@@ -137,6 +137,7 @@ def fit(
         options={
             "steps": steps,
             "num_particles": num_particles,
+            "optimizer": optimizer and name_of(optimizer),
             "lr": lr,
             "clip": clip,
             "estimator": estimator,
@@ -169,7 +170,7 @@ def fit(
             weighted_model, scored_guide, num_particles, vectorize=vectorize_particles
         )
         if saved:
-            saved.compare({"flow": describe_guide(given)})
+            saved.compare({"flows": describe_flows(given)})
         trained = train(
             elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
             weighted_model if loss is None else model,

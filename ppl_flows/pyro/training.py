@@ -69,8 +69,7 @@ def train(
                     for loss in loop.run(plan[so_far.step : end]):
                         so_far.add(loss)
                         bar.update()
-                    pause = interrupt.requested
-                    if due := checkpoint is not None and (pause or checkpoint.is_due()):
+                    if due := checkpoint is not None and checkpoint.is_due():
                         loop.confirm(plan[so_far.step - 1])
                 except CompileError as error:
                     if compile == "strict":
@@ -95,8 +94,8 @@ def train(
                     so_far.finished = so_far.step == steps or has_converged(
                         so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance
                     )
-                stop = so_far.finished or pause
-                if checkpoint and (so_far.finished or due):
+                stop = so_far.finished or interrupt.requested
+                if checkpoint and (stop or due):
                     loop.hand_over()
                     write(checkpoint, eager, so_far)
         finally:
