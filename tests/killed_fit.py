@@ -17,7 +17,7 @@ import numpy as np
 
 import ppl_flows as pf
 
-STEPS = 400
+STEPS = 200
 COMMON = {
     "steps": STEPS,
     "num_particles": 4,
@@ -28,15 +28,11 @@ COMMON = {
 }
 
 
-def guide_flow(dim):
-    return pf.Elementwise(dim, pf.SinhArcsinh())
-
-
 def network(dim):
     return pf.iaf(dim, flow_layers=1, hidden=(8, 8))
 
 
-def fit_in_pyro(checkpoint, callback, flow=guide_flow, optimizer=None, **options):
+def fit_in_pyro(checkpoint, callback, auto=None, optimizer=None, **options):
     import pyro
     import torch
 
@@ -46,13 +42,18 @@ def fit_in_pyro(checkpoint, callback, flow=guide_flow, optimizer=None, **options
         pyro.sample("z", pyro.distributions.MultivariateNormal(torch.tensor([3.0, -3.0]), torch.eye(2) + 0.9))
 
     pyro.clear_param_store()
-    guide = shell.AutoFlow(model, flow, start="init")
+
+    def guide():
+        pyro.sample("z", shell.flow("q", pf.Elementwise(2)))
+
+    if auto:
+        guide = shell.AutoFlow(model, auto, start="init")
     common = {**COMMON, "checkpoint": checkpoint, "callback": callback, "optimizer": optimizer and optimizer()}
     result = shell.fit(model, guide, **common, **options)
     return [result.losses, *(p.numpy() for p in result.params.values())]
 
 
-def fit_in_numpyro(checkpoint, callback, flow=guide_flow, optimizer=None, **options):
+def fit_in_numpyro(checkpoint, callback, auto=None, optimizer=None, **options):
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -62,7 +63,11 @@ def fit_in_numpyro(checkpoint, callback, flow=guide_flow, optimizer=None, **opti
     def model():
         numpyro.sample("z", numpyro.distributions.MultivariateNormal(jnp.array([3.0, -3.0]), jnp.eye(2) + 0.9))
 
-    guide = shell.AutoFlow(model, flow, start="init")
+    def guide():
+        numpyro.sample("z", shell.flow("q", pf.Elementwise(2)))
+
+    if auto:
+        guide = shell.AutoFlow(model, auto, start="init")
     common = {**COMMON, "checkpoint": checkpoint, "callback": callback, "optimizer": optimizer and optimizer()}
     result = shell.fit(model, guide, **common, **options)
     return [result.losses, *map(np.asarray, jax.tree.leaves(result.params))]
@@ -113,12 +118,12 @@ def optax_adam():
 
 KINDS = {
     "pyro": fit_in_pyro,
-    "pyro jit": partial(fit_in_pyro, flow=network, compile="jit"),
+    "pyro jit": partial(fit_in_pyro, auto=network, compile="jit"),
     "pyro pyro.optim": partial(fit_in_pyro, optimizer=pyro_optim),
     "pyro torch.optim": partial(fit_in_pyro, optimizer=torch_optim),
     "pyro density": partial(density, "pyro"),
     "numpyro": fit_in_numpyro,
-    "numpyro network": partial(fit_in_numpyro, flow=network, anneal=0.1),
+    "numpyro network": partial(fit_in_numpyro, auto=network, anneal=0.1),
     "numpyro optax": partial(fit_in_numpyro, optimizer=optax_adam),
     "numpyro density": partial(density, "numpyro"),
 }

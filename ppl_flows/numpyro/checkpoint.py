@@ -66,8 +66,8 @@ describe = partial(shared.describe, array_of=_array_of)
 
 def describe_flows(guide: Any) -> list[str]:
     """Those of our own guides, once they are set up."""
-    parts = guide, getattr(guide, "_globals", None)
-    return [repr(part._bijection) for part in parts if getattr(part, "_bijection", None) is not None]
+    parts = (getattr(part, "_bijection", None) for part in (guide, getattr(guide, "_globals", None)))
+    return [repr(bijection) for bijection in parts if bijection is not None]
 
 
 def like(leaves: Sequence[Any], arrays: Sequence[np.ndarray]) -> list[jax.Array]:
