@@ -79,8 +79,15 @@ def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Para
         params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``.
 
     Raises:
+        TypeError: no bijection and no base, but a guide, a result, a recipe.
         ValueError: params do not have the bijection's structure and shapes, or it holds a class that is not registered.
     """
+    if not isinstance(bijection, Bijection | Base):
+        raise TypeError(
+            f"save takes a bijection or a base, and its params, got {type(bijection).__name__}: of a guide save "
+            "guide.get_transform(...), of a fitted density fit, each by .bijection and .params; a recipe is called "
+            "first."
+        )
     check_params(bijection, params)
     arrays = {name: _to_numpy(array) for name, array in flatten(params)}
     metadata = {"format": FORMAT, "bijection": json.dumps(_describe(bijection))}

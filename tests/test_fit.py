@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pyro
 import pytest
+import torch
 from languages import MEAN, SHORT, STILL, Regression, correlated, identity_flow, normal, small, sub_sampled
 
 import ppl_flows as pf
@@ -59,6 +60,20 @@ def test_a_guide_of_points_is_never_good(lang):
     assert result.kl.mean == np.inf
     assert result.verdict.startswith("do not trust")
     assert "one point for z" in result.verdict
+
+
+def test_draws_that_are_impossible_under_the_model_are_not_to_be_trusted(lang):
+    def model():
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), 1.0))
+        lang.ppl.factor("positive", lang.xp.where(z > 0, lang.array(0.0), lang.array(-np.inf)))
+
+    guide = lang.AutoFlow(
+        model, identity_flow, start="init", init_loc_fn=lang.init_to({"z": lang.array(1.0)}), init_scale=1.0
+    )
+    result = lang.fit(model, guide, **STILL)
+    assert result.verdict.startswith("do not trust: KL inf")
+    assert "impossible under the model" in result.verdict
+    assert 0 < result.ess < 1
 
 
 def half_seen(lang):
@@ -243,3 +258,68 @@ def test_a_fit_returns_the_mean_of_the_last_twentieth_of_its_steps(lang):
         iterates.append(p)
     assert float(result.params["p"]) == pytest.approx(np.mean(iterates[-6:]), abs=1e-9)
     assert abs(np.mean(iterates[-6:]) - p) > 1e-6, "or the last iterate would pass too"
+
+
+# --- deterministic sites
+
+
+def with_deterministic_sites(lang):
+    def model(x):
+        b = lang.ppl.sample("b", lang.dist.Normal(lang.array(0.0), 1.0))
+        a = lang.ppl.sample("a", lang.dist.Normal(lang.array(np.zeros(2)), 1.0).to_event(1))
+        lang.ppl.deterministic("total", b + a.sum(-1))
+        lang.ppl.deterministic("pair", lang.xp.stack([b, 2 * b]))  # which many draws at once would put the wrong way
+        lang.ppl.deterministic("fixed", 3 * x)
+        with lang.ppl.plate("rows", 4):
+            lang.ppl.deterministic("mean", b * x)
+
+    return model
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_model_s_deterministic_sites_come_with_all_draws(lang, by_hand):
+    x, model = lang.array(np.arange(4.0)), with_deterministic_sites(lang)
+
+    def guide(x):
+        lang.ppl.sample("b", lang.dist.Normal(lang.ppl.param("loc", lang.array(0.1)), 1.0))
+        lang.ppl.sample("a", lang.dist.Normal(lang.array(np.zeros(2)), 1.0).to_event(1))
+
+    result = lang.fit(model, guide if by_hand else lang.AutoFlow(model, small, start="init"), x, **SHORT)
+    for found in (result.sample(6), result.reweighted(6)):
+        draws = {name: np.asarray(value) for name, value in found.items()}
+        assert draws.keys() == {"a", "b", "total", "pair", "fixed", "mean"}
+        np.testing.assert_allclose(draws["total"], draws["b"] + draws["a"].sum(-1))
+        np.testing.assert_allclose(draws["pair"], draws["b"][:, None] * [1, 2])
+        np.testing.assert_allclose(draws["mean"], draws["b"][:, None] * np.arange(4.0))
+        np.testing.assert_allclose(draws["fixed"], np.tile(3 * np.arange(4.0), (6, 1)))
+
+
+def test_deterministic_sites_that_are_the_same_for_many_draws_take_one_run(float64):
+    from ppl_flows.pyro import AutoFlow, fit
+
+    runs = []
+
+    def model():
+        runs.append(1)
+        b = pyro.sample("b", pyro.distributions.Normal(0.0, 1.0))
+        pyro.deterministic("double", 2 * b)
+        pyro.deterministic("constant", torch.ones(3))
+
+    result = fit(model, AutoFlow(model, small, start="init"), **SHORT)
+    runs.clear()
+    result.sample(50)
+    assert len(runs) == 4, "a first look, all at once, and both ends"
+
+
+def test_minibatches_have_no_deterministic_sites(lang):
+    data = lang.array(np.zeros(10))
+
+    def model():
+        mu = lang.ppl.sample("mu", lang.dist.Normal(lang.array(0.0), 1.0))
+        with lang.ppl.plate("rows", 10, subsample_size=5) as rows:
+            lang.ppl.deterministic("shifted", mu + data[rows])
+
+    def guide():
+        lang.ppl.sample("mu", lang.dist.Normal(lang.ppl.param("loc", lang.array(0.1)), 1.0))
+
+    assert lang.fit(model, guide, **SHORT).sample(3).keys() == {"mu"}

@@ -157,7 +157,7 @@ def test_images_of_different_intervals_are_refused_by_the_hosts():
         (lambda: pf.Coupling((4, 4)), r"dim must be \(height, width, channels\)"),
         (lambda: pf.tarflow((4, 4, 1), width=6, heads=4), "width must be a multiple of heads"),
         (lambda: pf.PerPixel(pf.Squeeze((2, 2, 1)), height=2, width=2), "must map the vector of channels"),
-        (lambda: pf.LogitTransform(SMALL, alpha=0.5), "alpha must be between 0 and 0.5"),
+        (lambda: pf.LogitTransform(SMALL, alpha=0.5), "alpha must lie between 0 and 0.5"),
         (lambda: pf.glow((8, 8, 1), scales=0), "at least 1"),
     ],
 )

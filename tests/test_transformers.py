@@ -47,8 +47,8 @@ def test_it_is_increasing(transformer):
     [
         ({"bins": 1}, "bins must be at least 2"),
         ({"bound": 0.0}, "bound must be positive"),
-        ({"min_bin": 0.5}, "min_bin must lie in"),
-        ({"min_slope": 1.0}, "min_slope must lie in"),
+        ({"min_bin": 0.5}, "min_bin must lie between 0 and 0.125"),
+        ({"min_slope": 1.0}, "min_slope must lie between 0 and 1"),
     ],
 )
 def test_a_spline_outside_its_range_is_refused(fields, message):

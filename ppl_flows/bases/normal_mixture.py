@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -41,6 +41,7 @@ class NormalMixture(Base):
         check_whole(self, dim=1, components=1)
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         loc = 0.5**0.5 * rng.standard_normal((self.components, self.dim))
         return {"logits": np.zeros(self.components), "loc": loc, "log_scale": np.full_like(loc, 0.5 * math.log(0.5))}
 

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from ppl_flows.core.base_distribution import Base, Random
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -40,10 +40,7 @@ class StudentT(Base):
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1)
-        if not 0 < self.df < math.inf:
-            raise ValueError(
-                f"StudentT: df must be positive and finite, got {self.df}; for tails of a normal use a DiagonalNormal."
-            )
+        check_real(self, df=POSITIVE)
 
     def init(self, rng: np.random.Generator) -> Params:
         zeros = np.zeros(self.dim)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.batch_statistics import batch_mean_and_variance
@@ -44,10 +44,9 @@ class BatchNorm(Bijection):
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1)
-        if not 0 < self.momentum <= 1:
+        check_real(self, momentum=POSITIVE, eps=POSITIVE)
+        if self.momentum > 1:
             raise ValueError(f"BatchNorm: momentum must be in (0, 1], got {self.momentum}.")
-        if not self.eps > 0:
-            raise ValueError(f"BatchNorm: eps must be positive, got {self.eps}.")
 
     def init(self, rng: np.random.Generator) -> Params:
         averages = {"mean": np.zeros(self.dim), "var": np.ones(self.dim)}

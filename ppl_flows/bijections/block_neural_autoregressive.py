@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 from ppl_flows.numerics.root_finding import numerical_inverse
@@ -55,6 +55,7 @@ class BlockNeuralAutoregressive(Bijection):
         return list(pairwise((1, *(self.hidden_factor,) * self.layers, 1)))
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         params = {"gate": np.full(self.dim, -5.0 / GATE_SPEED)}
         if self.context_dim:
             wide = self.dim * self.hidden_factor

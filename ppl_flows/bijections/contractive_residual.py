@@ -7,7 +7,7 @@ import numpy as np
 
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.checks import check_flags, check_real, check_whole, checked_widths
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, random_probes
@@ -61,8 +61,9 @@ class ContractiveResidual(Bijection):
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1, terms=1, context_dim=0)
-        if not 0 < self.lipschitz < 1:
-            raise ValueError(f"ContractiveResidual: lipschitz must lie between 0 and 1, got {self.lipschitz}.")
+        check_real(self, lipschitz=(0.0, 1.0))
+        if self.exact is not None:
+            check_flags(self, "exact")
         object.__setattr__(self, "hidden", checked_widths("ContractiveResidual", self.hidden, "silu", ACTIVATIONS))
         if not self._exact:
             check_dim("ContractiveResidual", self.dim)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ppl_flows.conditioners import MLP, ConvNet
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, checked_shape
+from ppl_flows.core.checks import check_choice, check_flags, check_whole, checked_sequence, checked_shape
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
@@ -55,11 +55,12 @@ class Coupling(Bijection):
     context_dim: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, context_dim=0)
+        check_whole(self, context_dim=0, seed=0)
+        check_flags(self, "flip")
         if isinstance(self.dim, Sequence):
             object.__setattr__(self, "dim", checked_shape("Coupling", self.dim, "dim"))
         else:
-            check_whole(self, dim=1, context_dim=0)
+            check_whole(self, dim=1)
         check_transformer("Coupling", self.transformer)
         if self.conditioner is None:
             object.__setattr__(self, "conditioner", MLP() if len(self.event_shape) == 1 else ConvNet())
@@ -69,10 +70,8 @@ class Coupling(Bijection):
     def _complete_mask(self) -> str | tuple[bool, ...]:
         size, images = self.event_shape[-1], not isinstance(self.dim, int)
         masks = MASKS if images else MASKS[:-1]
-        if isinstance(self.mask, str) and self.mask not in masks:
-            raise ValueError(
-                f"Coupling: unknown mask {self.mask!r}; choose one of {', '.join(masks)}, or give a tuple of bools."
-            )
+        if isinstance(self.mask, str):
+            check_choice("Coupling", "mask", self.mask, masks, more=", or give a tuple of bools")
         if isinstance(self.mask, str) and self.mask == "checkerboard":
             return self.mask
         if size < 2:
@@ -87,7 +86,7 @@ class Coupling(Bijection):
             return tuple(bool(i < size // 2) for i in np.random.default_rng(self.seed).permutation(size))
         if isinstance(self.mask, str):
             return self.mask
-        mask = tuple(bool(m) for m in self.mask)
+        mask = tuple(bool(m) for m in checked_sequence("Coupling", "mask", self.mask, "(True, False)"))
         if len(mask) != size or all(mask) or not any(mask):
             raise ValueError(
                 f"Coupling(dim={self.dim}): mask must hold {size} bools, some True and some False, got {mask}."

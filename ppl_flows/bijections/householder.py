@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -47,6 +47,7 @@ class Householder(Bijection):
             )
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         v = rng.standard_normal((self.reflections // 2, self.dim))
         return {"v": np.repeat(v / np.linalg.norm(v, axis=-1, keepdims=True), 2, axis=0)}
 

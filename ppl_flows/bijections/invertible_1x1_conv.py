@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.combinators.per_pixel import PerPixel
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_shape
+from ppl_flows.core.checks import check_flags, check_generator, check_whole, checked_shape
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -40,6 +40,8 @@ class Invertible1x1Conv(Bijection):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", checked_shape("Invertible1x1Conv", self.shape))
+        check_whole(self, seed=0)
+        check_flags(self, "dense")
         object.__setattr__(self, "order", LULinear(self.shape[-1], order=self.order, seed=self.seed).order)
 
     @property
@@ -52,6 +54,7 @@ class Invertible1x1Conv(Bijection):
         return PerPixel(LULinear(channels, order=self.order, bias=False), height=height, width=width)
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         if not self.dense:
             return self._lu.init(rng)
         return {"w": np.linalg.qr(rng.standard_normal((self.shape[-1],) * 2))[0]}

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_shape
+from ppl_flows.core.checks import check_real, checked_shape
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Params
@@ -36,8 +36,7 @@ class LogitTransform(Bijection):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", checked_shape("LogitTransform", self.shape))
-        if not 0 < self.alpha < 0.5:
-            raise ValueError(f"LogitTransform: alpha must be between 0 and 0.5, got {self.alpha}.")
+        check_real(self, alpha=(0.0, 0.5))
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_choice, check_flags, check_whole
 from ppl_flows.core.namespace import below_diagonal, namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
@@ -41,14 +42,13 @@ class LULinear(Bijection):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, dim=1)
-        if isinstance(self.order, str) and self.order not in ("identity", "random"):
-            raise ValueError(
-                f"LULinear: unknown order {self.order!r}; choose 'identity' or 'random', or give a permutation."
-            )
-        order = tuple(range(self.dim)) if self.order == "identity" else self.order
-        drawn = Permute(self.dim, order=None if order == "random" else order, seed=self.seed)  # type: ignore[arg-type]
-        object.__setattr__(self, "order", drawn.order)
+        check_whole(self, dim=1, seed=0)
+        check_flags(self, "bias")
+        order: Any = self.order
+        if isinstance(order, str):
+            check_choice("LULinear", "order", order, ("identity", "random"), more=", or give a permutation")
+            order = range(self.dim) if order == "identity" else None
+        object.__setattr__(self, "order", Permute(self.dim, order=order, seed=self.seed).order)
 
     @cached_property
     def _permutation(self) -> Permute:

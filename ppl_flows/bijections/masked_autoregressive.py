@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, whole_number
+from ppl_flows.core.checks import check_choice, check_flags, check_whole, whole_number
 from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, where_moved
@@ -63,17 +63,15 @@ class MaskedAutoregressive(Bijection):
 
     def __post_init__(self) -> None:
         check_whole(self, context_dim=0)
+        check_flags(self, "flip")
         if isinstance(self.dim, Sequence):
             shape = tuple(whole_number("MaskedAutoregressive", "every entry of dim", n) for n in self.dim)
             if len(shape) != 2:
                 raise ValueError(f"MaskedAutoregressive: sequences have dim=(length, size), got {shape}.")
             object.__setattr__(self, "dim", shape)
         else:
-            check_whole(self, dim=1, context_dim=0)
-        if self.method not in METHODS:
-            raise ValueError(
-                f"MaskedAutoregressive: unknown method {self.method!r}; choose one of {', '.join(METHODS)}."
-            )
+            check_whole(self, dim=1)
+        check_choice("MaskedAutoregressive", "method", self.method, METHODS)
         check_transformer("MaskedAutoregressive", self.transformer)
         if not isinstance(self.conditioner, AutoregressiveConditioner):
             raise TypeError(

@@ -6,7 +6,7 @@ import numpy as np
 
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.checks import POSITIVE, check_flags, check_real, check_whole, checked_widths
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Observed, Params
 from ppl_flows.numerics.hutchinson_probes import check_dim, first_step, next_step, random_probes
@@ -58,8 +58,9 @@ class NeuralODE(Bijection):
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1, context_dim=0)
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"NeuralODE: tolerances must be positive, got rtol={self.rtol}, atol={self.atol}.")
+        check_real(self, rtol=POSITIVE, atol=POSITIVE)
+        if self.exact is not None:
+            check_flags(self, "exact")
         object.__setattr__(self, "hidden", checked_widths("NeuralODE", self.hidden, self.activation, ACTIVATIONS))
         if not self._exact:
             check_dim("NeuralODE", self.dim)

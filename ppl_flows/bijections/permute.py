@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole, checked_sequence, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -30,10 +30,11 @@ class Permute(Bijection):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, dim=1)
+        check_whole(self, dim=1, seed=0)
         # the drawn order is kept, not the seed: a file then does not depend on NumPy's random stream
         order = np.random.default_rng(self.seed).permutation(self.dim) if self.order is None else self.order
-        object.__setattr__(self, "order", tuple(int(i) for i in order))
+        order = checked_sequence("Permute", "order", order, "(1, 0)")
+        object.__setattr__(self, "order", tuple(whole_number("Permute", "every entry of order", i, 0) for i in order))
         if sorted(self.order) != list(range(self.dim)):
             raise ValueError(
                 f"Permute(dim={self.dim}): order must be a permutation of 0, ..., {self.dim - 1}, got {self.order}."
@@ -90,6 +91,7 @@ class Shuffle(Bijection):
         check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         order = rng.permutation(self.dim)
         # whole numbers as floats: JAX takes no gradient where a leaf of the parameters is an integer
         return {"state": {"order": order.astype(float), "back": np.argsort(order).astype(float)}}

@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
@@ -51,6 +51,7 @@ class Planar(Bijection):
         return self.conditioner.bind(self.context_dim, 2 * self.dim + 1)
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         w = rng.standard_normal(self.dim) / self.dim**0.5
         u = OUTPUT_SCALE * rng.standard_normal(self.dim) / self.dim**0.5
         params = {"u": u, "w": w, "b": np.zeros(1)}

@@ -8,7 +8,7 @@ import numpy as np
 from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_generator, check_whole
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
@@ -48,6 +48,7 @@ class Radial(Bijection):
         return self.conditioner.bind(self.context_dim, self.dim + 2)
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         params = {
             "x0": rng.standard_normal(self.dim),
             "log_alpha": np.zeros(1),

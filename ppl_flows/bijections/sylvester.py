@@ -11,7 +11,7 @@ from ppl_flows.bijections.permute import Permute
 from ppl_flows.conditioners import MLP
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_choice, check_flags, check_generator, check_whole
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.params import map_params
@@ -65,8 +65,10 @@ class Sylvester(Bijection):
         check_whole(self, rank=1)
         if self.rank > self.dim:
             raise ValueError(f"Sylvester(dim={self.dim}): rank must be one of 1, ..., {self.dim}, got {self.rank}.")
-        if self.variant not in VARIANTS:
-            raise ValueError(f"Sylvester: unknown variant {self.variant!r}; choose one of {', '.join(VARIANTS)}.")
+        check_choice("Sylvester", "variant", self.variant, VARIANTS)
+        check_flags(self, "flip")
+        if self.reflections is not None:
+            check_whole(self, reflections=2)
         check_conditioner("Sylvester", self.conditioner, 1)
         _ = self._rotation  # checks the reflections
 
@@ -83,6 +85,7 @@ class Sylvester(Bijection):
         return self.conditioner.bind(self.context_dim, self.rank * (self.rank + 3))
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         k = self.rank
         # the two triangles in one matrix: R above the diagonal, the transpose of S below; S is not small, so that R
         # has something to combine

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.combinators.stack import Stack, check_remat
-from ppl_flows.combinators.wrapper import check_part
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.support import Support, chain_supports
 from ppl_flows.core.types import Array, Params
 
@@ -71,6 +70,8 @@ class Chain(Stack):
         if isinstance(parts, Bijection) or not isinstance(parts, Iterable):
             raise TypeError(f"Chain takes a sequence or a mapping of bijections, got {parts!r}; put it into a list.")
         object.__setattr__(self, "parts", tuple(parts))
+        if isinstance(names, str) or not isinstance(names, Iterable | None):
+            raise TypeError(f"Chain: names must be one for every part, such as ['first', 'second'], got {names!r}.")
         object.__setattr__(self, "names", None if names is None else tuple(names))
         object.__setattr__(self, "remat", remat)
         if not self.parts:
@@ -78,7 +79,7 @@ class Chain(Stack):
         if self.names is not None:
             self._check_names(self.names)
         for part in self.parts:
-            check_part("Chain", part)
+            check_bijection("Chain", part)
         for a, b in zip(self.parts, self.parts[1:], strict=False):
             if a.output_shape != b.event_shape:
                 raise ValueError(f"Chain: {a!r} gives shape {a.output_shape}, but {b!r} takes {b.event_shape}.")

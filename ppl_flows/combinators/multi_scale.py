@@ -10,8 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ppl_flows.combinators.wrapper import check_part
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, is_real
 from ppl_flows.core.types import Array, Observed, Params
@@ -41,11 +40,13 @@ class MultiScale(Bijection):
     scales: tuple[Bijection, ...]
 
     def __init__(self, scales: Iterable[Bijection]) -> None:
+        if isinstance(scales, Bijection) or not isinstance(scales, Iterable):
+            raise TypeError(f"MultiScale takes a sequence of bijections of images, got {scales!r}; put it into a list.")
         object.__setattr__(self, "scales", tuple(scales))
         if not self.scales:
             raise ValueError("MultiScale got no scales; give at least one bijection of images.")
         for scale in self.scales:
-            check_part("MultiScale", scale)
+            check_bijection("MultiScale", scale)
         for i, scale in enumerate(self.scales):
             if len(scale.event_shape) != 3 or len(scale.output_shape) != 3:
                 raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, whole_number
+from ppl_flows.core.checks import check_whole, checked_sequence, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, Support
 from ppl_flows.core.types import Array, Observed, Params
@@ -37,9 +37,8 @@ class Partial(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, dim=1)
-        object.__setattr__(
-            self, "index", tuple(whole_number("Partial", "every entry of index", i, 0) for i in self.index)
-        )
+        index = checked_sequence("Partial", "index", self.index, "(0, 2)")
+        object.__setattr__(self, "index", tuple(whole_number("Partial", "every entry of index", i, 0) for i in index))
         if len(set(self.index)) < len(self.index) or not set(self.index) <= set(range(self.dim)):
             raise ValueError(
                 f"Partial(dim={self.dim}): index must hold different numbers of 0, ..., {self.dim - 1}, "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import check_choice
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.types import Array, Observed, Params
@@ -44,8 +45,7 @@ class Stack(Bijection):
 def check_remat(stack: Stack) -> None:
     """Raises ValueError for an unknown ``remat``, or one that the parts cannot have."""
     name, remat = type(stack).__name__, stack.remat
-    if remat not in REMAT:
-        raise ValueError(f"{name}: unknown remat {remat!r}; choose one of {', '.join(REMAT)}.")
+    check_choice(name, "remat", remat, REMAT)
     mixing = {type(b).__name__ for b in _within(stack) if not b.row_wise}
     if remat == "reversible" and mixing:
         raise ValueError(

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Params
 
@@ -22,7 +22,7 @@ class Wrapper(Bijection):
     part: Bijection
 
     def __post_init__(self) -> None:
-        check_part(type(self).__name__, self.part)
+        check_bijection(type(self).__name__, self.part)
 
     @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
@@ -56,14 +56,3 @@ class Wrapper(Bijection):
 
     def _widen(self, params: Params) -> Params:
         return self.part._widen(params)
-
-
-def check_part(owner: str, part: object) -> None:
-    """Raises TypeError unless it is a Bijection."""
-    if not isinstance(part, Bijection):
-        raise TypeError(
-            f"{owner} takes bijections such as pf.nsf(2), got {part!r}; a recipe such as pf.nsf, or a class, is called "
-            "first."
-            if callable(part)
-            else f"{owner} takes bijections such as pf.nsf(2), got {part!r}."
-        )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.conditioners.hidden_layers import OUTPUT_SCALE
-from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.checks import check_generator, check_whole, checked_widths
 from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork
 from ppl_flows.core.namespace import ACTIVATIONS, namespace, unit_matrix
 from ppl_flows.core.transformer import Transformer
@@ -68,6 +68,7 @@ class AttentionNetwork(AutoregressiveNetwork):
     flip: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         n, blocks = self.attention.width, self.attention.blocks
 
         def dense(inputs: int, outputs: int, scale: float = 1.0) -> np.ndarray:

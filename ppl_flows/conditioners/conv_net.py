@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole, checked_widths
+from ppl_flows.core.checks import check_generator, check_whole, checked_widths
 from ppl_flows.core.conditioner import Conditioner
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Params
@@ -56,6 +56,7 @@ class ConvolutionalNetwork:
     context_dim: int = 0
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         n, blocks = self.net.width, self.net.blocks
 
         def kernel(side: int, inputs: int, outputs: int) -> np.ndarray:

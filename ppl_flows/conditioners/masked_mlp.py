@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from ppl_flows.conditioners.hidden_layers import HiddenLayers
+from ppl_flows.core.checks import check_generator
 from ppl_flows.core.conditioner import AutoregressiveNetwork
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
@@ -41,6 +42,7 @@ class MaskedMLP(AutoregressiveNetwork):
     flip: bool = False
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         params: dict[str, np.ndarray] = {}
         first = self.mlp.hidden[0] if self.mlp.hidden else self.length * self.outputs
         if self.context_dim:

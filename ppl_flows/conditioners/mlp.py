@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.conditioners.hidden_layers import HiddenLayers
 from ppl_flows.conditioners.masked_mlp import MaskedMLP
-from ppl_flows.core.checks import checked_widths
+from ppl_flows.core.checks import check_flags, check_generator, checked_widths
 from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Params
@@ -46,6 +46,7 @@ class MLP(HiddenLayers, Conditioner, AutoregressiveConditioner):
     def __post_init__(self) -> None:
         hidden = checked_widths("MLP", self.hidden, self.activation, ACTIVATIONS)
         object.__setattr__(self, "hidden", hidden)
+        check_flags(self, "residual")
         if self.residual and len(set(hidden)) > 1:
             raise ValueError(
                 f"MLP: residual blocks add their result to their input, so all have one width, got hidden={hidden}; "
@@ -80,6 +81,7 @@ class DenseNetwork:
     context_dim: int = 0
 
     def init(self, rng: np.random.Generator) -> Params:
+        check_generator(rng)
         params: dict[str, np.ndarray] = {}
         for i, (n, m) in enumerate(pairwise((self.inputs + self.context_dim, *self.mlp.widths, self.outputs))):
             scale = self.mlp.scale(i) / max(n, 1) ** 0.5

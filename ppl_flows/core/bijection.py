@@ -6,11 +6,12 @@ import abc
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_flows.core.initialisation import check_params, number_of_weights
+from ppl_flows.core.initialisation import check_one_library, check_params, number_of_weights
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
@@ -96,10 +97,12 @@ class Bijection(abc.ABC):
                 what this batch says.
 
         Raises:
-            ValueError: an unknown stage; for a layer that normalises, fewer than 2 rows.
+            ValueError: an unknown stage; a batch without rows; for a layer that normalises, fewer than 2 rows.
         """
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
+        if 0 in value.shape:
+            raise ValueError(f"{type(self).__name__}: observe got a batch without rows, of shape {tuple(value.shape)}.")
         shape = self.event_shape if forward else self.output_shape
         run = partial(self._observe, forward=forward, stage=stage)
         params, out, log_det = self._run_checked(run, params, value, context, shape)
@@ -147,14 +150,35 @@ class Bijection(abc.ABC):
             )
         self.check_context(context)
         both = self.joint_batch(batch, context)
+        if 0 in both:
+            return self._run_without_rows(run, params, v, context, both, shape)
         v = v if both == batch else xp.broadcast_to(v, both + shape)
         try:
             if has_one_dtype(params, v, context):
                 return run(params, v, context)
             return in_one_dtype(run, self._widen, params, v, context)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            check_params(self, params, more=True)  # the likeliest reason, in words
+            check_params(self, params, more=True)  # the likeliest reasons, in words
+            check_one_library(self, params, v, context)
             raise
+
+    def _run_without_rows(
+        self,
+        run: Callable[..., tuple[Any, ...]],
+        params: Params,
+        v: Array,
+        context: Array | None,
+        batch: tuple[int, ...],
+        shape: tuple[int, ...],
+    ) -> tuple[Any, ...]:
+        """The pass of a batch with no rows: that of one row, which is cut away, as not every operation takes none."""
+
+        def one_row(a: Array, event: tuple[int, ...]) -> Array:
+            return namespace(a).broadcast_to(0.0 * namespace(a).sum(a) + 0.5, tuple(max(n, 1) for n in batch) + event)
+
+        given = None if context is None else one_row(context, (self.context_dim,))
+        cut = tuple(slice(n) for n in batch)
+        return tuple(a[cut] for a in self._run_checked(run, params, one_row(v, shape), given, shape))
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields: what was derived from them is derived again."""
@@ -196,13 +220,25 @@ class Bijection(abc.ABC):
             ) from None
 
     def check_context(self, context: Array | None) -> None:
-        """Raises ValueError for a context of the wrong size, or one that this bijection does not take."""
+        """Raises ValueError for a context of the wrong size, or one not wanted, TypeError for one that is no array."""
         if context is None:
             return
+        namespace(context)  # raises for a list
         name = type(self).__name__
         if self.context_dim == 0:
-            raise ValueError(f"{name} got a context but has context_dim=0; build it with context_dim=k to use one.")
+            raise ValueError(f"{name} got a context but has context_dim=0; leave it out, or give context_dim=k.")
         if context.ndim == 0 or context.shape[-1] != self.context_dim:
             raise ValueError(
                 f"{name} expects context of shape (*batch, {self.context_dim}), got {tuple(context.shape)}."
             )
+
+
+def check_bijection(owner: str, bijection: Any) -> None:
+    """Raises TypeError unless it is a Bijection."""
+    if not isinstance(bijection, Bijection):
+        way_out = (
+            "; a recipe such as pf.nsf, or a class, is called first"
+            if isinstance(bijection, type | FunctionType)
+            else ""
+        )
+        raise TypeError(f"{owner} takes bijections such as pf.nsf(2), got {bijection!r}{way_out}.")

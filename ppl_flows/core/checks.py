@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+POSITIVE = (0.0, math.inf)  # ends of ``check_real``
+SEEDS = 2**32  # how many every language has
 
 
 def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
@@ -16,7 +20,7 @@ def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
         TypeError: it is no whole number: a float, a tuple, a bool.
         ValueError: it is below least.
     """
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or np.ndim(value):
         raise TypeError(f"{owner}: {name} must be a whole number, got {value!r}.")
     number = operator.index(value)
     if number < least:
@@ -29,6 +33,76 @@ def check_whole(owner: object, **least: int) -> None:
     for name, bound in least.items():
         value = whole_number(type(owner).__name__, name, getattr(owner, name), bound)
         object.__setattr__(owner, name, value)
+
+
+def real_number(owner: str, name: str, value: Any, low: float, high: float) -> float:
+    """value as a float.
+
+    Raises:
+        TypeError: it is no number: a string, a bool, None.
+        ValueError: it does not lie between low and high, both excluded.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r}.")
+    if not low < value < high:
+        ends = f"must lie between {low:g} and {high:g}" if high < math.inf else "must be positive and finite"
+        raise ValueError(f"{owner}: {name} {ends}, got {value}.")
+    return float(value)
+
+
+def check_real(owner: object, **ends: tuple[float, float]) -> None:
+    """Makes these fields of a frozen dataclass floats between such ends; raises as ``real_number``."""
+    for name, (low, high) in ends.items():
+        value = real_number(type(owner).__name__, name, getattr(owner, name), low, high)
+        object.__setattr__(owner, name, value)
+
+
+def check_flags(owner: object, *names: str) -> None:
+    """Makes these fields of a frozen dataclass bools; raises TypeError unless they are True, False, 1 or 0."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool | np.bool_ | int | np.integer) or value not in (0, 1):
+            raise TypeError(f"{type(owner).__name__}: {name} must be True or False, got {value!r}.")
+        object.__setattr__(owner, name, bool(value))
+
+
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[str], more: str = "") -> None:
+    """Raises ValueError unless value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{owner}: unknown {name} {value!r}; choose one of {', '.join(choices)}{more}.")
+
+
+def checked_sequence(owner: str, name: str, value: Any, example: str) -> tuple[Any, ...]:
+    """value as a tuple; raises TypeError unless it is a tuple, a list or an array, such as the example."""
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        raise TypeError(f"{owner}: {name} must be a tuple such as {example}, got {value!r}.")
+    return tuple(value)
+
+
+def checked_seed(owner: str, seed: Any) -> int:
+    """seed as an int that NumPy, torch and JAX take.
+
+    Raises:
+        TypeError: it is no whole number, such as a key of JAX.
+        ValueError: it is negative, or has more than 32 bits.
+    """
+    if type(seed) is int and 0 <= seed < SEEDS:
+        return seed
+    if not hasattr(seed, "__index__") or np.ndim(seed):
+        raise TypeError(f"{owner}: seed must be a whole number such as 0, in every language, and no key, got {seed!r}.")
+    number = whole_number(owner, "seed", seed, 0)
+    if number >= SEEDS:
+        raise ValueError(f"{owner}: seed must be below 2**32, got {number}.")
+    return number
+
+
+def check_generator(rng: Any) -> None:
+    """Raises TypeError unless it is a NumPy generator."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            "init takes a NumPy generator, such as np.random.default_rng(0), by which a seed gives the same params in "
+            f"every language; got {rng!r}."
+        )
 
 
 def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, int, int]:
@@ -51,6 +125,5 @@ def checked_widths(owner: str, hidden: Any, activation: str, activations: Sequen
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise TypeError(f"{owner}: hidden must be a tuple of widths such as (32, 32), got {hidden!r}.")
     widths = tuple(whole_number(owner, "every hidden width", width) for width in hidden)
-    if activation not in activations:
-        raise ValueError(f"{owner}: unknown activation {activation!r}; choose one of {', '.join(activations)}.")
+    check_choice(owner, "activation", activation, activations)
     return widths

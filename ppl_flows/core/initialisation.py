@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppl_flows.core.checks import checked_seed
+from ppl_flows.core.namespace import library
 from ppl_flows.core.params import flatten, is_group, split
 
 if TYPE_CHECKING:
     from ppl_flows.core.base_distribution import Base
     from ppl_flows.core.bijection import Bijection
-    from ppl_flows.core.types import Params
+    from ppl_flows.core.types import Array, Params
 
 
 @lru_cache(maxsize=1024)
@@ -22,9 +24,17 @@ def is_stateful(bijection: Bijection) -> bool:
     return bool(split(bijection.init(np.random.default_rng(0)))[1])
 
 
-@lru_cache(maxsize=128)
 def initial_params(bijection: Bijection | Base, seed: int) -> Params:
-    """``bijection.init`` from a seed; the arrays are shared between calls and read-only."""
+    """``bijection.init`` from a seed; the arrays are shared between calls and read-only.
+
+    Raises:
+        TypeError, ValueError: as in ``checked_seed``.
+    """
+    return _initial_params(bijection, checked_seed(type(bijection).__name__, seed))
+
+
+@lru_cache(maxsize=128)
+def _initial_params(bijection: Bijection | Base, seed: int) -> Params:
     params = bijection.init(np.random.default_rng(seed))
     for _, array in flatten(params):
         array.flags.writeable = False
@@ -47,6 +57,17 @@ def check_params(bijection: Bijection | Base, params: Params, *, more: bool = Fa
             raise ValueError(
                 f"params do not fit {name}: {leaf!r} should have shape {expected.get(leaf)}, got {shapes.get(leaf)} "
                 f"(None: absent); {way_out}."
+            )
+
+
+def check_one_library(bijection: Bijection, params: Params, v: Array, context: Array | None) -> None:
+    """Raises TypeError unless params, value and context are arrays of one library."""
+    own = library(v)
+    for name, a in (*flatten(params), *([] if context is None else [("context", context)])):
+        if library(a) not in (own, "numpy" if own == "jax" else own):  # which takes NumPy's arrays as its own
+            raise TypeError(
+                f"{type(bijection).__name__} got x as an array of {own}, but {name!r} as one of {library(a)}; convert "
+                "one of them."
             )
 
 

@@ -31,7 +31,7 @@ def namespace(x: Array) -> Backend:
     """
     found = _by_type.get(type(x))
     if found is None:
-        found = _by_type[type(x)] = importlib.import_module(f"ppl_flows.backends.{_library(x)}.ops")
+        found = _by_type[type(x)] = importlib.import_module(f"ppl_flows.backends.{library(x)}.ops")
     return found
 
 
@@ -51,7 +51,8 @@ def _unit_matrix(dim: int) -> np.ndarray:
     return np.eye(dim)
 
 
-def _library(x: Any) -> str:
+def library(x: Any) -> str:
+    """Its name; raises as ``namespace``."""
     if isinstance(x, np.ndarray | np.generic):
         return "numpy"
     for name in ("torch", "jax"):

@@ -62,8 +62,12 @@ def of_one_library(params: Params, v: Array, context: Array | None) -> tuple[Arr
     weight = first_weight(params) if isinstance(params, dict) else None
     if isinstance(weight, np.ndarray | np.generic) or not hasattr(weight, "dtype"):
         return v, context
-    xp = namespace(weight)
-    return xp.asarray(v), xp.asarray(context) if isinstance(context, np.ndarray) else context
+    v, *given = (
+        namespace(weight).asarray(a if a.flags.carray else a.copy(order="C"))  # torch takes no others
+        for a in (v, context)
+        if isinstance(a, np.ndarray)
+    )
+    return v, given[0] if given else context
 
 
 def result_dtype(params: Params, v: Array, context: Array | None) -> Any:
@@ -90,6 +94,7 @@ def in_one_dtype(
 
     Raises:
         ValueError: state is narrow.
+        TypeError: complex numbers.
     """
     xp, before, result = namespace(v), dict(flatten(params)), result_dtype(params, v, context)
     for name, a in flatten(split(params)[1]):
@@ -98,7 +103,9 @@ def in_one_dtype(
                 f"{name!r} is state, which must stay in float32, as averages and counters of {a.dtype} stop moving; "
                 "cast the weights alone: weights, state = pf.split(params)."
             )
-    if not xp.isdtype(result, ("real floating", "complex floating")):
+    if xp.isdtype(result, "complex floating"):
+        raise TypeError(f"arrays must hold real numbers, got {v.dtype} of shape {tuple(v.shape)}; take the real parts.")
+    if not xp.isdtype(result, "real floating"):
         result = xp.asarray(0.0).dtype  # whole numbers are numbers
     dtype = xp.float32 if result.itemsize < 4 else result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +11,11 @@ from ppl_flows.bijections import Elementwise, TriangularAffine
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.combinators.frozen import Frozen
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import POSITIVE, real_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
+from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian
 from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
@@ -47,14 +49,33 @@ ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
 
 
 def check_guide(quality: str, start: str | Mapping[str, Any] | Gaussian, init_scale: float) -> None:
-    """Raises ValueError for options that ``AutoFlow`` does not have."""
+    """Raises ValueError, or TypeError for those of the wrong kind, for options that ``AutoFlow`` does not have."""
     if quality not in QUALITIES:
         raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
     kinds = ("auto", "full_rank", "mean_field", "laplace", "init")
-    if not isinstance(start, Mapping | Gaussian) and start not in kinds:
+    if not isinstance(start, Mapping | Gaussian) and not (isinstance(start, str) and start in kinds):
         raise ValueError(f"start must be one of {', '.join(kinds)}, or draws as a dict of sites; got {start!r}.")
-    if not init_scale > 0:
-        raise ValueError(f"init_scale must be positive, got {init_scale}.")
+    real_number("AutoFlow", "init_scale", init_scale, *POSITIVE)
+
+
+def check_start(draws: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], others: Collection[str]) -> None:
+    """Raises ValueError unless draws are of all latent sites, of these shapes, and of no others than sites at all."""
+    if missing := [name for name in shapes if name not in draws]:
+        raise ValueError(
+            f"AutoFlow: start has no draws of {missing}, latent sites of the model; it must have those of all of them, "
+            f"{[*shapes]}, and has {[*draws]}."
+        )
+    if unknown := [name for name in draws if name not in shapes and name not in others]:
+        raise ValueError(f"AutoFlow: start has draws of {unknown}, but the model's latent sites are {[*shapes]}.")
+    n = np.shape(draws[next(iter(shapes))])[:1]
+    for name, shape in shapes.items():
+        value = to_numpy(draws[name], f"start[{name!r}]")
+        if value.shape != (*n, *shape):
+            raise ValueError(
+                f"AutoFlow: start[{name!r}] must have shape (draws, *site shape), {(*n, *shape)}, got {value.shape}."
+            )
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"AutoFlow: start[{name!r}] must be finite; drop the draws that are not.")
 
 
 def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int, quality: str) -> Bijection:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ppl_flows.bijections import Elementwise
 from ppl_flows.combinators.chain import Chain
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, is_real
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.flow_checks import check_base_kind
 from ppl_flows.transformers import Affine
 
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
@@ -39,7 +43,11 @@ def density_start(
     levels: int | None,
     seed: int,
 ) -> tuple[Bijection, Params]:
-    """What ``fit_density`` trains, and its initial parameters, for which some of the rows have passed through."""
+    """What ``fit_density`` trains, and its initial parameters, for which some of the rows have passed through.
+
+    Raises:
+        ValueError: ``standardize=True`` and no real vectors; columns to standardise that are constant.
+    """
     vectors = len(bijection.output_shape) == 1
     if standardize and not (vectors and is_real(bijection.codomain)):
         raise ValueError(
@@ -47,10 +55,13 @@ def density_start(
             f"but its values have shape {bijection.output_shape} and range {bijection.codomain or 'real'}; pass "
             "standardize=False."
         )
+    scaled = vectors and standardize is not False and is_real(bijection.codomain)
+    if levels is None and scaled:
+        check_varies(data)
     if levels is not None:
         data = (data + np.random.default_rng(seed).random(data.shape)) / levels
     params = initial_params(bijection, seed)
-    if vectors and standardize is not False and is_real(bijection.codomain):
+    if scaled:
         bijection = with_location_scale(bijection)
         params = location_scale_params(bijection, data.mean(0), data.std(0) + 1e-12, seed)
     rows = random_rows(len(data), max(2, min(START_ROWS, START_NUMBERS // data[0].size)), seed)
@@ -67,16 +78,50 @@ def split_rows(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.nda
     """Indices of n rows, in no order: of those to train on, and of the share to validate by.
 
     Raises:
-        ValueError: the share is not in [0, 1), or leaves fewer than 2 rows to train on or none to validate by.
+        ValueError: the share leaves fewer than 2 rows to train on or none to validate by.
     """
     held = round(validation * n)
-    if not (0 <= validation < 1 and n - held >= 2 and (held > 0 or validation == 0)):
+    if not (n - held >= 2 and (held > 0 or validation == 0)):
         raise ValueError(
             f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
             f"of {n} rows."
         )
     rows = random_rows(n, n, seed) if held else np.arange(n)
     return rows[held:], rows[:held]
+
+
+def check_density(
+    bijection: Any, base: Any, host_class: type, *, steps: Any, batch_size: Any, levels: Any, validation: Any, seed: Any
+) -> None:
+    """Raises TypeError or ValueError for arguments that ``fit_density`` does not take, before it looks at the data.
+
+    ``host_class`` is that of the language's distributions.
+    """
+    check_bijection("fit_density", bijection)
+    check_base_kind(base, host_class)
+    whole_number("fit_density", "steps", steps)
+    checked_seed("fit_density", seed)
+    whole_number("fit_density", "batch_size", batch_size)
+    if levels is not None:
+        whole_number("fit_density", "levels", levels, 2)
+    if isinstance(validation, bool) or not isinstance(validation, int | float | np.floating):
+        raise TypeError(
+            "fit_density: validation is the share of the rows to hold out, such as 0.1, and not the rows themselves; "
+            f"got a {type(validation).__name__}."
+        )
+    if not 0 <= validation < 1:
+        raise ValueError(f"fit_density: validation must be a share of the rows between 0 and 1, got {validation}.")
+
+
+def check_varies(data: np.ndarray) -> None:
+    """Raises ValueError for columns that are constant: at a scale of zero their density has no bound."""
+    constant = np.flatnonzero((data == data[0]).all(axis=0))
+    if len(constant):
+        named = ", ".join(map(str, constant[:10])) + ", ..." * (len(constant) > 10)
+        raise ValueError(
+            f"fit_density: all {len(data)} rows of the data to train on have the same value in column {named}, where a "
+            "density grows without bound; drop such columns, or pass standardize=False, or levels= for whole numbers."
+        )
 
 
 def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | None, levels: int | None) -> None:
@@ -89,7 +134,13 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
     given = None if context is None else context.shape
     wanted = (len(data), bijection.context_dim) if bijection.context_dim else None
     if given != wanted:
-        raise ValueError(f"context must have shape {wanted} for this bijection and these data, got {given}.")
+        way_out = (
+            f"must have shape {wanted} for this bijection and these data"
+            if wanted
+            else "is not wanted by this bijection; leave it out, or make one with context_dim="
+            f"{context.shape[-1] if context is not None and context.ndim else 'k'}"
+        )
+        raise ValueError(f"context {way_out}, got {'none' if given is None else f'one of shape {given}'}.")
     for name, array in (("data", data), ("context", context)):
         if array is not None and not np.all(np.isfinite(array)):
             bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=-1))

@@ -5,15 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ppl_flows.core.base_distribution import Base
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.initialisation import check_params
 from ppl_flows.core.support import is_real
-
-
-def check_bijection(bijection: Any) -> None:
-    """Raises TypeError unless it is a Bijection."""
-    if not isinstance(bijection, Bijection):
-        raise TypeError(f"expected a ppl_flows Bijection such as pf.iaf(4), got {type(bijection).__name__}.")
 
 
 def check_base(base: Any, params: Any, *, inside_model: bool) -> None:
@@ -25,6 +22,31 @@ def check_base(base: Any, params: Any, *, inside_model: bool) -> None:
             f"{type(base).__name__} inside a model or guide would make new parameters at every call and never "
             "train them; use flow(name, bijection, base=...), or give params."
         )
+
+
+def check_base_kind(base: Any, host_class: type) -> None:
+    """Raises TypeError unless it can be the base of a flow: None, a Base, or a distribution of the language."""
+    if base is not None and not isinstance(base, Base | host_class):
+        got = f"the class {base.__name__}: give an object" if isinstance(base, type) else repr(base)
+        raise TypeError(
+            f"base must be a distribution of the language, or a ppl_flows Base such as pf.StudentT(4), got {got}."
+        )
+
+
+def check_event(value: Any, event_shape: tuple[int, ...], kind: Any) -> None:
+    """Raises for what ``Flow.log_prob`` cannot score: TypeError for no array, ValueError for other events."""
+    if not isinstance(value, kind):
+        raise TypeError(f"log_prob takes an array of the language, got {type(value).__name__}; convert it first.")
+    if tuple(value.shape[value.ndim - len(event_shape) :]) != tuple(event_shape) or value.ndim < len(event_shape):
+        raise ValueError(
+            f"log_prob expects values of shape (*batch, {', '.join(map(str, event_shape))}), got {tuple(value.shape)}; "
+            "the event axes come last."
+        )
+
+
+def scores_shape(value: Any, event_shape: tuple[int, ...], batch_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the log densities of these values."""
+    return np.broadcast_shapes(tuple(value.shape[: value.ndim - len(event_shape)]), tuple(batch_shape))
 
 
 def check_no_base_params(base: Any, params: Any) -> None:
@@ -44,8 +66,11 @@ def check_flow_arguments(params: Any, context: Any, *, is_transform: bool, insid
         )
 
 
-def check_flow_start(params: Any, start: Any) -> None:
-    """Raises ValueError for both ways at once to say where the parameters of ``flow`` start."""
+def check_flow_start(bijection: Any, params: Any, start: Any) -> None:
+    """Raises TypeError for no bijection, ValueError for params that do not fit it, or that come with a start."""
+    check_bijection("flow", bijection)
+    if params is not None:
+        check_params(bijection, params)
     if params is not None and start is not None:
         raise ValueError("flow: give params or start, not both: params have their values already.")
 

@@ -124,8 +124,10 @@ def gaussian_of_draws(z: Array) -> Gaussian:
     """Mean and covariance of draws, ``(n, dim)``; only the variances where there are not twice as many draws as dims.
 
     Raises:
-        ValueError: fewer than 2 draws, or a coordinate that does not vary.
+        ValueError: fewer than 2 draws, draws outside of a support, or a coordinate that does not vary.
     """
+    if not np.all(np.isfinite(z)):
+        raise ValueError("the draws to start from must lie inside the supports of their sites, and some do not.")
     if len(z) < 2 or not np.all(z.std(0) > 0):
         raise ValueError("the draws to start from must be at least 2, and differ in every coordinate.")
     if len(z) < 2 * z.shape[1]:

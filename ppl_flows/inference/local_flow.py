@@ -12,6 +12,7 @@ from ppl_flows.bijections import Elementwise
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import POSITIVE, real_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
@@ -22,12 +23,11 @@ from ppl_flows.transformers import Affine
 
 def check_local(features: Any, start: str, init_scale: float) -> None:
     """Raises ValueError for options that ``AutoLocalFlow`` does not have."""
-    if start not in ("auto", "init"):
+    if not isinstance(start, str) or start not in ("auto", "init"):
         raise ValueError(f"AutoLocalFlow: start must be auto or init, got {start!r}.")
     if features is not None and np.ndim(features) != 2:
         raise ValueError(f"AutoLocalFlow: features must have shape (rows, size), got {np.shape(features)}.")
-    if not init_scale > 0:
-        raise ValueError(f"init_scale must be positive, got {init_scale}.")
+    real_number("AutoLocalFlow", "init_scale", init_scale, *POSITIVE)
 
 
 def local_sites(plate: str, stacks: dict[str, list[tuple[str, int]]], rows: int, features: Any) -> list[str]:

@@ -11,9 +11,11 @@ from scipy.special import softmax
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
@@ -70,6 +72,7 @@ class FitResult:
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
     _draw: Callable[[int, int], dict[str, Array]]
     _weigh: Callable[[int, int], WeightedDraws]
+    _complete: Callable[[dict[str, Array]], dict[str, Array]]  # draws, and the model's deterministic sites
     _draw_discrete: Callable[[dict[str, Array], int], dict[str, Array]] | None = None  # given draws of the guide
 
     @property
@@ -89,25 +92,38 @@ class FitResult:
             return f"usable after reweighting, result.reweighted(n): {seen}"
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
+    @one_at_a_time
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
-        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support."""
-        return self._draw(num_samples, seed)
+        """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
 
+        The model's deterministic sites are among them, computed in one more run of the model; not where a plate is
+        sub-sampled, or where the model draws what the guide does not, such as enumerated sites.
+
+        Raises:
+            TypeError, ValueError: a number of draws below 1, or a seed that is no whole number.
+        """
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed))
+
+    @one_at_a_time
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
-        The weights are Pareto-smoothed. Sites as in ``sample``, latent ones only.
+        The weights are Pareto-smoothed. Sites as in ``sample``.
 
         Raises:
+            TypeError, ValueError: as in ``sample``.
             ValueError: a plate is sub-sampled, so that no weight is known exactly.
         """
         if np.isnan(self.kl.mean):
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
-        weighted = self._weigh(4 * num_samples, seed)
+        whole_number("reweighted", "num_samples", num_samples)
+        weighted = self._weigh(4 * num_samples, checked_seed("reweighted", seed))
         weights = softmax(smoothed_log_weights(weighted.log_weights)[0])
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
-        return {name: value[rows] for name, value in weighted.draws.items()}
+        return self._complete({name: value[rows] for name, value in weighted.draws.items()})
 
+    @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
 
@@ -137,6 +153,7 @@ def measure_fit(
     training: Training,
     draw: Callable[[int, int], dict[str, Array]],
     weigh: Callable[[int, int], WeightedDraws],
+    complete: Callable[[dict[str, Array]], dict[str, Array]],
     score: Callable[[np.ndarray], Scores],
     *,
     near: Gaussian | None,
@@ -148,16 +165,21 @@ def measure_fit(
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
     weighted = weigh(num_draws, seed)
     log_weights = weighted.log_weights
-    elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
+        elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if subsampled:
-        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, draw_discrete)
-    smoothed, khat = smoothed_log_weights(log_weights)
+        return FitResult(
+            *training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", draw, weigh, complete, draw_discrete
+        )
+    smoothed, khat = smoothed_log_weights(np.where(np.isnan(log_weights), -np.inf, log_weights))
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
-    wide = None if points else check_around(weighted, score, near, seed)
     kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
+    wide = None if points or np.isinf(kl.mean) else check_around(weighted, score, near, seed)
     if points:
         kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
+    elif np.isinf(kl.mean):
+        doubt = "the guide makes draws that are impossible under the model"
     elif wide is None:
         doubt = "the guide can be scored at its own draws only, and not where it might have none"
     else:
@@ -166,7 +188,7 @@ def measure_fit(
             doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
         elif wide.log_z_se > SURE_LOG_Z:
             doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, draw_discrete)
+    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, draw, weigh, complete, draw_discrete)
 
 
 def check_around(
@@ -233,9 +255,11 @@ class AmortizedFit:
     density: DensityFit
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
 
+    @one_at_a_time
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
-        return self._draw(num_samples, seed, args, kwargs)
+        whole_number("sample", "num_samples", num_samples)
+        return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

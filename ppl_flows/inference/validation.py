@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from ppl_flows.core.checks import POSITIVE, real_number, whole_number
 from ppl_flows.inference.gradient_estimators import ESTIMATORS
 
 CLIP = 10.0  # of the own optimiser, unless it is told otherwise
 
 
 def check_steps(steps: int, num_particles: int) -> None:
-    """Raises ValueError unless both are at least 1."""
-    if steps < 1 or num_particles < 1:
-        raise ValueError(f"steps and num_particles must be at least 1, got {steps} and {num_particles}.")
+    """Raises TypeError unless both are whole numbers, ValueError unless they are at least 1."""
+    whole_number("fit", "steps", steps)
+    whole_number("fit", "num_particles", num_particles)
+
+
+def check_functions(model: Any, guide: Any, kwargs: dict[str, Any]) -> None:
+    """Raises TypeError unless both can be called, the model with these arguments by name."""
+    for name, f in (("model", model), ("guide", guide)):
+        if not callable(f):
+            raise TypeError(f"fit takes a model and a guide, functions of the same arguments, but {name} is {f!r}.")
+    check_names(kwargs, model)
+
+
+OTHER_NAMES = {  # of the hosts and other libraries, for our options
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "optim": "optimizer",
+    "elbo": "loss",
+    "learning_rate": "lr",
+    "rng_key": "seed",
+    "progress_bar": "progress",
+    "num_samples": "draws",
+}
+
+
+def check_observed(site: str, value: np.ndarray, log_density: Callable[[], np.ndarray]) -> None:
+    """Raises ValueError where observed values are not finite, and nor is their log density, as it is under a mask."""
+    bad = np.flatnonzero(~np.isfinite(value))
+    if len(bad) and not np.all(np.isfinite(log_density())):
+        raise ValueError(
+            f"{len(bad)} of the {value.size} observed values at site {site!r} are not finite (the first is number "
+            f"{bad[0]}), and nor is their log density; drop them, or make what is missing a latent site."
+        )
+
+
+def check_names(kwargs: dict[str, Any], model: Callable[..., Any]) -> None:
+    """Raises TypeError for arguments that ``fit`` would hand on to a model that does not take them."""
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):  # of what is written in C
+        return
+    taken = {p.name for p in parameters}
+    if wrong := [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [k for k in kwargs if k not in taken]:
+        name = wrong[0]
+        way_out = f"did you mean {OTHER_NAMES[name]}=?" if name in OTHER_NAMES else "help(fit) lists its options."
+        raise TypeError(f"fit has no option {name}=, and the model takes no such argument; {way_out}")
 
 
 def check_fit(
@@ -24,16 +72,20 @@ def check_fit(
     tolerance: float | None,
     draws: int | None,
 ) -> None:
-    """Raises ValueError for options that ``fit`` does not have."""
+    """Raises ValueError or TypeError for options that ``fit`` does not have."""
     check_steps(steps, num_particles)
+    if not isinstance(anneal, int | float | np.floating):
+        raise TypeError(f"fit: anneal must be a number, got {anneal!r}.")
+    if tolerance is not None:
+        real_number("fit", "tolerance", tolerance, *POSITIVE)
+    if draws is not None:
+        whole_number("fit", "draws", draws)
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be 'path', 'reparam' or None, got {estimator!r}.")
     if not 0 < anneal <= 1:
         raise ValueError(f"anneal must be above 0 and at most 1 (no annealing), got {anneal}.")
     if draws is not None and draws < 2:
         raise ValueError(f"draws must be at least 2, or there is no standard error, got {draws}.")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, or None for no early end, got {tolerance}.")
 
 
 def check_loss(
@@ -75,8 +127,13 @@ def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_
     """Learning rate and bound on the gradient of the own optimiser, as given, or by default; no bound for another.
 
     Raises:
+        TypeError, ValueError: they are no positive numbers.
         ValueError: they are given, and so is another optimiser.
     """
+    if lr is not None:
+        real_number("fit", "lr", lr, *POSITIVE)
+    if clip is not None and clip != math.inf:
+        real_number("fit", "clip", clip, *POSITIVE)
     given = [f"{name}={value}" for name, value in (("lr", lr), ("clip", clip)) if value is not None]
     if optimizer is not None and given:
         raise ValueError(

@@ -1,6 +1,7 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
 from ppl_flows.inference.results import AmortizedFit, DensityFit, FitError, FitResult
+from ppl_flows.numpyro import scanned_flow as _scanned_flow  # noqa: F401  which the host is told of
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution

@@ -14,8 +14,10 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.context import Context
@@ -24,6 +26,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.recipes import nsf
 
 
+@one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
@@ -68,7 +71,8 @@ def fit_amortized(
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
     """
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)  # before the simulations, which take long
+    checked_seed("fit_amortized", seed)  # before the simulations, which take long
+    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     prototype = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
     sites = {n: s for n, s in prototype.items() if s["type"] == "sample"}
     data = [n for n, s in sites.items() if s["is_observed"]]

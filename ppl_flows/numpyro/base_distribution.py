@@ -119,6 +119,8 @@ def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> A
         ValueError: params come without a Base to have them, or do not fit it.
     """
     if isinstance(base, Base):
+        if params is not None:
+            check_params(base, params)
         start = map_params(lambda _, a: to_array(a), initial_params(base, seed) if params is None else params)
         return BaseDistribution(base, numpyro.param(name, (lambda _: start) if _PYRO_STACK else start))
     check_no_base_params(base, params)

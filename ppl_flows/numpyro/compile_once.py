@@ -35,3 +35,9 @@ def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
             _compiled.popitem(last=False)
     _compiled.move_to_end(key)
     return _compiled[key]
+
+
+def check_not_jitted(model: Any) -> None:
+    """Raises TypeError for a jitted model, whose sites no handler sees."""
+    if isinstance(model, jax.stages.Wrapped):
+        raise TypeError("the model is a jitted function, whose sites NumPyro does not see; give the function itself.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpyro import handlers
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
+from ppl_flows.inference.arrays import to_numpy
 
 
 class Context:
@@ -30,7 +31,7 @@ class Context:
     """
 
     def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int) -> None:
-        self._values = jax.tree.map(lambda v: jnp.asarray(v, dtype=float), values)
+        self._values = None if values is None else to_arrays(values, "context")
         self._encoder = encoder
         self.params: dict[str, Any] = {}
         if encoder is not None:
@@ -55,6 +56,17 @@ class Context:
     def trained(self, params: dict[str, Any]) -> Callable[..., Any] | None:
         """The encoder with these parameters: a function of values."""
         return None if self._encoder is None else partial(_encode, self._encoder, params)
+
+
+def to_arrays(values: Any, name: str) -> Any:
+    """An array, or every array in a dict, as a JAX array of the default float dtype.
+
+    Raises:
+        TypeError, ValueError: as in ``to_numpy``.
+    """
+    if isinstance(values, Mapping):
+        return {key: to_arrays(value, name) for key, value in values.items()}
+    return jnp.asarray(values if isinstance(values, jax.Array) else to_numpy(values, name), dtype=float)
 
 
 def _encode(encoder: Callable[..., Any], params: dict[str, Any], values: Any) -> jax.Array:

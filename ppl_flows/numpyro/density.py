@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from jax import lax
 from numpyro import handlers
 from numpyro.infer import Trace_ELBO
@@ -20,17 +21,19 @@ from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
 from ppl_flows.inference.checkpoint import name_of
-from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
-from ppl_flows.inference.validation import check_steps, step_sizes
+from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.checkpoint import like, open_checkpoint
-from ppl_flows.numpyro.context import Context
+from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
     data: Any,
@@ -58,7 +61,8 @@ def fit_density(
 
     Args:
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
-        data: ``(rows, *event)``, finite.
+        data: ``(rows, *event)``, finite: an array of any kind, a list or a table. Whatever its dtype, the density is
+            fitted in JAX's default one.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
         context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
         encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
@@ -78,13 +82,17 @@ def fit_density(
         checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
     Raises:
-        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train;
+        ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
+            encoder that has nothing to train;
             a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
+        TypeError: no bijection, or data that are no numbers.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
-    data = jnp.asarray(data, dtype=float)
+    options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
+    check_density(bijection, base, dist.Distribution, **options)
+    data = to_arrays(data, "data")
     given = Context(context, encoder, seed)
     contexts = given.all_rows()
     all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
@@ -170,7 +178,6 @@ def fit_density(
         restored: tuple[Params, dict[str, Any]] = jax.tree.unflatten(structure, like(like_these, leaves))
         return restored
 
-    check_steps(steps, 1)
     best = BestParams(validation_loss, pack=jax.tree.leaves, unpack=best_params)
     trained = train(
         jax.random.key(seed),

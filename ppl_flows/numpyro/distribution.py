@@ -8,22 +8,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
-from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.util import sum_rightmost, validate_sample
 from numpyro.primitives import _PYRO_STACK, apply_stack, mutable
 
-from ppl_flows.combinators.batched import Batched, with_batch
+from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base, flow_recipe
+from ppl_flows.inference.flow_checks import (
+    check_base_kind,
+    check_event,
+    check_flow_arguments,
+    check_flow_start,
+    check_normal_base,
+    flow_recipe,
+    scores_shape,
+)
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
@@ -80,6 +88,7 @@ class Flow(dist.TransformedDistribution):
         validate_args: bool | None = None,
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
+        check_base_kind(base, dist.Distribution)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
         if isinstance(bijection, FlowTransform):
             transform = bijection
@@ -91,8 +100,14 @@ class Flow(dist.TransformedDistribution):
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args=validate_args)
         self.path_gradients, self.path_context = path_gradients, path_context
 
-    @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        check_event(value, self.event_shape, jax.Array | np.ndarray)
+        if not value.size:  # which the host's sums over events do not take
+            return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))
+        return self._log_prob(value, intermediates)
+
+    @validate_sample
+    def _log_prob(self, value: Any, intermediates: Any) -> jax.Array:
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if self.path_gradients and self.has_rsample and self._holder is None:
             return self._without_gradients().log_prob(value)
@@ -190,8 +205,8 @@ def flow(
         >>> def model():
         ...     return numpyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    check_flow_start(bijection, params, start)
     check_name(name, flow_recipe(bijection, base))
     base = stored_base(f"{name}_base", base, base_params, seed)
     fresh: list[Params] = []
@@ -267,27 +282,6 @@ def random_flow(
     """
     bijection, params = sample_params(name, bijection, prior, sample=numpyro.sample, distribution=dist.Distribution)
     return Flow(bijection, params, base=base, support=support, context=context)
-
-
-@promote_batch_shape.register
-def _promoted(d: Flow) -> Flow:
-    """What the host's scan left, with parameters stacked over the steps: a batch of flows, one for every step."""
-    transform, *outer = d.transforms
-    bijection, params = with_batch(transform.bijection, transform.params)
-    if bijection is transform.bijection:
-        return d
-    if isinstance(d.base_dist, BaseDistribution):
-        raise NotImplementedError(
-            "Flow: a ppl_flows base such as pf.StudentT cannot be in a scan; use one of the host."
-        )
-    promoted = Flow(
-        FlowTransform(bijection, params, context=transform.context),
-        base=promote_batch_shape(d.base_dist),
-        path_gradients=d.path_gradients,
-        path_context=d.path_context,
-    )
-    promoted.transforms += outer
-    return promoted
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:

@@ -13,6 +13,7 @@ from numpyro import handlers
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
+from ppl_flows.numpyro.fit_errors import check_data, data_errors
 from ppl_flows.numpyro.guide import is_subsampled
 from ppl_flows.numpyro.lazy_guide import is_enumerated
 
@@ -39,9 +40,11 @@ def choose_elbo(
     """The estimator for these, and what their sites say.
 
     Raises:
-        ValueError: the guide is of another model.
+        ValueError: the guide is of another model; observed values are not finite.
     """
-    sites, known = first = _run(model, guide, key, params)
+    with data_errors(model):
+        sites, known = first = _run(model, guide, key, params)
+    check_data(sites)
     more = (_run(model, guide, jax.random.fold_in(key, i), params) for i in range(1, RUNS))
     check_same_sites((_sites(seen), _sites(drawn)) for seen, drawn in chain([first], more))
     summed = [name for name, site in sites.items() if name not in known and is_enumerated(site)]

@@ -14,20 +14,24 @@ from numpyro import handlers
 from numpyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
-from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
+from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
-from ppl_flows.numpyro.compile_once import compile_once
+from ppl_flows.numpyro.compile_once import check_not_jitted, compile_once
+from ppl_flows.numpyro.deterministic_sites import deterministic_sites_of
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -97,12 +101,17 @@ def fit(
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
-        ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other; the checkpoint is of another fit, in what the error names.
+        ValueError: the guide is of another model, there is nothing to train, observed values are not finite, an
+            option is out of its range, or options contradict each other; the checkpoint is of another fit, in what the
+            error names.
+        TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
+            seed; a jitted model.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
-        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
+    check_not_jitted(model)
     check_not_swapped(model, AutoGuide)
+    check_functions(model, guide, kwargs)
+    checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -171,7 +180,15 @@ def fit(
         key = jax.random.key(seed)
         if isinstance(guide, AutoGuide):
             return guide.sample_posterior(key, params, *args, sample_shape=(num_samples,), **kwargs)
-        return Predictive(bound_guide, params=params, num_samples=num_samples)(key)
+        return complete(Predictive(bound_guide, params=params, num_samples=num_samples)(key))
+
+    def deterministic_sites(draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
+        return lax.map(partial(deterministic_sites_of, params=params, model=EvaluationMode(bound_model)), draws)
+
+    def complete(draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        if subsampled:
+            return draws
+        return {**draws, **compile_once(deterministic_sites, draws, params)(draws, params)}
 
     def score_one(key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         handled = EvaluationMode(bound_guide), EvaluationMode(bound_model)
@@ -207,6 +224,7 @@ def fit(
         trained,
         draw,
         weigh,
+        complete,
         score_vectors,
         near=getattr(guide, "near_posterior", None),
         num_draws=draws,

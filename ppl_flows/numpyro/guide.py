@@ -19,11 +19,13 @@ from numpyro.infer.util import initialize_model
 from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params
+from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
+from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.log_density import LogDensity
@@ -89,6 +91,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale)
+        checked_seed("AutoFlow", seed)
+        check_not_jitted(model)
         super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
         self._bare = model
         self.quality, self.start = quality, start
@@ -119,7 +123,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             gaussian, self.start = self.start, "given"
             return gaussian
         if isinstance(self.start, Mapping):
-            draws = {name: jnp.asarray(value) for name, value in self.start.items()}
+            latents = {name: jnp.shape(self.prototype_trace[name]["value"]) for name in self._init_locs}
+            check_start(self.start, latents, self.prototype_trace)
+            draws = {name: to_array(self.start[name]) for name in latents}
             rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
             self.start = "draws"
             return gaussian_of_draws(np.asarray(rows, dtype=np.float64))

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from ppl_flows.combinators.inverse import Inverse
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_bijection, mapped_shape
+from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.inference.flow_checks import mapped_shape
 from ppl_flows.numpyro.support import constraint
 
 
@@ -46,7 +46,7 @@ class FlowTransform(Transform):
     def __init__(
         self, bijection: Bijection, params: Params | None = None, *, context: Any = None, seed: int = 0
     ) -> None:
-        check_bijection(bijection)
+        check_bijection("FlowTransform", bijection)
         if params is None:
             params = initial_params(bijection, seed)
         else:
@@ -135,7 +135,5 @@ def to_array(array: Any) -> jax.Array:
     """A JAX array; floats of NumPy and torch arrays in JAX's default dtype."""
     if isinstance(array, jax.Array):
         return array
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    array = np.asarray(array)
+    array = to_numpy(array)
     return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)

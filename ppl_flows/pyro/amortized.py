@@ -13,8 +13,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import AmortizedFit
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
@@ -24,6 +26,7 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.recipes import nsf
 
 
+@one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
@@ -72,7 +75,8 @@ def fit_amortized(
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
     """
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)  # before the simulations, which take long
+    checked_seed("fit_amortized", seed)  # before the simulations, which take long
+    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     check_compile(compile, optimizer=optimizer)
     sites = _sites(model, args, kwargs)
     data = [n for n, s in sites.items() if s["is_observed"]]
@@ -122,7 +126,7 @@ def fit_amortized(
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
-            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), z)
+            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), "data", z)
             (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
             drawn = Flow(fitted.bijection, fitted.params, context=context).sample((num_samples,))
             pieces = drawn.split([shape.numel() for shape in shapes.values()], dim=-1)

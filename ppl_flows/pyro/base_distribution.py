@@ -117,6 +117,8 @@ def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> A
         ValueError: params come without a Base to have them.
     """
     if isinstance(base, Base):
+        if params is not None:
+            check_params(base, params)
         return BaseDistribution(base, stored_params(name, initial_params(base, seed) if params is None else params))
     check_no_base_params(base, params)
     return base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,17 +68,23 @@ def _array_from(array: np.ndarray, dtype: str) -> Any:
 describe = partial(shared.describe, array_of=_array_of)
 
 
-def describe_flows(guide: Any) -> list[str]:
-    """Those in a guide that is a module, once it is set up."""
-    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
-    return [repr(module.bijection) for module in modules if isinstance(module, FlowTransform)]
+def with_modules(checkpoint: Checkpoint, *modules: Any) -> Checkpoint:
+    """The checkpoint, of modules that are set up: it compares their flows, and keeps their buffers.
+
+    Raises:
+        ValueError: the flows are others.
+    """
+    found = [module for module in modules if isinstance(module, torch.nn.Module)]
+    flows = [part for module in found for part in module.modules() if isinstance(part, FlowTransform)]
+    checkpoint.compare({"flows": [repr(flow.bijection) for flow in flows]})
+    return checkpoint.keep({"buffers": Buffers(found)})
 
 
 class Buffers:
     """What modules have that is no parameter, such as running averages, once they are set up."""
 
-    def __init__(self, *modules: Any) -> None:
-        self._modules = [module for module in modules if isinstance(module, torch.nn.Module)]
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        self._modules = modules
 
     def saved(self) -> list[dict[str, torch.Tensor]]:
         """Of each module, by name."""

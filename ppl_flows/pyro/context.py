@@ -10,6 +10,8 @@ import pyro
 import torch
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
+from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.pyro.params import to_tensor
 
 Values: TypeAlias = Any  # an array, or a dict of arrays, rows first
 
@@ -32,7 +34,7 @@ class Context:
     def __init__(self, values: Values | None, encoder: torch.nn.Module | None, like: torch.Tensor) -> None:
         if encoder is not None and not isinstance(encoder, torch.nn.Module):
             raise TypeError(f"encoder must be a torch.nn.Module, or it would not train; got {type(encoder).__name__}.")
-        self._values = None if values is None else to_tensors(values, like)
+        self._values = None if values is None else to_tensors(values, "context", like)
         self.encoder = None if encoder is None else copy.deepcopy(encoder).eval()
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
@@ -64,9 +66,13 @@ class Context:
         return None if self.encoder is None else copy.deepcopy(self.encoder).eval().requires_grad_(False)
 
 
-def to_tensors(values: Any, like: torch.Tensor) -> Any:
-    """An array, or every array in a dict, as a tensor of this dtype and device."""
-    return _each(lambda v: torch.as_tensor(v).to(like), values)
+def to_tensors(values: Any, name: str, like: torch.Tensor | torch.dtype) -> Any:
+    """An array, or every array in a dict, as a tensor of this dtype and device.
+
+    Raises:
+        TypeError, ValueError: as in ``to_numpy``.
+    """
+    return _each(lambda v: (v if isinstance(v, torch.Tensor) else to_tensor(to_numpy(v, name))).to(like), values)
 
 
 def _each(f: Callable[..., Any], values: Any) -> Any:

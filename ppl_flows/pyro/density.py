@@ -18,14 +18,15 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.checkpoint import name_of
-from ppl_flows.inference.density import SETTLE_ROWS, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import DensityFit
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
-from ppl_flows.pyro.checkpoint import Buffers, open_checkpoint
+from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.context import Context, Values
+from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
@@ -34,9 +35,10 @@ from ppl_flows.pyro.training import train
 Trained: TypeAlias = tuple[Params, Params | None, torch.nn.Module | None]
 
 
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
-    data: torch.Tensor,
+    data: Any,
     *,
     base: AnyBase = None,
     context: Values | None = None,
@@ -63,7 +65,8 @@ def fit_density(
 
     Args:
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
-        data: ``(rows, *event)``, finite.
+        data: ``(rows, *event)``, finite: a tensor, another array, a list or a table. Whatever its dtype, the density is
+            fitted in torch's default one.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
         context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
         encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
@@ -82,17 +85,20 @@ def fit_density(
         checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
     Raises:
-        ValueError: data or contexts of the wrong shape, or not finite; an encoder that has nothing to train;
+        ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
+            encoder that has nothing to train;
             a share that leaves no rows; an unknown ``compile``;
             an optimiser and ``lr``, ``clip`` or ``compile``.
-        TypeError: the encoder is no ``torch.nn.Module``.
+        TypeError: no bijection; data that are no numbers; the encoder is no ``torch.nn.Module``.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
     """
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     check_compile(compile, optimizer=optimizer)
-    data = torch.as_tensor(data).to(torch.get_default_dtype())
+    options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
+    check_density(bijection, base, torch.distributions.Distribution, **options)
+    data = to_tensors(data, "data", torch.get_default_dtype())
     given = Context(context, encoder, data)
     contexts = given.all_rows()
     all_data = data.detach().cpu().numpy()
@@ -131,8 +137,7 @@ def fit_density(
     base_params: Params | None = None
     if isinstance(base, Base):
         base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
-    n = len(trained_on)
-    train_rows = torch.as_tensor(trained_on, device=data.device)
+    n, train_rows = len(trained_on), torch.as_tensor(trained_on, device=data.device)
 
     def rows_of_data(rows: torch.Tensor) -> torch.Tensor:
         """These rows of the data, dequantised."""
@@ -195,7 +200,7 @@ def fit_density(
             progress=progress,
             compile=compile,
             watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
-            checkpoint=saved and saved.keep({"best": best, "buffers": Buffers(given.encoder)}),
+            checkpoint=saved and with_modules(saved.keep({"best": best}), given.encoder),
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(

@@ -19,7 +19,15 @@ from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_flow_arguments, check_flow_start, check_normal_base, flow_recipe
+from ppl_flows.inference.flow_checks import (
+    check_base_kind,
+    check_event,
+    check_flow_arguments,
+    check_flow_start,
+    check_normal_base,
+    flow_recipe,
+    scores_shape,
+)
 from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
@@ -73,6 +81,7 @@ class Flow(dist.TransformedDistribution):
         validate_args: bool | None = None,
     ) -> None:
         is_transform = isinstance(bijection, FlowTransform)
+        check_base_kind(base, torch.distributions.Distribution)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=am_i_wrapped())
         if isinstance(bijection, FlowTransform):
             transform = bijection
@@ -122,6 +131,9 @@ class Flow(dist.TransformedDistribution):
         return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        check_event(value, self.event_shape, torch.Tensor)
+        if not value.numel():  # which the host's sums over events do not take
+            return value.new_zeros(scores_shape(value, self.event_shape, self.batch_shape))
         transform = self.transforms[0]
         # where draws carry no gradient, or scoring moves running averages, the parameters need theirs
         if not (self.path_gradients and self.has_rsample) or transform.training:
@@ -180,8 +192,8 @@ def flow(
         >>> def model():
         ...     return pyro.sample("z", flow("prior", pf.nsf(2)))
     """
-    check_flow_start(params, start)
     bijection = Batched(bijection, batch=batch_shape) if batch_shape else bijection
+    check_flow_start(bijection, params, start)
     check_name(name, flow_recipe(bijection, base))
     base = stored_base(f"{name}_base", base, base_params, seed)
     initial = initial_params(bijection, seed) if params is None else params

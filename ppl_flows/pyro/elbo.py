@@ -13,6 +13,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
+from ppl_flows.pyro.fit_errors import check_data, data_errors
 from ppl_flows.pyro.importance import is_latent
 
 
@@ -34,11 +35,13 @@ def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_partic
     """The estimator for these functions of a weight, and what their sites say.
 
     Raises:
-        ValueError: the guide is of another model.
+        ValueError: the guide is of another model; observed values are not finite.
     """
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
-    elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
+    with data_errors(model):
+        elbo._guess_max_plate_nesting(seen, known, (1.0,), {})  # the host's own first look, which checks shapes
+    check_data(seen.trace.nodes)
     more = (_run(model, guide) for _ in range(1, RUNS))
     check_same_sites((_sites(m), _sites(g)) for m, g in chain([(seen.trace, known.trace)], more))
     sites: dict[str, Any] = seen.trace.nodes

@@ -16,16 +16,20 @@ from pyro import poutine
 from pyro.infer import ELBO, Predictive, RenyiELBO, TraceEnum_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoGuide
 
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, WeightedDraws, measure_fit
-from ppl_flows.inference.validation import check_fit, check_loss, step_sizes
-from ppl_flows.pyro.checkpoint import Buffers, describe_flows, open_checkpoint
+from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
+from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
+from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.enumeration import enumerated_draws
+from ppl_flows.pyro.fit_errors import vectorized_errors
 from ppl_flows.pyro.flow_handlers import EvaluationMode, PathGradients
 from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
 from ppl_flows.pyro.training import train
@@ -33,6 +37,7 @@ from ppl_flows.pyro.training import train
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -119,13 +124,16 @@ def fit(
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
-        ValueError: the guide is of another model, there is nothing to train, an option is out of its range, or options
-            contradict each other, such as ``compile`` and ``loss``; the checkpoint is of another fit, in what
-            the error names.
+        ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
+            does not run for all particles at once, an option is out of its range, or options contradict each other,
+            such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
+        TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
+            seed.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
-        TypeError: the loss is no ELBO object, or the optimiser is of another kind.
     """
     check_not_swapped(model, AutoGuide)
+    check_functions(model, guide, kwargs)
+    checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
@@ -169,31 +177,29 @@ def fit(
         elbo, subsampled, supports = choose_elbo(
             weighted_model, scored_guide, num_particles, vectorize=vectorize_particles
         )
-        if saved:
-            saved.compare({"flows": describe_flows(given)})
-        trained = train(
-            elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
-            weighted_model if loss is None else model,
-            scored_guide,
-            weighted=loss is None,
-            steps=steps,
-            lr=lr,
-            clip=clip,
-            optimizer=optimizer,
-            anneal=anneal,
-            tolerance=tolerance if loss is None else None,
-            progress=progress,
-            compile=compile,
-            watch=callback,
-            checkpoint=saved and saved.keep({"buffers": Buffers(model.func, given)}),
-        )
+        with vectorized_errors(elbo, weighted_model, scored_guide):
+            trained = train(
+                elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
+                weighted_model if loss is None else model,
+                scored_guide,
+                weighted=loss is None,
+                steps=steps,
+                lr=lr,
+                clip=clip,
+                optimizer=optimizer,
+                anneal=anneal,
+                tolerance=tolerance if loss is None else None,
+                progress=progress,
+                compile=compile,
+                watch=callback,
+                checkpoint=saved and with_modules(saved, model.func, given),
+            )
     nesting = elbo.max_plate_nesting - vectorize_particles
     marginal = TraceEnum_ELBO(max_plate_nesting=nesting) if isinstance(elbo, TraceEnum_ELBO) else None
     # a vectorised model draws one minibatch for all its particles: where there is one, particles go one by one
     together = vectorize_particles and not subsampled and marginal is None
     sampler = ImportanceSampler(model, guide, num_particles, nesting if together else None, marginal, supports)
-    store = pyro.get_param_store()
-    state = store.get_state()
+    state = pyro.get_param_store().get_state()
 
     @contextmanager
     def trained_at(seed: int) -> Iterator[None]:
@@ -206,7 +212,11 @@ def fit(
             latents = latent_shapes(guide)
             predict = Predictive(guide, num_samples=num_samples, return_sites=[*latents], parallel=vectorize_particles)
             draws = predict()
-            return {n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()}
+            return complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
+
+    def complete(draws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        with trained_at(seed), EvaluationMode():
+            return draws if subsampled else with_deterministic_sites(model, draws, nesting if together else None)
 
     def weigh(num_samples: int, seed: int, vectors: np.ndarray | None = None) -> WeightedDraws:
         with trained_at(seed), EvaluationMode():
@@ -225,14 +235,16 @@ def fit(
 
     if draws is None:
         draws = EVALUATION_DRAWS if together else SINGLE_DRAWS
-    return measure_fit(
-        trained,
-        draw,
-        weigh,
-        score_vectors,
-        near=getattr(given, "near_posterior", None),
-        num_draws=draws,
-        seed=seed,
-        subsampled=subsampled,
-        draw_discrete=draw_discrete if marginal else None,
-    )
+    with vectorized_errors(elbo, weighted_model, scored_guide):
+        return measure_fit(
+            trained,
+            draw,
+            weigh,
+            complete,
+            score_vectors,
+            near=getattr(given, "near_posterior", None),
+            num_draws=draws,
+            seed=seed,
+            subsampled=subsampled,
+            draw_discrete=draw_discrete if marginal else None,
+        )

@@ -16,14 +16,16 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params
+from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.lazy_guide import LazyGuide
 from ppl_flows.pyro.log_density import LogDensity
+from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000
@@ -84,6 +86,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale)
+        checked_seed("AutoFlow", seed)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._bare, self._init_loc_fn = (model,), init_loc_fn
         self.quality, self.start = quality, start
@@ -123,8 +126,10 @@ class AutoFlow(LazyGuide, AutoContinuous):
             gaussian, self.start = self.start, "given"
             return gaussian
         if isinstance(self.start, Mapping):
+            latents = {name: tuple(site["value"].shape) for name, site in self.prototype_trace.iter_stochastic_nodes()}
+            check_start(self.start, latents, self.prototype_trace.nodes)
             sites = [
-                biject_to(site["fn"].support).inv(value := torch.as_tensor(self.start[name])).reshape(len(value), -1)
+                biject_to(site["fn"].support).inv(value := to_tensor(self.start[name])).reshape(len(value), -1)
                 for name, site in self.prototype_trace.iter_stochastic_nodes()
             ]
             self.start = "draws"

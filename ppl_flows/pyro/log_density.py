@@ -106,7 +106,7 @@ class LogDensity:
                 together = self._values(z)
             except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
                 return False
-            return bool(torch.allclose(apart, together, rtol=1e-3, equal_nan=True))
+            return bool(torch.allclose(apart.double(), together.double(), rtol=1e-3, equal_nan=True))
 
 
 def is_enumerated(site: Any) -> bool:

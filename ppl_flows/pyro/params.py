@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 
 from ppl_flows.core.params import flatten, map_params, split
 from ppl_flows.core.types import Params
+from ppl_flows.inference.arrays import to_numpy
 
 MARK = "$state."  # in the names of what is state in Pyro's store
 
@@ -19,8 +19,8 @@ def to_tensor(array: Any) -> torch.Tensor:
     """A tensor as it is; a NumPy or JAX array as a new tensor, floats in torch's default dtype."""
     if isinstance(array, torch.Tensor):
         return array
-    array = np.asarray(array)
-    return torch.tensor(array, dtype=torch.get_default_dtype() if array.dtype.kind == "f" else None)
+    array = to_numpy(array)
+    return torch.as_tensor(array, dtype=torch.get_default_dtype() if array.dtype.kind == "f" else None)
 
 
 class ParamTree(torch.nn.Module):
@@ -44,7 +44,9 @@ class ParamTree(torch.nn.Module):
             elif isinstance(value, torch.Tensor):
                 self.register_buffer(key, value, persistent=False)
             else:
-                self.register_parameter(key, torch.nn.Parameter(to_tensor(value)))
+                weight = to_tensor(value)
+                weight = weight if weight.is_floating_point() else weight.to(torch.get_default_dtype())
+                self.register_parameter(key, torch.nn.Parameter(weight))
 
     def tree(self) -> Params:
         """The nested dict, read anew at every call so that ``torch.func.functional_call`` sees its own."""

@@ -9,10 +9,10 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_transform import TransformModule
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
 from ppl_flows.core.types import Params
-from ppl_flows.inference.flow_checks import check_bijection, mapped_shape
+from ppl_flows.inference.flow_checks import mapped_shape
 from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
 from ppl_flows.pyro.support import constraint
 
@@ -52,7 +52,7 @@ class FlowTransform(TransformModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_bijection(bijection)
+        check_bijection("FlowTransform", bijection)
         if params is None:
             params = initial_params(bijection, seed)
         else:
@@ -90,6 +90,8 @@ class FlowTransform(TransformModule):
         return FlowTransform(self.bijection, self.params, context=context).train(self.training)
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"FlowTransform takes a torch.Tensor, got {type(x).__name__}; use torch.as_tensor.")
         known = _passes.get(x)
         if known is not None and known.holds(self, x, forward=False):
             return known.source
@@ -97,6 +99,8 @@ class FlowTransform(TransformModule):
         return self._remember(y, x, log_det, forward=True)
 
     def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        if not isinstance(y, torch.Tensor):
+            raise TypeError(f"FlowTransform takes a torch.Tensor, got {type(y).__name__}; use torch.as_tensor.")
         known = _passes.get(y)
         if known is not None and known.holds(self, y, forward=True):
             return known.source

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ppl_flows.core.checks import POSITIVE, check_real
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -49,7 +50,6 @@ def bounded_log_scale(s: Array, bound: float | None) -> Array:
 
 
 def check_max_log_scale(owner: Any) -> None:
-    if owner.max_log_scale is not None and not owner.max_log_scale > 0:
-        raise ValueError(
-            f"{type(owner).__name__}: max_log_scale must be positive, or None for no bound, got {owner.max_log_scale}."
-        )
+    """Raises unless the field max_log_scale is positive and finite, or None for no bound."""
+    if owner.max_log_scale is not None:
+        check_real(owner, max_log_scale=POSITIVE)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -40,10 +40,7 @@ class BernsteinPolynomial(Transformer):
 
     def __post_init__(self) -> None:
         check_whole(self, degree=1)
-        if not self.bound > 0:
-            raise ValueError(f"BernsteinPolynomial: bound must be positive, got {self.bound}.")
-        if not 0 < self.min_slope < 1:
-            raise ValueError(f"BernsteinPolynomial: min_slope must lie in (0, 1), got {self.min_slope}.")
+        check_real(self, bound=POSITIVE, min_slope=(0.0, 1.0))
 
     @property
     def size(self) -> int:

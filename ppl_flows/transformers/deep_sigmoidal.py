@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -77,8 +77,8 @@ def logit_of_mixture(w: Array, z: Array, dz: Array) -> tuple[Array, Array]:
 
 
 def check_min_slope(owner: Any) -> None:
-    if not 0 < owner.min_slope < 1:
-        raise ValueError(f"{type(owner).__name__}: min_slope must lie in (0, 1), got {owner.min_slope}.")
+    """Raises unless the field min_slope lies between 0 and 1."""
+    check_real(owner, min_slope=(0.0, 1.0))
 
 
 def _logsumexp(v: Array) -> tuple[Array, Array]:

@@ -8,21 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
 
 
 def check_knots(owner: Any, fewest: int) -> None:
-    """Raises ValueError unless the fields bins, bound, min_bin and (where it exists) min_slope are in their ranges."""
-    name = type(owner).__name__
+    """Raises unless the fields bins, min_bin and (where they exist) bound and min_slope are in their ranges."""
     check_whole(owner, bins=fewest)
-    if not getattr(owner, "bound", 1.0) > 0:
-        raise ValueError(f"{name}: bound must be positive, got {owner.bound}.")
-    if not 0 < owner.min_bin < 1 / owner.bins:
-        raise ValueError(f"{name}: min_bin must lie in (0, 1/bins), got {owner.min_bin}.")
-    if not 0 < getattr(owner, "min_slope", 0.5) < 1:
-        raise ValueError(f"{name}: min_slope must lie in (0, 1), got {owner.min_slope}.")
+    ends = {"bound": POSITIVE, "min_bin": (0.0, 1 / owner.bins), "min_slope": (0.0, 1.0)}
+    check_real(owner, **{name: e for name, e in ends.items() if hasattr(owner, name)})
 
 
 def bin_sizes(raw: Array, bound: float, min_bin: float) -> Array:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ppl_flows.core.checks import POSITIVE, check_real
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -25,8 +26,7 @@ class LeakyReLU(Transformer):
     max_log_slope: float = 3.0
 
     def __post_init__(self) -> None:
-        if not self.max_log_slope > 0:
-            raise ValueError(f"LeakyReLU: max_log_slope must be positive, got {self.max_log_slope}.")
+        check_real(self, max_log_slope=POSITIVE)
 
     @property
     def size(self) -> int:

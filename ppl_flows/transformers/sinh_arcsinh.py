@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 
+from ppl_flows.core.checks import POSITIVE, check_real
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -32,8 +33,7 @@ class SinhArcsinh(Transformer):
     max_log_tail: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.max_skew > 0 and self.max_log_tail > 0):
-            raise ValueError(f"SinhArcsinh: max_skew and max_log_tail must be positive, got {self}.")
+        check_real(self, max_skew=POSITIVE, max_log_tail=POSITIVE)
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -40,10 +40,7 @@ class SumOfSquares(Transformer):
 
     def __post_init__(self) -> None:
         check_whole(self, polynomials=1, degree=0)
-        if not self.scale > 0:
-            raise ValueError(f"SumOfSquares: scale must be positive, got {self.scale}.")
-        if not 0 < self.min_slope < 1:
-            raise ValueError(f"SumOfSquares: min_slope must lie in (0, 1), got {self.min_slope}.")
+        check_real(self, scale=POSITIVE, min_slope=(0.0, 1.0))
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from ppl_flows.core.checks import check_whole
+from ppl_flows.core.checks import POSITIVE, check_real, check_whole
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
@@ -44,11 +44,7 @@ class UnconstrainedMonotone(Transformer):
 
     def __post_init__(self) -> None:
         check_whole(self, hidden=1, nodes=2)
-        if not (self.bound > 0 and self.max_log_slope > 0):
-            raise ValueError(
-                f"UnconstrainedMonotone: bound and max_log_slope must be positive, got bound={self.bound}, "
-                f"max_log_slope={self.max_log_slope}."
-            )
+        check_real(self, bound=POSITIVE, max_log_slope=POSITIVE)
 
     @property
     def size(self) -> int:
