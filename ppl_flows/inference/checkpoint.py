@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from ppl_flows.safe_files import faults_of, parse, read, write
 
 FORMAT = "checkpoint-1"
 SHOWN, LENGTH = 6, 300  # differences in an error, and characters of each value
+GROUPS = ("options", "arguments", "environment")  # of a fit, whose names say nothing
+ADDRESS = r" at 0x[0-9a-f]+"  # of a function in a repr: another one in every process
 
 ArrayOf = Callable[[Any], tuple[np.ndarray, str] | None]  # an array's bytes as NumPy has them, and its own dtype
 
@@ -80,7 +83,7 @@ class Checkpoint:
         Raises:
             ValueError: the file says otherwise, or it has changed, so that no checkpoint could be taken up.
         """
-        fit = json.loads(json.dumps(fit))
+        fit = json.loads(re.sub(ADDRESS, "", json.dumps(fit)))
         changed = [line for name in self._fit.keys() & fit for line in _differences(name, self._fit[name], fit[name])]
         if changed:
             raise ValueError(
@@ -226,9 +229,6 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
 
 def _inside(name: str, key: str) -> str:
     return key if name in GROUPS else f"{name} {key!r}"
-
-
-GROUPS = ("options", "arguments", "environment")  # whose names say nothing
 
 
 def _say(value: Any) -> str:

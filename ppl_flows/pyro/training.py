@@ -14,14 +14,7 @@ from tqdm.auto import tqdm
 from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
-from ppl_flows.inference.schedule import (
-    BLOCKS,
-    Training,
-    averaging_share,
-    has_converged,
-    learning_rate,
-    model_weight,
-)
+from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.checkpoint import take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
@@ -57,6 +50,7 @@ def train(
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
+    to_compile = bool(compile) and not so_far.gave_up
     stop, pieces = so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
@@ -64,7 +58,8 @@ def train(
             while not stop:
                 end = pieces.end(so_far.step, steps) if so_far.step else 1  # the first step makes the parameters
                 try:
-                    if compile and so_far.step and loop is eager and not so_far.gave_up:
+                    if so_far.step and to_compile:
+                        to_compile = False
                         loop = start_replay(eager, compile, steps - 1, annealed=anneal < 1)
                     for loss in loop.run(plan[so_far.step : end]):
                         so_far.add(loss)
