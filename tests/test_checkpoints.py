@@ -94,7 +94,7 @@ OPTIMIZERS = [
     ),
     ("pyro", lambda: partial(torch.optim.SGD, lr=1e-3, momentum=0.9)),
     ("numpyro", lambda: optax.sgd(1e-3, momentum=0.9)),
-    ("numpyro", lambda: numpyro.optim.Adam(1e-2)),
+    pytest.param("numpyro", lambda: numpyro.optim.Adam(1e-2), marks=pytest.mark.slow),
 ]
 
 
@@ -237,6 +237,23 @@ def test_options_of_checkpoints_are_checked(lang, tmp_path):
         fit(lang, tmp_path / "fit", checkpoint_every=-1)
     with pytest.raises(FileNotFoundError, match="there is no directory"):
         fit(lang, tmp_path / "nowhere" / "fit")
+
+
+def test_parameters_that_only_later_steps_have_are_an_error_at_once(tmp_path):
+    calls = []
+
+    def guide():
+        calls.append(1)
+        loc = pyro.param("loc", torch.tensor(0.0)) + (pyro.param("late", torch.tensor(0.0)) if len(calls) > 20 else 0.0)
+        pyro.sample("z", pyro.distributions.Normal(loc, 1.0))
+
+    def model():
+        pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+
+    with pytest.raises(
+        ValueError, match="cannot go on from a file: parameters 'late' was absent, is .*checkpoint=None"
+    ):
+        ppl_flows.pyro.fit(model, guide, checkpoint=tmp_path / "fit", **SHORT)
 
 
 def test_it_is_written_as_often_as_told(lang, tmp_path, monkeypatch):

@@ -50,8 +50,7 @@ def train(
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
-    to_compile = bool(compile) and not so_far.gave_up
-    stop, pieces = so_far.finished, Pieces(size)
+    to_compile, stop, pieces = bool(compile) and not so_far.gave_up, so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
         try:
