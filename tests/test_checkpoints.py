@@ -251,7 +251,7 @@ def test_parameters_that_only_later_steps_have_are_an_error_at_once(tmp_path):
         pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
 
     with pytest.raises(
-        ValueError, match="cannot go on from a file: parameters 'late' was absent, is .*checkpoint=None"
+        ValueError, match=r"cannot go on from a file: parameters 'late' was absent, is .*checkpoint=None"
     ):
         ppl_flows.pyro.fit(model, guide, checkpoint=tmp_path / "fit", **SHORT)
 
