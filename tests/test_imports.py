@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "ppl_flows"
 FRAMEWORKS = {"torch", "pyro", "jax", "numpyro", "optax", "torchdiffeq", "diffrax", "functorch"}
 # each may import those before it, and those beside it
 LAYERS = [
-    {"core"},
+    {"core", "safe_files"},
     {"transformers", "conditioners", "numerics", "backends"},
     {"bijections", "combinators", "bases"},
     {"recipes"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ def fit_amortized(
     optimizer: Any = None,
     compile: bool | str = False,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -61,6 +64,7 @@ def fit_amortized(
         simulations: number of draws from the model, made once.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
         steps, batch_size, optimizer, compile, callback, seed, progress: as in ``fit_density``.
+        checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
         lr: likewise. None: 0.002.
 
     Raises:
@@ -114,6 +118,8 @@ def fit_amortized(
         optimizer=optimizer,
         compile=compile,
         callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         seed=seed,
         progress=progress,
     )
