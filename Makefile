@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-posteriors bench-verdict docs clean
+.PHONY: demo test test-slow fuzz lint bench bench-posteriors bench-verdict docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -18,6 +18,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+fuzz: .venv/installed
+	$(BIN)/python -W error tests/fuzz_files.py
+	$(BIN)/python tests/faults_of_saving.py
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -15,11 +15,11 @@ from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.transformer import Transformer
 
 PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  # what a description is made of
-# What may be built is measured in numbers that Python or NumPy holds: some for each that the file's arrays hold, since
-# no honest size exceeds what is kept of it by much, and so many for layers without parameters. They take 0.5 s.
-PER_NUMBER = 4
-FREE = 2**22
-PER_OBJECT = 256
+# What is built is measured by its sizes: together at most the numbers that the file's arrays hold, and these for layers
+# without parameters, which take 0.3 s and 100 MB at most.
+FREE = 2**20
+PER_OBJECT = 64
+EVENT = 4  # times as many coordinates: those of images on all reals cost nothing, and have few parameters
 _registered: dict[str, type] = {}
 AnyClass = TypeVar("AnyClass", bound=type)
 
@@ -114,11 +114,11 @@ def _describe(value: Any, classes: Mapping[str, type]) -> Any:
 class _Builder:
     def __init__(self, classes: Mapping[str, type], numbers: int) -> None:
         self.classes, self.numbers = classes, numbers
-        self.most = self.left = PER_NUMBER * numbers + FREE
+        self.most = self.left = numbers + FREE
 
     def build(self, value: Any) -> Any:
         if isinstance(value, list):
-            return tuple([self.build(v) for v in value])
+            return tuple([self.build(v) if isinstance(v, dict | list) else v for v in value])
         return self._object(value) if isinstance(value, dict) else value
 
     def _object(self, description: dict[str, Any]) -> Any:
@@ -134,7 +134,8 @@ class _Builder:
         if unknown:
             raise ValueError(f"unknown field {sorted(unknown)} of {known.__name__}; a newer ppl_flows may know it.")
         # before it is made: a constructor may count to its sizes
-        self._spend(known.__name__, PER_OBJECT + max(_largest(v) for k, v in (("", 0), *fields.items()) if k != "seed"))
+        sizes = [_size(v) for k, v in fields.items() if k != "seed"]
+        self._spend(known.__name__, PER_OBJECT + max(sizes, default=0))
         try:
             made = known(**fields)
         except (TypeError, ValueError) as error:
@@ -147,7 +148,7 @@ class _Builder:
         """Before another object asks for its supports, which have an entry for each coordinate."""
         name = type(made).__name__
         for shape in (made.event_shape, made.output_shape, made.batch_shape):
-            if math.prod(shape) > self.most:
+            if math.prod(shape) > EVENT * self.most:
                 self._refuse(name)
         self._spend(name, len(made.domain or ()) + len(made.codomain or ()))
 
@@ -162,8 +163,8 @@ class _Builder:
         )
 
 
-def _largest(value: Any) -> int:
-    """Of the whole numbers in a field, those of its objects not counted."""
+def _size(value: Any) -> int:
+    """What a field may lead its class to count to: its largest whole number, and how many it has."""
     if isinstance(value, tuple):
-        return max(map(_largest, value), default=0)
+        return len(value) + max(map(_size, value), default=0)
     return abs(value) if isinstance(value, int) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from secrets import token_hex
@@ -17,11 +17,12 @@ from safetensors.numpy import save as to_bytes
 
 try:
     import fcntl
-except ImportError:  # Windows, where nobody can remove a file that another has open
+except ImportError:  # Windows, where a file that is open cannot be removed, nor replace another
     fcntl = None  # type: ignore[assignment]
 
 HEADER_BYTES = 2**23  # at most: what the names and shapes of some 80,000 arrays take
-TEXT_LENGTH = 2**22  # of a description, at most; what JSON makes of it fits into 100 MB
+TEXT_LENGTH = 2**22  # of a description, at most
+CONTAINERS = 2**16  # objects and lists in it, at most; with TEXT_LENGTH: what JSON makes of it fits into 100 MB
 LEVELS = 128  # of nesting, at most: what reads them calls itself
 NUMPY_DTYPES = {"BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64", "C64"}
 # what Python raises where code meets data that it was not written for
@@ -88,7 +89,7 @@ def _check_header_size(path: str | os.PathLike[str]) -> None:
         size = int.from_bytes(file.read(8), "little")
     if size > HEADER_BYTES:
         raise ValueError(
-            f"this is not a .safetensors file of ppl_flows: its header would take {size} bytes, more than {HEADER_BYTES}."
+            f"this is not a .safetensors file of ppl_flows: its header would take {size} bytes, of {HEADER_BYTES}."
         )
 
 
@@ -107,22 +108,24 @@ def parse(text: str) -> Any:
     """
     if len(text) > TEXT_LENGTH:
         raise ValueError(f"the description has {len(text)} characters, more than {TEXT_LENGTH}.")
+    if text.count("{") + text.count("[") > CONTAINERS:
+        raise ValueError(f"the description has more than {CONTAINERS} objects and lists.")
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"the description is nested more than {LEVELS} levels deep.") from None
     except ValueError as error:
         raise ValueError(f"the description is not JSON: {error}.") from error
-    level = [value]
+    level: list[Any] = [[value]]
     for _ in range(LEVELS):
-        level = [inner for outer in level for inner in _inside(outer)]
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
     if level:
         raise ValueError(f"the description is nested more than {LEVELS} levels deep.")
     return value
 
 
-def _inside(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # under the lock, else it is taken for a leftover
+            if fcntl is not None:  # under the lock: without, it would be taken for a leftover
                 os.replace(file.name, path)
         if fcntl is None:
             os.replace(file.name, path)

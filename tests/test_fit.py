@@ -62,6 +62,20 @@ def test_a_guide_of_points_is_never_good(lang):
     assert "one point for z" in result.verdict
 
 
+def test_draws_that_are_impossible_under_the_model_are_not_to_be_trusted(lang):
+    def model():
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), 1.0))
+        lang.ppl.factor("positive", lang.xp.where(z > 0, lang.array(0.0), lang.array(-np.inf)))
+
+    guide = lang.AutoFlow(
+        model, identity_flow, start="init", init_loc_fn=lang.init_to({"z": lang.array(1.0)}), init_scale=1.0
+    )
+    result = lang.fit(model, guide, **STILL)
+    assert result.verdict.startswith("do not trust: KL inf")
+    assert "impossible under the model" in result.verdict
+    assert 0 < result.ess < 1
+
+
 def half_seen(lang):
     """A model, and a guide that draws but one half of its posterior."""
 

@@ -87,6 +87,11 @@ def test_where_the_models_density_is_no_number_it_is_zero():
     assert wide.missed.mean == 0
 
 
+@pytest.mark.parametrize("impossible", [-np.inf, np.nan])
+def test_a_draw_that_is_impossible_makes_the_kl_infinite(impossible):
+    assert kl_of_own_draws(np.array([0.0, 0.1, impossible])).mean == np.inf
+
+
 @pytest.mark.parametrize("factor", [np.array([0.5, 2.0]), np.array([[0.5, 0.0], [1.0, 2.0]])])
 def test_wide_draws_are_a_student_t(factor):
     around = Gaussian(np.array([1.0, -2.0]), factor)

@@ -11,7 +11,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_choice, check_flags, check_whole, checked_sequence, checked_shape
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.support import Support, where_moved
+from ppl_flows.core.support import REAL, Support
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
@@ -99,11 +99,15 @@ class Coupling(Bijection):
 
     @property
     def codomain(self) -> Support:
+        interval = self.transformer.codomain
+        if interval == REAL:
+            return None
         if self.mask == "checkerboard":
             passing = _checkerboard(*self.event_shape[:2], self.flip)
         else:
             passing = np.isin(np.arange(self.event_shape[-1]), _parts(self.event_shape[-1], self.mask, self.flip)[0])
-        return where_moved(self.transformer.codomain, np.broadcast_to(~passing, self.event_shape).ravel().tolist())
+        stays = np.broadcast_to(passing, self.event_shape).ravel().tolist()
+        return tuple(REAL if s else interval for s in stays)
 
     @cached_property
     def _sizes(self) -> tuple[int, int]:

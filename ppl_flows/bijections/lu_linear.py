@@ -9,6 +9,7 @@ import numpy as np
 from ppl_flows.bijections.permute import Permute
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_choice, check_flags, check_whole
+from ppl_flows.core.metered_generator import zeros
 from ppl_flows.core.namespace import below_diagonal, namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
@@ -56,7 +57,7 @@ class LULinear(Bijection):
 
     def init(self, rng: np.random.Generator) -> Params:
         # below the diagonal L, above it U, on it the logarithm of U's diagonal
-        params = {"lu": np.zeros((self.dim, self.dim))}
+        params = {"lu": zeros(rng, self.dim, self.dim)}
         return params | {"b": np.zeros(self.dim)} if self.bias else params
 
     def _factors(self, params: Params) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_choice, check_flags, check_whole, whole_number
 from ppl_flows.core.conditioner import AutoregressiveConditioner, AutoregressiveNetwork
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.support import Support, where_moved
+from ppl_flows.core.support import Support, everywhere
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
@@ -92,7 +92,7 @@ class MaskedAutoregressive(Bijection):
 
     @property
     def codomain(self) -> Support:
-        return where_moved(self.transformer.codomain, [True] * prod(self.event_shape))
+        return everywhere(self.transformer.codomain, prod(self.event_shape))
 
     @cached_property
     def _network(self) -> AutoregressiveNetwork:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
+from ppl_flows.core.metered_generator import zeros
 from ppl_flows.core.namespace import namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
@@ -34,7 +35,7 @@ class Orthogonal(Bijection):
         check_whole(self, dim=1)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {"a": np.zeros((self.dim, self.dim))}
+        return {"a": zeros(rng, self.dim, self.dim)}
 
     def _matrix(self, params: Params) -> Array:
         a = params["a"]

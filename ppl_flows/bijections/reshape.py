@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import check_whole, checked_shape, whole_number
+from ppl_flows.core.checks import check_axes, check_whole, checked_shape, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array, Params
 
@@ -84,6 +84,7 @@ class Reshape(Bijection):
     def __post_init__(self) -> None:
         if not isinstance(self.shape, Sequence):
             raise TypeError(f"Reshape: shape must be one such as (height, width, channels), got {self.shape!r}.")
+        check_axes("Reshape", self.shape)
         shape = tuple(whole_number("Reshape", "every entry of shape", n) for n in self.shape)
         object.__setattr__(self, "shape", shape)
         if not shape:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_whole
+from ppl_flows.core.metered_generator import zeros
 from ppl_flows.core.namespace import below_diagonal, namespace, unit_matrix
 from ppl_flows.core.types import Array, Params
 
@@ -33,7 +34,7 @@ class TriangularAffine(Bijection):
 
     def init(self, rng: np.random.Generator) -> Params:
         # on l's diagonal stands the logarithm of L's; what is above it is not used
-        return {"l": np.zeros((self.dim, self.dim)), "b": np.zeros(self.dim)}
+        return {"l": zeros(rng, self.dim, self.dim), "b": np.zeros(self.dim)}
 
     def _factor(self, params: Params) -> tuple[Array, Array]:
         l = params["l"]

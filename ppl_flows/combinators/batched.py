@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_flows.combinators.wrapper import Wrapper
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import whole_number
+from ppl_flows.core.checks import check_axes, whole_number
 from ppl_flows.core.initialisation import initial_params, stacked_init
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.params import flatten, map_params
@@ -43,6 +43,7 @@ class Batched(Wrapper):
         super().__post_init__()
         if not isinstance(self.batch, Sequence):
             raise TypeError(f"Batched: batch must be a shape such as (8,), got {self.batch!r}.")
+        check_axes("Batched", self.batch)
         object.__setattr__(self, "batch", tuple(whole_number("Batched", "every entry of batch", n) for n in self.batch))
         if not self.batch:
             raise ValueError("Batched: batch must hold at least one number, got ().")

@@ -9,6 +9,7 @@ import numpy as np
 
 from ppl_flows.core.checks import check_generator, check_whole, checked_widths
 from ppl_flows.core.conditioner import Conditioner
+from ppl_flows.core.metered_generator import zeros
 from ppl_flows.core.namespace import ACTIVATIONS, namespace
 from ppl_flows.core.types import Array, Params
 
@@ -73,7 +74,7 @@ class ConvolutionalNetwork:
                 "w1": 0.1 * kernel(1, n, n)[0, 0],
                 "b1": np.zeros(n),
             }
-        return params | {"w_out": np.zeros((3, 3, n, self.outputs)), "b_out": np.zeros(self.outputs)}
+        return params | {"w_out": zeros(rng, 3, 3, n, self.outputs), "b_out": np.zeros(self.outputs)}
 
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
         xp = namespace(x)

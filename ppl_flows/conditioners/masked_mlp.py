@@ -49,7 +49,8 @@ class MaskedMLP(AutoregressiveNetwork):
         if self.context_dim:
             params["c"] = rng.standard_normal((self.context_dim, first)) / self.context_dim**0.5
             params["c"] *= self.mlp.scale(0)
-        drawn = [rng.standard_normal(shape) for shape in pairwise((self.length, *self.mlp.widths, self.length * self.outputs))]
+        sizes = pairwise((self.length, *self.mlp.widths, self.length * self.outputs))
+        drawn = [rng.standard_normal(size) for size in sizes]
         for i, (w, mask) in enumerate(zip(drawn, self.masks(), strict=True)):
             fan_in = np.maximum(mask.sum(axis=0), 1)  # what each unit really sees
             params |= {f"w{i}": self.mlp.scale(i) * w / fan_in**0.5, f"b{i}": np.zeros(mask.shape[1])}

@@ -11,6 +11,7 @@ import numpy as np
 
 POSITIVE = (0.0, math.inf)  # ends of ``check_real``
 SEEDS = 2**32  # how many every language has
+MOST_AXES = 64  # of NumPy and of torch
 
 
 def whole_number(owner: str, name: str, value: Any, least: int = 1) -> int:
@@ -103,6 +104,12 @@ def check_generator(rng: Any) -> None:
             "init takes a NumPy generator, such as np.random.default_rng(0), by which a seed gives the same params in "
             f"every language; got {rng!r}."
         )
+
+
+def check_axes(owner: str, shape: Sequence[Any]) -> None:
+    """Raises ValueError for a shape of more axes than arrays can have."""
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{owner}: an array has at most {MOST_AXES} axes, got a shape of {len(shape)}.")
 
 
 def checked_shape(owner: str, shape: Any, name: str = "shape") -> tuple[int, int, int]:

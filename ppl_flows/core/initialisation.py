@@ -98,14 +98,10 @@ def shapes_within(bijection: Bijection | Base, numbers: int) -> Params:
 
 def stacked_init(part: Bijection, n: int, rng: np.random.Generator) -> Params:
     """Parameters of n such parts, each array with an axis over them in front."""
-    meter = rng if isinstance(rng, MeteredGenerator) else None
-    before = meter.left if meter else 0
     first = part.init(rng)
-    size = sum(max(a.size, 1) for _, a in flatten(first))
-    if not size:
-        return first
-    if meter:
-        meter.spend((n - 1) * max(size - (before - meter.left), 0))  # what is not drawn, and so not counted
+    if isinstance(rng, MeteredGenerator):  # nobody wants more than the shapes, and n may be anything
+        rng.spend((n - 1) * sum(a.size for _, a in flatten(first)))
+        return map_params(lambda _, a: np.broadcast_to(a, (n, *a.shape)), first)
     return stack([first, *(part.init(rng) for _ in range(n - 1))])
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-PER_NUMBER = 4  # drawn, for each that is kept: a layer may draw matrices and keep a half of each
-FREE = 2**18  # drawn, in any case
+PER_NUMBER = 2  # drawn, for each that is kept: a layer may draw matrices and keep a half of each
+FREE = 2**16  # drawn, in any case
 # of the methods that draw arrays, and the place of their argument ``size``
 PLACE_OF_SIZE = {
     "standard_normal": 0,
@@ -30,7 +30,7 @@ PLACE_OF_SIZE = {
 
 
 class MeteredGenerator(np.random.Generator):
-    """``np.random.default_rng(0)`` for the ``init`` of a bijection that came from a file.
+    """``np.random.default_rng(0)`` for an ``init`` of which only the shapes are wanted, those of a file.
 
     An ``init`` that wants far more numbers than the file holds is ended before it has them.
 
@@ -55,12 +55,20 @@ class MeteredGenerator(np.random.Generator):
             raise ValueError(f"its parameters would be far more than the {self.numbers} numbers that the file holds.")
 
 
+def zeros(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """``np.zeros(shape)`` for an ``init``, where the shape is a product of sizes: counted as if drawn."""
+    if not isinstance(rng, MeteredGenerator):
+        return np.zeros(shape)
+    rng.spend(math.prod(shape))
+    return np.broadcast_to(0.0, shape)
+
+
 def _metered(name: str, place: int) -> Any:
     draw = getattr(np.random.Generator, name)
 
     def metered(self: MeteredGenerator, *args: Any, **kwargs: Any) -> Any:
         size = args[place] if len(args) > place else kwargs.get("size")
-        self.spend(1 if size is None else math.prod(np.atleast_1d(size).tolist()))
+        self.spend(1 if size is None else math.prod(size) if np.iterable(size) else size)
         return draw(self, *args, **kwargs)
 
     return metered

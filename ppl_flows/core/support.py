@@ -19,9 +19,9 @@ def is_real(support: Support) -> bool:
     return all(interval == REAL for interval, _ in runs(support))
 
 
-def where_moved(interval: Interval, moved: Sequence[bool]) -> Support:
-    """The interval at the coordinates that are moved onto it, the reals at the others."""
-    return None if interval == REAL else tuple(interval if m else REAL for m in moved)
+def everywhere(interval: Interval, size: int) -> Support:
+    """The interval at so many coordinates."""
+    return None if interval == REAL else (interval,) * size
 
 
 def chain_supports(parts: Sequence[Any]) -> tuple[Support, Support]:

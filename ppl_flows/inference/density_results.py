@@ -12,6 +12,7 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import Path
 
 FOREIGN = (
@@ -90,6 +91,7 @@ class AmortizedFit:
             raise TypeError(FOREIGN)
         self._write(self, path)
 
+    @one_at_a_time
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         whole_number("sample", "num_samples", num_samples)

@@ -51,7 +51,12 @@ class WideCheck(NamedTuple):
 
 
 def kl_of_own_draws(log_weights: Array) -> Estimate:
-    """Log evidence by smoothed importance sampling from the guide, minus the ELBO."""
+    """Log evidence by smoothed importance sampling from the guide, minus the ELBO.
+
+    Infinite where a draw is impossible under the model, or its density is no number.
+    """
+    if not np.all(np.isfinite(log_weights)):
+        return Estimate(np.inf, 0.0)
     smoothed = smoothed_log_weights(log_weights)[0]
     log_z = logsumexp(smoothed) - np.log(len(smoothed))
     influence = np.exp(smoothed - log_z) - log_weights

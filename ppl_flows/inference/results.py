@@ -17,6 +17,7 @@ from ppl_flows.core.types import Array
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
@@ -77,6 +78,7 @@ class FitResult:
             return f"usable after reweighting, result.reweighted(n): {seen}"
         return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
 
+    @one_at_a_time
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
 
@@ -89,6 +91,7 @@ class FitResult:
         whole_number("sample", "num_samples", num_samples)
         return self._fitted.draw(num_samples, checked_seed("sample", seed))
 
+    @one_at_a_time
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
@@ -106,6 +109,7 @@ class FitResult:
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
         return self._fitted.complete({name: value[rows] for name, value in weighted.draws.items()})
 
+    @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
 
@@ -170,16 +174,19 @@ def measure_fit(
     """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
     weighted = fitted.weigh(num_draws, seed)
     log_weights = weighted.log_weights
-    elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
+    with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
+        elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
     if fitted.subsampled:
         return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", fitted, write)
-    smoothed, khat = smoothed_log_weights(log_weights)
+    smoothed, khat = smoothed_log_weights(np.where(np.isnan(log_weights), -np.inf, log_weights))
     ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
     points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
-    wide = None if points else check_around(weighted, fitted.score, near, seed)
     kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
+    wide = None if points or np.isinf(kl.mean) else check_around(weighted, fitted.score, near, seed)
     if points:
         kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
+    elif np.isinf(kl.mean):
+        doubt = "the guide makes draws that are impossible under the model"
     elif wide is None:
         doubt = "the guide can be scored at its own draws only, and not where it might have none"
     else:

@@ -23,20 +23,37 @@ class Training(NamedTuple):
 class BestParams:
     """The parameters with the smallest validation loss of those that it was called with.
 
+    Args:
+        loss: of parameters.
+        pack: what a checkpoint keeps of them, and ``unpack`` the way back: it is given the training's own, too.
+
     Attributes:
         params: these; None before the first call.
         losses: of all.
     """
 
-    def __init__(self, loss: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, loss: Callable[[Any], Any], *, pack: Callable[[Any], Any], unpack: Callable[[Any, Any], Any]
+    ) -> None:
         self.params: Any = None
         self.losses: list[float] = []
         self._loss, self._smallest = loss, np.inf
+        self._pack, self._unpack = pack, unpack
 
     def __call__(self, params: Any) -> None:
         self.losses.append(float(self._loss(params)))
         if self.params is None or self.losses[-1] < self._smallest:
             self.params, self._smallest = params, self.losses[-1]
+
+    def saved(self) -> list[Any] | None:
+        """All of it, for a checkpoint; None before the first call."""
+        return None if self.params is None else [self.losses, self._smallest, self._pack(self.params)]
+
+    def restore(self, saved: list[Any] | None, values: Any) -> None:
+        """As it was when this was saved; ``values`` are those of the training."""
+        if saved is not None:
+            self.losses, self._smallest = saved[0], saved[1]
+            self.params = self._unpack(saved[2], values)
 
 
 def block_watcher(

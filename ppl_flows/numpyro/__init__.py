@@ -2,7 +2,7 @@
 
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.results import FitError, FitResult
-from ppl_flows.numpyro import scanned_flow as _scanned_flow  # registers with the host
+from ppl_flows.numpyro import scanned_flow as _scanned_flow  # noqa: F401  which the host is told of
 from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.amortized_files import load_amortized

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context
@@ -25,6 +27,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.recipes import nsf
 
 
+@one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
@@ -36,6 +39,8 @@ def fit_amortized(
     lr: float | None = None,
     optimizer: Any = None,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -56,6 +61,7 @@ def fit_amortized(
             all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once.
         steps, batch_size, optimizer, callback, seed, progress: as in ``fit_density``.
+        checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
         lr: likewise. None: 0.002.
 
     Raises:
@@ -97,6 +103,8 @@ def fit_amortized(
         lr=own_lr if optimizer is None else None,
         optimizer=optimizer,
         callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         seed=seed,
         progress=progress,
     )

@@ -17,6 +17,7 @@ from numpyro.infer.svi import SVIState
 
 from ppl_flows.inference.results import MAX_SKIPPED
 from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
+from ppl_flows.numpyro.checkpoint import like
 from ppl_flows.numpyro.compile_once import compile_once
 
 
@@ -84,6 +85,25 @@ class CompiledSteps:
         """The mean parameters of the block, and the mutable state, in buffers of their own."""
         values = self._svi.constrain_fn(self._unravel(self._carry.mean))
         return _copy_arrays(values | (self._carry.state.mutable_state or {}))
+
+    def describe(self) -> dict[str, Any]:
+        """The parameters, and what the optimiser keeps, for a checkpoint."""
+        parameters = {
+            f"{name}{jax.tree_util.keystr(path)}": f"{leaf.dtype} {leaf.shape}"
+            for name, tree in self.values().items()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        optimizer = "the own one" if self._own else str(jax.tree.structure(self._carry.state.optim_state))
+        return {"parameters": parameters, "optimizer's state": optimizer}
+
+    def snapshot(self) -> list[jax.Array]:
+        """All that the next step depends on."""
+        return jax.tree.leaves(self._carry)
+
+    def restore(self, saved: list[np.ndarray]) -> None:
+        """The steps are where they were in this snapshot."""
+        leaves, structure = jax.tree.flatten(self._carry)
+        self._carry = _copy_arrays(jax.tree.unflatten(structure, like(leaves, saved)))
 
     def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, jax.Array, jax.Array]:
         def update(step: jax.Array, so_far: tuple[_Carry, jax.Array, jax.Array]) -> Any:

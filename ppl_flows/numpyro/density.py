@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +20,21 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
+from ppl_flows.numpyro.checkpoint import like, open_checkpoint
 from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.density_files import save_density
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
     data: Any,
@@ -46,6 +51,8 @@ def fit_density(
     levels: int | None = None,
     validation: float = 0.0,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -73,12 +80,14 @@ def fit_density(
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
             tables. 0: the last ones, trained on all rows.
         callback: as in ``fit``; its params are those of the bijection, as in the result.
+        checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
             encoder that has nothing to train;
             a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
         TypeError: no bijection, or data that are no numbers.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
     """
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
@@ -89,6 +98,25 @@ def fit_density(
     contexts = given.all_rows()
     all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
     check_rows(bijection, all_data, all_context, levels)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "batch_size": batch_size,
+            "optimizer": optimizer and name_of(optimizer),
+            "lr": lr,
+            "clip": clip,
+            "standardize": standardize,
+            "levels": levels,
+            "validation": validation,
+            "seed": seed,
+        },
+        arguments=((), {"data": data, "context": context}),
+        bijection=repr(bijection),
+        base=repr(base) if isinstance(base, Base) else base,
+        encoder=encoder,
+    )
     trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
@@ -145,7 +173,13 @@ def fit_density(
         scores = lax.map(score, (jnp.asarray(batches), jax.random.split(jax.random.key(seed), len(batches))))
         return -scores.ravel()[: len(held_rows)].mean()
 
-    best = BestParams(validation_loss)
+    def best_params(leaves: list[np.ndarray], values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
+        """From a checkpoint."""
+        like_these, structure = jax.tree.flatten(trained_params(values))
+        restored: tuple[Params, dict[str, Any]] = jax.tree.unflatten(structure, like(like_these, leaves))
+        return restored
+
+    best = BestParams(validation_loss, pack=jax.tree.leaves, unpack=best_params)
     trained = train(
         jax.random.key(seed),
         Trace_ELBO(),
@@ -158,6 +192,7 @@ def fit_density(
         progress=progress,
         init_params=given.params,
         watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
+        checkpoint=saved and saved.keep({"best": best}),
     )
     params, values = best.params or trained_params(trained.params)
     return DensityFit(

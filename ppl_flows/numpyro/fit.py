@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,9 +14,12 @@ from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
+from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
@@ -24,6 +28,7 @@ from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -40,6 +45,8 @@ def fit(
     draws: int = 10_000,
     init_params: dict[str, Any] | None = None,
     callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -81,13 +88,22 @@ def fit(
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
         progress: show a bar, in a terminal or notebook.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
+            The same call in a new process, after this one was killed, goes on from there, and ends, on the same
+            machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
+            without a step. Arguments and options are compared with those of the file, arrays by their values; data that
+            a model reads elsewhere is not seen, nor what an optax transformation has in it. ``callback`` is not called
+            again for what was done. The file is yours to delete.
+        checkpoint_every: in seconds; 0: after every second or step.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, an
-            option is out of its range, or options contradict each other.
+            option is out of its range, or options contradict each other; the checkpoint is of another fit, in what the
+            error names.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed; a jitted model.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
     """
     check_not_jitted(model)
     check_not_swapped(model, AutoGuide)
@@ -97,6 +113,26 @@ def fit(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "num_particles": num_particles,
+            "optimizer": optimizer and name_of(optimizer),
+            "lr": lr,
+            "clip": clip,
+            "estimator": estimator,
+            "anneal": anneal,
+            "tolerance": tolerance,
+            "seed": seed,
+        },
+        arguments=(args, kwargs),
+        model=model,
+        guide=guide,
+        loss=loss,
+        init_params=init_params,
+    )
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key, _ = jax.random.split(jax.random.key(seed))  # the other one weighs
 
@@ -115,6 +151,8 @@ def fit(
     enumerates = isinstance(choice.elbo, TraceEnum_ELBO)
     if enumerates and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
+    if saved:
+        saved.compare({"flows": describe_flows(guide)})
     trained = train(
         train_key,
         choice.elbo if loss is None else loss,
@@ -129,6 +167,7 @@ def fit(
         progress=progress,
         init_params=init_params,
         watch=callback,
+        checkpoint=saved,
     )
     return measure_fit(
         trained,

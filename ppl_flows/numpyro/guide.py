@@ -198,7 +198,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         Args:
             path: the file.
             model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without those it needs, its sites are compared at the guide's first call.
+            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name

@@ -10,6 +10,7 @@ import numpy as np
 from numpyro.infer import ELBO
 from tqdm.auto import tqdm
 
+from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, has_converged
@@ -31,6 +32,7 @@ def train(
     tolerance: float | None = None,
     init_params: dict[str, Any] | None = None,
     watch: Callable[[int, float, dict[str, Any]], Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
@@ -50,10 +52,19 @@ def train(
         anneal=anneal,
         init_params=init_params,
     )
-    losses, bads = np.empty(0), np.empty(0, dtype=int)
+    losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
+    if checkpoint:
+        checkpoint.compare(loop.describe())
+        if checkpoint.saved is not None:
+            with checkpoint.faults():
+                losses, bads, finished = (checkpoint.saved[name] for name in ("losses", "bads", "finished"))
+                loop.restore(checkpoint.saved["carry"])
+                checkpoint.restore_kept(loop.means())
+    stop = finished
     pieces = Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
-        while len(losses) < steps and not interrupt.requested:
+        bar.update(len(losses))
+        while not stop:
             first = len(losses)
             last = pieces.end(first, steps)
             new_losses, new_bads = loop.run(first, last)
@@ -63,12 +74,13 @@ def train(
             if bads.max() >= MAX_SKIPPED:
                 step = int(np.argmax(bads == MAX_SKIPPED))
                 raise FitError(step + 1 - MAX_SKIPPED, losses[: step + 1], loop.values())
-            if last % size and last < steps:
-                continue
-            median = float(np.median(losses[(last - 1) // size * size :]))
-            bar.set_postfix(loss=f"{median:.3f}")
-            if watch:
-                watch(last, median, loop.means())
-            if has_converged(losses, steps, elbo.num_particles, anneal, tolerance):
-                break
+            if last % size == 0 or last == steps:
+                median = float(np.median(losses[(last - 1) // size * size :]))
+                bar.set_postfix(loss=f"{median:.3f}")
+                if watch:
+                    watch(last, median, loop.means())
+                finished = last == steps or has_converged(losses, steps, elbo.num_particles, anneal, tolerance)
+            stop = finished or interrupt.requested
+            if checkpoint and (stop or checkpoint.is_due()):
+                checkpoint.write({"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot()})
     return Training(losses, int(np.sum(bads > 0)), loop.means(), interrupt.requested)

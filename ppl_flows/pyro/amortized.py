@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
 from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
@@ -26,6 +28,7 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.recipes import nsf
 
 
+@one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
@@ -39,6 +42,8 @@ def fit_amortized(
     optimizer: Any = None,
     compile: bool | str = False,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -59,6 +64,7 @@ def fit_amortized(
         simulations: number of draws from the model, made once.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
         steps, batch_size, optimizer, compile, callback, seed, progress: as in ``fit_density``.
+        checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
         lr: likewise. None: 0.002.
 
     Raises:
@@ -112,6 +118,8 @@ def fit_amortized(
         optimizer=optimizer,
         compile=compile,
         callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         seed=seed,
         progress=progress,
     )

@@ -24,6 +24,9 @@ class Context:
         encoder: from rows of values to ``(rows, context_dim)``. A copy of it trains.
         like: tensor of the dtype and device of the data.
 
+    Attributes:
+        encoder: the copy.
+
     Raises:
         TypeError: the encoder is no ``torch.nn.Module``.
     """
@@ -32,18 +35,18 @@ class Context:
         if encoder is not None and not isinstance(encoder, torch.nn.Module):
             raise TypeError(f"encoder must be a torch.nn.Module, or it would not train; got {type(encoder).__name__}.")
         self._values = None if values is None else to_tensors(values, "context", like)
-        self._encoder = None if encoder is None else copy.deepcopy(encoder).eval()
+        self.encoder = None if encoder is None else copy.deepcopy(encoder).eval()
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: by this encoder, or by the one that trains."""
         given = None if self._values is None else _each(lambda v: v[rows], self._values)
-        encoder = self._encoder if encoder is None else encoder
+        encoder = self.encoder if encoder is None else encoder
         return given if encoder is None else encoder(given)
 
     def register(self) -> None:
         """Inside a model: the encoder's weights are parameters, and it is in training mode."""
-        if self._encoder is not None:
-            pyro.module("encoder", self._encoder.train())
+        if self.encoder is not None:
+            pyro.module("encoder", self.encoder.train())
 
     @torch.no_grad()
     def all_rows(self) -> Any:
@@ -52,15 +55,15 @@ class Context:
         Raises:
             ValueError: the encoder gives another shape, or has nothing to train.
         """
-        if self._encoder is None or self._values is None:
+        if self.encoder is None or self._values is None:
             return self._values
-        check_encoded(self(slice(2)).shape, any(p.requires_grad for p in self._encoder.parameters()))
+        check_encoded(self(slice(2)).shape, any(p.requires_grad for p in self.encoder.parameters()))
         n = len(next(iter(self._values.values())) if isinstance(self._values, Mapping) else self._values)
         return torch.cat([self(rows) for rows in torch.arange(n).split(ENCODED_ROWS)])
 
     def trained(self) -> torch.nn.Module | None:
         """A copy of the encoder as it is now, in evaluation mode, and without gradients of its weights."""
-        return None if self._encoder is None else copy.deepcopy(self._encoder).eval().requires_grad_(False)
+        return None if self.encoder is None else copy.deepcopy(self.encoder).eval().requires_grad_(False)
 
 
 def to_tensors(values: Any, name: str, like: torch.Tensor | torch.dtype) -> Any:

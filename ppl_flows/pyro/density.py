@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyro
@@ -16,11 +17,14 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, density_start, random_rows, split_rows
 from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
+from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.density_files import save_density
@@ -28,7 +32,11 @@ from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params, to_tensor
 from ppl_flows.pyro.training import train
 
+# the parameters of the bijection and of its base, and the encoder
+Trained: TypeAlias = tuple[Params, Params | None, torch.nn.Module | None]
 
+
+@one_at_a_time
 def fit_density(
     bijection: Bijection,
     data: Any,
@@ -46,6 +54,8 @@ def fit_density(
     validation: float = 0.0,
     compile: bool | str = False,
     callback: Callable[[int, float, Params], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -73,6 +83,7 @@ def fit_density(
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
             tables. 0: the last ones, trained on all rows.
         callback: as in ``fit``; its params are those of the bijection, as in the result.
+        checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
@@ -80,6 +91,7 @@ def fit_density(
             a share that leaves no rows; an unknown ``compile``;
             an optimiser and ``lr``, ``clip`` or ``compile``.
         TypeError: no bijection; data that are no numbers; the encoder is no ``torch.nn.Module``.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
     """
@@ -93,6 +105,26 @@ def fit_density(
     all_data = data.detach().cpu().numpy()
     all_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, all_data, all_context, levels)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "batch_size": batch_size,
+            "optimizer": optimizer and name_of(optimizer),
+            "lr": lr,
+            "clip": clip,
+            "standardize": standardize,
+            "levels": levels,
+            "validation": validation,
+            "compile": compile,
+            "seed": seed,
+        },
+        arguments=((), {"data": data, "context": context}),
+        bijection=repr(bijection),
+        base=repr(base) if isinstance(base, Base) else base,
+        encoder=encoder,
+    )
     trained_on, held_rows = split_rows(len(data), validation, seed)
     bijection, start = density_start(
         bijection,
@@ -106,8 +138,7 @@ def fit_density(
     base_params: Params | None = None
     if isinstance(base, Base):
         base_params = map_params(lambda _, a: to_tensor(a).to(data), initial_params(base, seed))
-    n = len(trained_on)
-    train_rows = torch.as_tensor(trained_on, device=data.device)
+    n, train_rows = len(trained_on), torch.as_tensor(trained_on, device=data.device)
 
     def rows_of_data(rows: torch.Tensor) -> torch.Tensor:
         """These rows of the data, dequantised."""
@@ -131,7 +162,7 @@ def fit_density(
     def guide(_: float) -> None:
         """Nothing is latent."""
 
-    def trained_params(_: Any = None) -> tuple[Params, Params | None, torch.nn.Module | None]:
+    def trained_params(_: Any = None) -> Trained:
         """The bijection's parameters in the store, with running averages settled, the base's, and the encoder."""
         encode = given.trained()
         params = map_params(lambda _, a: a.detach().clone(), stored_params("density", start))
@@ -147,7 +178,7 @@ def fit_density(
         of_x = BaseDistribution(base, of_base) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
-    def validation_loss(trained: tuple[Params, Params | None, torch.nn.Module | None]) -> float:
+    def validation_loss(trained: Trained) -> float:
         params, of_base, encode = trained
         total = 0.0
         with torch.random.fork_rng(), torch.no_grad():
@@ -156,7 +187,7 @@ def fit_density(
                 total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
         return total / len(held_rows)
 
-    best = BestParams(validation_loss)
+    best = BestParams(validation_loss, pack=_pack, unpack=lambda packed, _: _unpack(packed, given, data.device))
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(
@@ -170,6 +201,7 @@ def fit_density(
             progress=progress,
             compile=compile,
             watch=block_watcher(trained_params, best if len(held_rows) else None, callback),
+            checkpoint=saved and with_modules(saved.keep({"best": best}), given.encoder),
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(
@@ -185,3 +217,17 @@ def fit_density(
         trained.interrupted,
         save_density if base is None or isinstance(base, Base) else None,
     )
+
+
+def _pack(trained: Trained) -> tuple[Any, ...]:
+    """For a checkpoint."""
+    params, of_base, encode = trained
+    return params, of_base, None if encode is None else encode.state_dict()
+
+
+def _unpack(packed: tuple[Any, ...], given: Context, device: torch.device) -> Trained:
+    params, of_base = (tree and map_params(lambda _, a: a.to(device), tree) for tree in packed[:2])
+    encode = given.trained()
+    if encode is not None:
+        encode.load_state_dict(packed[2])
+    return params, of_base, encode

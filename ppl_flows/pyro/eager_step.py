@@ -144,6 +144,12 @@ class EagerSteps:
     def sync(self) -> None:
         """Nothing to do: Pyro's store has the parameters at every step."""
 
+    def confirm(self, _: np.ndarray) -> None:
+        """Nothing to do: these are the eager steps."""
+
+    def hand_over(self) -> None:
+        """As above."""
+
     @contextmanager
     def at_means(self) -> Iterator[None]:
         """The parameters are their means for the moment."""

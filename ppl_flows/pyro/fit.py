@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,9 +15,12 @@ from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, measure_fit
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
+from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fit_errors import vectorized_errors
@@ -28,6 +32,7 @@ from ppl_flows.pyro.training import train
 EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
 
 
+@one_at_a_time
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -45,6 +50,8 @@ def fit(
     vectorize_particles: bool = True,
     compile: bool | str = False,
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -101,15 +108,23 @@ def fit(
             store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
         progress: show a bar, in a terminal or notebook.
+        checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
+            The same call in a new process, after this one was killed, goes on from there, and ends, on the same
+            machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
+            without a step. Arguments and options are compared with those of the file, arrays by their values; data that
+            a model reads elsewhere is not seen. ``callback`` is not called again for what was done. The
+            file is yours to delete.
+        checkpoint_every: in seconds; 0: after every second or step.
 
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
             does not run for all particles at once, an option is out of its range, or options contradict each other,
-            such as ``compile`` and ``loss``.
+            such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.
+        FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
     """
     check_not_swapped(model, AutoGuide)
     check_functions(model, guide, kwargs)
@@ -119,6 +134,27 @@ def fit(
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
+    saved = open_checkpoint(
+        checkpoint,
+        checkpoint_every,
+        options={
+            "steps": steps,
+            "num_particles": num_particles,
+            "optimizer": optimizer and name_of(optimizer),
+            "lr": lr,
+            "clip": clip,
+            "estimator": estimator,
+            "anneal": anneal,
+            "tolerance": tolerance,
+            "vectorize_particles": vectorize_particles,
+            "compile": compile,
+            "seed": seed,
+        },
+        arguments=(args, kwargs),
+        model=model,
+        guide=guide,
+        loss=loss,
+    )
     given, model, guide = guide, partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     vectorize_particles = vectorize_particles and num_particles > 1
 
@@ -149,6 +185,7 @@ def fit(
                 progress=progress,
                 compile=compile,
                 watch=callback,
+                checkpoint=saved and with_modules(saved, model.func, given),
             )
     fitted = fitted_guide(
         model,

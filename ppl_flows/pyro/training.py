@@ -11,10 +11,12 @@ import torch
 from pyro.infer import ELBO
 from tqdm.auto import tqdm
 
+from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
+from ppl_flows.pyro.checkpoint import take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, start_replay
 from ppl_flows.pyro.eager_step import EagerSteps
@@ -35,6 +37,7 @@ def train(
     tolerance: float | None = None,
     compile: bool | str = False,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
@@ -42,50 +45,60 @@ def train(
     are then those in Pyro's store.
     """
     check_steps(steps, elbo.num_particles)
-    k = np.arange(steps)
-    plan = np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
-    losses, done = np.full(steps, np.nan), 0
+    plan = _plan(steps, lr, anneal)
     size = max(1, steps // BLOCKS)
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
-    to_compile = bool(compile)
-    pieces = Pieces(size)
+    so_far = take_up(checkpoint, eager, steps, plan[0, 0])
+    to_compile, stop, pieces = bool(compile) and not so_far.gave_up, so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
+        bar.update(so_far.step)
         try:
-            while done < steps and not interrupt.requested:
-                end = pieces.end(done, steps) if done else 1  # the first step makes the parameters
+            while not stop:
+                end = pieces.end(so_far.step, steps) if so_far.step else 1  # the first step makes the parameters
                 try:
-                    if done and to_compile:
+                    if so_far.step and to_compile:
                         to_compile = False
-                        loop = start_replay(eager, compile, steps - done, annealed=anneal < 1)
-                    for loss in loop.run(plan[done:end]):
-                        losses[done] = loss
-                        done += 1
+                        loop = start_replay(eager, compile, steps - 1, annealed=anneal < 1)
+                    for loss in loop.run(plan[so_far.step : end]):
+                        so_far.add(loss)
                         bar.update()
+                    if due := checkpoint is not None and checkpoint.is_due():
+                        loop.confirm(plan[so_far.step - 1])
                 except CompileError as error:
                     if compile == "strict":
                         raise
                     warnings.warn(f"fit goes on without compile={compile!r}: {error.reason}.", stacklevel=3)
-                    done -= error.lost
+                    so_far.give_up(error.lost)
                     bar.update(-error.lost)
                     loop = eager
                     continue
                 pieces.ended()
                 if loop.running >= MAX_SKIPPED:
                     loop.sync()
-                    first = done - loop.running
-                    raise FitError(first, losses[: first + MAX_SKIPPED], eager.values())
-                if done % size and done < steps:
-                    continue
-                median = float(np.median(losses[(done - 1) // size * size : done]))
-                bar.set_postfix(loss=f"{median:.3f}")
-                if watch:
-                    loop.sync()
-                    with eager.at_means():
-                        watch(done, median, eager.values())
-                if has_converged(losses[:done], steps, elbo.num_particles, anneal, tolerance):
-                    break
+                    first = so_far.step - loop.running
+                    raise FitError(first, so_far.losses[: first + MAX_SKIPPED], eager.values())
+                if so_far.step % size == 0 or so_far.step == steps:
+                    median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
+                    bar.set_postfix(loss=f"{median:.3f}")
+                    if watch:
+                        loop.sync()
+                        with eager.at_means():
+                            watch(so_far.step, median, eager.values())
+                    so_far.finished = so_far.step == steps or has_converged(
+                        so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance
+                    )
+                stop = so_far.finished or interrupt.requested
+                if checkpoint and (stop or due):
+                    loop.hand_over()
+                    write(checkpoint, eager, so_far)
         finally:
             loop.sync()
     eager.settle()
-    return Training(losses[:done], loop.skipped, eager.values(), interrupt.requested)
+    return Training(so_far.losses[: so_far.step], loop.skipped, eager.values(), interrupt.requested)
+
+
+def _plan(steps: int, lr: float, anneal: float) -> np.ndarray:
+    """Of each step, ``(steps, 3)``: weight of the model, learning rate, share in the mean."""
+    k = np.arange(steps)
+    return np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)

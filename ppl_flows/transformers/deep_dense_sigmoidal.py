@@ -40,7 +40,8 @@ class DeepDenseSigmoidal(Transformer):
 
     @property
     def size(self) -> int:
-        return sum(sum(self._sizes(layer)) for layer in range(self.layers))
+        k, layers = self.units, self.layers
+        return k * (2 * layers + 1) + 2 * k**2 * (layers - 1)  # the sum of all _sizes
 
     def _sizes(self, layer: int) -> tuple[int, ...]:
         """How many numbers a, b, w and u take."""

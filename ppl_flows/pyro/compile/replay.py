@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,23 +70,37 @@ class Replay:
         for first in range(0, len(plan), CHECK_STEPS):
             rows = torch.tensor(plan[first : first + CHECK_STEPS]).unbind()
             losses = []
-            try:
-                if self._since >= CHECK_STEPS:
-                    self._check(rows[0])
-                    self._since, self._good = 0, (self._now, torch.get_rng_state())
-                with torch.no_grad(), as_compile_error("a compiled step"):
-                    for row in rows:
-                        loss, *self._now = self._step(*self._now, row)
-                        losses.append(loss)
-            except CompileError as error:
-                error.lost = self._since
-                self._now, random = self._good
-                torch.set_rng_state(random)
-                self._hand_over()
-                raise
+            if self._since >= CHECK_STEPS:
+                self.confirm(plan[first])
+            with self._or_back(), torch.no_grad(), as_compile_error("a compiled step"):
+                for row in rows:
+                    loss, *self._now = self._step(*self._now, row)
+                    losses.append(loss)
             self.sync()
             self._since += len(losses)
             yield from torch.stack(losses).tolist()
+
+    def confirm(self, row: np.ndarray) -> None:
+        """Compares a step from here with the eager one, so that those so far will stand.
+
+        Raises:
+            CompileError: as ``run``.
+        """
+        with self._or_back():
+            self._check(torch.tensor(row))
+        self._since, self._good = 0, (self._now, torch.get_rng_state())
+
+    @contextmanager
+    def _or_back(self) -> Iterator[None]:
+        """At a CompileError the eager steps go on from the last step that is known to be theirs."""
+        try:
+            yield
+        except CompileError as error:
+            error.lost = self._since
+            self._now, random = self._good
+            torch.set_rng_state(random)
+            self.hand_over()
+            raise
 
     @property
     def skipped(self) -> int:
@@ -104,7 +119,7 @@ class Replay:
             for old, new in zip(stored_state().values(), state, strict=True):
                 old.copy_(new)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """The eager steps go on from here."""
         self.sync()
         _, m, v, _, counts, *_ = self._now
