@@ -46,11 +46,12 @@ def load_density(path: Path) -> DensityFit:
         OSError: what the system refuses.
 
     Example:
-        >>> import jax, ppl_flows as pf
+        >>> import tempfile, jax, ppl_flows as pf
         >>> from ppl_flows.numpyro import fit_density, load_density
+        >>> path = tempfile.mkdtemp() + "/density.safetensors"
         >>> rows = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> fit_density(pf.maf(2), rows, steps=2, progress=False).save("density.safetensors")
-        >>> load_density("density.safetensors").flow.sample(jax.random.key(0)).shape
+        >>> fit_density(pf.maf(2), rows, steps=2, progress=False).save(path)
+        >>> load_density(path).flow.sample(jax.random.key(0)).shape
         (2,)
     """
     saved = load(path)

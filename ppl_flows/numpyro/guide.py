@@ -137,8 +137,10 @@ class AutoFlow(LazyGuide, AutoContinuous):
         if isinstance(self.start, Mapping):
             latents = {name: jnp.shape(self.prototype_trace[name]["value"]) for name in self._init_locs}
             check_start(self.start, latents, self.prototype_trace)
+            maps = {name: biject_to(self.prototype_trace[name]["fn"].support) for name in latents}
             draws = {name: to_array(self.start[name]) for name in latents}
-            rows = jax.vmap(lambda site: _pack(self._init_locs, self.prototype_trace, site))(draws)
+            # in the host's order: a pytree would be sorted by name
+            rows = jax.vmap(lambda site: jnp.concatenate([jnp.ravel(maps[n].inv(site[n])) for n in maps]))(draws)
             self.start = "draws"
             return gaussian_of_draws(np.asarray(rows, dtype=np.float64))
         obstacle = self._obstacle(args, kwargs)
@@ -192,24 +194,25 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
         """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
 
-        The guide goes on by ``fit(model, guide, ...)``, the model's parameters by ``init_params=result.params``. The
-        result draws; with the model's arguments it also reweights, and computes deterministic sites.
+        ``fit(model, guide, ...)`` goes on from there, the model's parameters by ``init_params=result.params``. The result
+        draws; with the model's arguments it also reweights, and computes deterministic sites.
 
         Args:
             path: the file.
-            model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
+            model, *args, **kwargs: that of the fit, with the same latent sites in the same order. Without its arguments
+                they are compared at the guide's first call.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name
                 of the site; a file of something else, or that is damaged.
 
         Example:
-            >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
+            >>> import tempfile, numpyro, numpyro.distributions as dist, ppl_flows as pf
             >>> from ppl_flows.numpyro import AutoFlow, fit
             >>> model = lambda: numpyro.sample("z", dist.Normal(0.0, 1.0))
-            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save("fit.safetensors")
-            >>> guide, result = AutoFlow.load("fit.safetensors", model)
+            >>> path = tempfile.mkdtemp() + "/fit.safetensors"
+            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save(path)
+            >>> guide, result = AutoFlow.load(path, model)
             >>> result.sample(3)["z"].shape
             (3,)
         """
@@ -225,8 +228,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def latent_sites(self) -> list[SavedSite]:
         """The sites of the latent vector, in its order."""
         self._check_set_up()
-        sites = (self.prototype_trace[name] for name in self._init_locs)
-        return [SUPPORTS.site(site["name"], site["fn"], site["value"]) for site in sites]
+        trace = self.prototype_trace
+        return [SUPPORTS.site(name, trace[name]["fn"], trace[name]["value"]) for name in self._init_locs]
 
     @property
     def bijection(self) -> Bijection:
@@ -293,9 +296,3 @@ class AutoFlow(LazyGuide, AutoContinuous):
             for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
         }
         return values if levels.ndim else {name: value[0] for name, value in values.items()}
-
-
-def _pack(init: dict[str, Any], trace: Any, site: dict[str, Any]) -> jax.Array:
-    """The unconstrained vector of one draw of all sites."""
-    sites = [biject_to(trace[name]["fn"].support).inv(site[name]) for name in init]
-    return jnp.concatenate([jnp.ravel(v) for v in sites])  # in the host's order: a pytree would be sorted by name

@@ -46,10 +46,11 @@ def load_density(path: Path) -> DensityFit:
         OSError: what the system refuses.
 
     Example:
-        >>> import torch, ppl_flows as pf
+        >>> import tempfile, torch, ppl_flows as pf
         >>> from ppl_flows.pyro import fit_density, load_density
-        >>> fit_density(pf.maf(2), torch.randn(100, 2), steps=2, progress=False).save("density.safetensors")
-        >>> load_density("density.safetensors").flow.sample().shape
+        >>> path = tempfile.mkdtemp() + "/density.safetensors"
+        >>> fit_density(pf.maf(2), torch.randn(100, 2), steps=2, progress=False).save(path)
+        >>> load_density(path).flow.sample().shape
         torch.Size([2])
     """
     saved = load(path)

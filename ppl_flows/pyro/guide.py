@@ -188,12 +188,14 @@ class AutoFlow(LazyGuide, AutoContinuous):
             OSError: what the system refuses.
 
         Example:
-            >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+            >>> import tempfile, pyro, pyro.distributions as dist, ppl_flows as pf
             >>> from ppl_flows.pyro import AutoFlow, fit
-            >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
-            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save("fit.safetensors")
             >>> pyro.clear_param_store()
-            >>> guide, result = AutoFlow.load("fit.safetensors", model)
+            >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+            >>> path = tempfile.mkdtemp() + "/fit.safetensors"
+            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save(path)
+            >>> pyro.clear_param_store()
+            >>> guide, result = AutoFlow.load(path, model)
             >>> result.sample(3)["z"].shape
             torch.Size([3])
         """
