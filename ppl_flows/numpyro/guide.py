@@ -194,8 +194,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
         """The guide and the result of a fit that ``result.save(path)`` has written, in either language.
 
-        ``fit(model, guide, ...)`` goes on from there, the model's parameters by ``init_params=result.params``. The result
-        draws; with the model's arguments it also reweights, and computes deterministic sites.
+        ``fit(model, guide, ...)`` goes on from there, the model's parameters by ``init_params=result.params``. The
+        result draws; with the model's arguments it also reweights, and computes deterministic sites.
 
         Args:
             path: the file.
