@@ -18,7 +18,8 @@ import foreign_flows  # noqa: F401  registers its classes, some of which are in 
 
 import ppl_flows as pf
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("format_*/*.safetensors"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*/*.safetensors"))
+DESCRIPTIONS = ("bijection", "base", "fit", "density", "amortized")  # in the metadata
 SECONDS, MEGABYTES = 1.0, 200
 NUMBERS = (0, -1, 1, 3, 127, 10**4, 10**5, 10**6, 10**7, 10**9, 2**63, 10**30, 0.5, 1e308, float("nan"), float("inf"))
 OTHERS = (
@@ -93,14 +94,15 @@ def with_another_array(data: bytes, rng: random.Random) -> bytes:
 
 def with_another_field(data: bytes, rng: random.Random, times: int = 1) -> bytes:
     header, arrays = taken_apart(data)
-    text = header["__metadata__"]["bijection"]
+    which = rng.choice([name for name in DESCRIPTIONS if name in header["__metadata__"]])
+    text = header["__metadata__"][which]
     for _ in range(times):
         whole = [json.loads(text)]
         change(whole, rng)
         text = json.dumps(whole[0])
         if len(text) > 10**5:
             break
-    header["__metadata__"]["bijection"] = text
+    header["__metadata__"][which] = text
     return put_together(header, arrays)
 
 

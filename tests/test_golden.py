@@ -6,6 +6,7 @@ from pathlib import Path
 import foreign_flows  # noqa: F401  registers its classes, some of which are in files
 import numpy as np
 import pytest
+from golden.write_fits import summary
 
 import ppl_flows as pf
 from ppl_flows.core.params import map_params
@@ -32,6 +33,18 @@ def test_every_golden_file_is_checked():
     files = {(path.parent.name, path.stem) for path in GOLDEN.glob("format_*/*.safetensors")}
     assert files == EXPECTED.keys()
     assert len(files) > 150
+
+
+FITS = json.loads((GOLDEN / "fits_2" / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_golden_fit_loads_and_is_what_it_was(name):
+    saved = pf.load(GOLDEN / "fits_2" / f"{name}.safetensors")
+    np.testing.assert_allclose(summary(saved), FITS[name], rtol=1e-6)  # weights in float32
+    if name.startswith("fit_"):
+        assert [site.name for site in saved.sites] == ["scale", "p"]
+        assert saved.verdict
 
 
 def log_density(made, params, y: np.ndarray, context: np.ndarray | None) -> np.ndarray:

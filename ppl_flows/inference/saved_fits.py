@@ -11,7 +11,9 @@ import numpy as np
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
+from ppl_flows.inference.auto_flow import QUALITIES
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -180,6 +182,9 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     plain = {name: _as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
+    if plain["quality"] not in QUALITIES:
+        raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {plain['quality']!r:.100}.")
+    checked_seed("SavedFit", plain["seed"])
     return SavedFit(
         bijection=bijection,
         params=params,
