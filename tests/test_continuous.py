@@ -190,7 +190,7 @@ def test_the_recipe_starts_next_to_the_identity(context_dim):
     ("make", "message"),
     [
         (lambda: pf.NeuralODE(0), "dim must be at least 1"),
-        (lambda: pf.NeuralODE(2, rtol=0.0), "tolerances must be positive"),
+        (lambda: pf.NeuralODE(2, rtol=0.0), "rtol must be positive and finite"),
         (lambda: pf.NeuralODE(2, activation="sine"), "unknown activation 'sine'"),
         (lambda: pf.NeuralODE(5000, exact=False), "random probes exist up to dim=4095"),
         (lambda: pf.ffjord(2, flow_layers=0), "flow_layers must be at least 1"),

@@ -166,10 +166,10 @@ def test_the_recipes_start_next_to_the_identity_and_are_inverted(recipe, dim, co
     ("make", "message"),
     [
         (lambda: pf.DeepSigmoidal(units=0), "units must be at least 1, got 0"),
-        (lambda: pf.DeepSigmoidal(min_slope=0.0), r"min_slope must lie in \(0, 1\), got 0.0"),
+        (lambda: pf.DeepSigmoidal(min_slope=0.0), "min_slope must lie between 0 and 1, got 0.0"),
         (lambda: pf.DeepDenseSigmoidal(layers=0), "layers must be at least 1, got 0"),
         (lambda: pf.UnconstrainedMonotone(nodes=1), "nodes must be at least 2, got 1"),
-        (lambda: pf.UnconstrainedMonotone(bound=-1.0), "bound and max_log_slope must be positive, got bound=-1.0"),
+        (lambda: pf.UnconstrainedMonotone(bound=-1.0), "bound must be positive and finite, got -1.0"),
         (lambda: pf.BlockNeuralAutoregressive(0), "dim must be at least 1, got 0"),
     ],
 )
