@@ -262,7 +262,16 @@ def test_results_pickle_where_the_model_does_and_else_name_save(fits, lang):
     local, _ = fits[name_of(lang)]  # its model is a closure
     with pytest.raises(TypeError, match=r"result\.save\(path\)"):
         pickle.dumps(local)
-    assert repr(copy.deepcopy(local)) == repr(local)
+    assert repr(copy.deepcopy(local)) == repr(copy.copy(local)) == repr(local)
+
+
+def test_an_amortised_fit_does_not_pickle_and_names_save(lang):
+    shell = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[name_of(lang)]
+    density = shell.fit_density(pf.maf(2, flow_layers=1, hidden=(4,)), np.eye(20, 2), steps=2, progress=False)
+    amortised = shell.AmortizedFit(density, lambda *_: {})
+    with pytest.raises(TypeError, match="load_amortized"):
+        pickle.dumps(amortised)
+    assert repr(copy.deepcopy(amortised)) == repr(copy.copy(amortised)) == repr(amortised)
 
 
 def test_errors_of_fits_pickle():

@@ -13,6 +13,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.results import Path
 
 FOREIGN = (
@@ -22,7 +23,7 @@ FOREIGN = (
 
 
 @dataclass(frozen=True)
-class DensityFit:
+class DensityFit(PicklesOrSaysHow):
     """A density model trained by maximum likelihood.
 
     Attributes:
@@ -38,6 +39,8 @@ class DensityFit:
             per row; the parameters are those of the smallest. None if no rows were held out.
         interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
     """
+
+    way_out = "fit.save(path) keeps it in a file, and load_density(path) gives it back"
 
     losses: np.ndarray
     skipped: int
@@ -71,12 +74,14 @@ class DensityFit:
 
 
 @dataclass(frozen=True)
-class AmortizedFit:
+class AmortizedFit(PicklesOrSaysHow):
     """A posterior for every data set of a model.
 
     Attributes:
         density: the conditional flow over the unconstrained latents, and its training.
     """
+
+    way_out = "fit.save(path) keeps it in a file, and load_amortized(path, model) gives it back"
 
     density: DensityFit
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]

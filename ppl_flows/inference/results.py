@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +16,7 @@ from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.schedule import Training
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
@@ -30,7 +29,7 @@ SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(PicklesOrSaysHow):
     """A trained guide.
 
     Attributes:
@@ -47,6 +46,8 @@ class FitResult:
             little about the KL.
         ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for kl.
     """
+
+    way_out = "result.save(path) keeps the fit in a file, and AutoFlow.load(path, model) gives it back"
 
     losses: np.ndarray
     skipped: int
@@ -142,19 +143,6 @@ class FitResult:
             OSError: what the system refuses, such as a full disk; an old file is kept.
         """
         self._write(self, path)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        try:
-            pickle.dumps((self._fitted, self._write))
-        except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-            raise TypeError(
-                f"this FitResult does not pickle, as its model or guide does not ({error}); result.save(path) keeps "
-                "the fit in a file, and AutoFlow.load(path, model) gives it back."
-            ) from error
-        return super().__reduce_ex__(protocol)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FitResult:
-        return replace(self, **{f.name: deepcopy(getattr(self, f.name), memo) for f in fields(self)})
 
     def __repr__(self) -> str:
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
