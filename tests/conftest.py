@@ -18,6 +18,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 torch.set_num_threads(1)  # two test processes share two cores
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that NumPyro compiles for long are slow there; their twins in Pyro run what both share."""
+    for item in items:
+        if item.get_closest_marker("slow_in_numpyro") and "numpyro" in map(str, item.callspec.params.values()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_pyro():
     """Pyro's parameter store is global: a test that inherits one may train nothing and still pass."""

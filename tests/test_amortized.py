@@ -115,6 +115,7 @@ def pyro_gradients(size, features, n):
 
 @pytest.mark.parametrize("features", [None, Y[:, None]], ids=["free", "features"])
 @pytest.mark.parametrize(("gradients", "n"), [(pyro_gradients, 500), (numpyro_gradients, 5_000)], ids=LANGUAGES)
+@pytest.mark.slow_in_numpyro
 def test_a_minibatch_gives_an_unbiased_gradient_of_the_whole_elbo(gradients, n, features):
     full, part = gradients(None, features, n), gradients(3, features, n)
     error = np.sqrt((full.var(0) + part.var(0)) / n)
@@ -127,6 +128,7 @@ def test_a_minibatch_gives_an_unbiased_gradient_of_the_whole_elbo(gradients, n, 
     ("language", "start"),
     [("pyro", "auto"), ("numpyro", "auto"), pytest.param("pyro", "init", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow_in_numpyro
 def test_global_and_local_posteriors_are_found(language, start):
     shell, model = LANGUAGES[language]
     guide = shell.AutoLocalFlow(model, "rows", flow=small_iaf, local_flow=small, start=start)
@@ -157,6 +159,7 @@ def test_local_latents_start_at_the_conditional_of_a_gaussian_of_all():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.slow_in_numpyro
 def test_a_sub_sampled_fit_moves_every_row_and_draws_all_of_them(language):
     shell, model = LANGUAGES[language]
     guide = shell.AutoLocalFlow(model, "rows", flow=small_iaf, local_flow=small)

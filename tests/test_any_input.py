@@ -67,6 +67,7 @@ def test_the_gradient_of_no_rows_is_zero():
 @shells
 @FEW
 @given(n=st.integers(0, 1), base=st.sampled_from([None, pf.StudentT(3), pf.NormalMixture(3)]))
+@pytest.mark.slow_in_numpyro
 def test_a_flow_samples_and_scores_any_number_of_rows(name, n, base):
     array = SHELLS[name]
     flow = shell(name).Flow(FAST[1], base=base)
@@ -82,6 +83,7 @@ def test_a_flow_samples_and_scores_any_number_of_rows(name, n, base):
 @shells
 @FEW
 @given(bijection=st.sampled_from(FAST), shape=st.lists(st.integers(0, 4), max_size=2).map(tuple), direct=st.booleans())
+@pytest.mark.slow_in_numpyro
 def test_only_events_of_the_right_size_pass(name, bijection, shape, direct):
     array = SHELLS[name]
     values = array(np.zeros(shape, "float32"))

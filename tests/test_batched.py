@@ -219,6 +219,7 @@ def test_a_random_flow_scores_like_the_flow_of_its_draw(lang):
     np.testing.assert_allclose(scored, lang.pf.Flow(bijection, params).log_prob(x), rtol=1e-6)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_bayesian_flow_is_fitted_by_svi(lang):
     rng = np.random.default_rng(0)
     data = (2.0 + 0.5 * rng.standard_normal((100, 2))).astype(np.float32)

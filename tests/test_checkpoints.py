@@ -137,6 +137,7 @@ def test_an_interrupted_fit_goes_on(lang, tmp_path):
     assert_same(resumed, fit(lang, None))
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_checkpoint_of_another_fit_is_refused_by_what_differs_and_kept(lang, tmp_path):
     def model(x, scale=1.0):
         z = lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))
@@ -274,6 +275,7 @@ def encoder(lang):
     return encode
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_density_goes_on_with_its_base_encoder_averages_and_best_parameters(lang, tmp_path):
     def run(path, *, validation=0.25, shift=0.0, callback=None):
         rng = np.random.default_rng(0)
@@ -309,6 +311,7 @@ def test_a_density_goes_on_with_its_base_encoder_averages_and_best_parameters(la
         run(tmp_path / "fit", validation=0.5, shift=1.0)
 
 
+@pytest.mark.slow_in_numpyro
 def test_an_amortised_fit_goes_on(lang, tmp_path):
     def model(x=None):
         z = lang.ppl.sample("z", lang.dist.Normal(0.0, 1.0))

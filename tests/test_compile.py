@@ -302,6 +302,7 @@ def test_auto_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(
         run(one_latent, make, "yes")
 
 
+@pytest.mark.slow
 def test_inductor_replays_the_eager_fit(monkeypatch):
     if not has_compiler():
         pytest.skip("inductor needs a C++ compiler, and there is none.")

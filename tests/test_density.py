@@ -34,6 +34,7 @@ def small_table(n):
 
 
 @SHELLS
+@pytest.mark.slow_in_numpyro
 def test_the_parameters_that_score_best_on_held_out_rows_are_kept(shell):
     train, test = small_table(200), small_table(10_000)
     bijection = pf.Chain([pf.maf(3, flow_layers=2, hidden=(64, 64)), pf.BatchNorm(3)])

@@ -148,6 +148,7 @@ def test_fit_scores_a_hand_written_guide_as_it_is_told(lang, estimator, infer, m
 
 
 @pytest.mark.parametrize(("start", "same"), [("full_rank", "path"), ("init", "reparam")])
+@pytest.mark.slow_in_numpyro
 def test_by_default_autoflow_is_on_the_path_where_it_started_near_the_posterior(lang, start, same):
     def losses(estimator):
         pyro.clear_param_store()

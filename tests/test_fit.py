@@ -96,6 +96,7 @@ def test_half_of_a_posterior_is_not_enough(lang):
 
 
 @pytest.mark.parametrize("sites", ["real", "bounded", "local"])
+@pytest.mark.slow_in_numpyro
 def test_a_guide_scores_its_own_draws_as_it_scores_others(lang, sites, monkeypatch):
     seen = []
 
@@ -178,6 +179,7 @@ def two_modes(lang):
     return model
 
 
+@pytest.mark.slow_in_numpyro
 def test_annealing_finds_the_mode_that_a_plain_fit_misses(lang):
     found = {}
     for anneal in (1.0, 0.02):
@@ -277,6 +279,7 @@ def with_deterministic_sites(lang):
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.slow_in_numpyro
 def test_the_model_s_deterministic_sites_come_with_all_draws(lang, by_hand):
     x, model = lang.array(np.arange(4.0)), with_deterministic_sites(lang)
 

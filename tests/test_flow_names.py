@@ -106,6 +106,7 @@ def test_mcmc_on_a_flow_that_nobody_has_trained_warns(lang):
             run_mcmc(lang, prior_and_data(lang))
 
 
+@pytest.mark.slow_in_numpyro
 def test_mcmc_on_a_trained_flow_does_not_warn(lang):
     def guide():
         loc = lang.ppl.param("u_loc", lang.array(np.zeros(2)))

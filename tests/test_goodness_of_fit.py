@@ -161,6 +161,7 @@ def fit_of(host, distribution, cube, draws):
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("support", CUBES)
 @pytest.mark.parametrize("recipe", ["nsf", pytest.param("real_nvp", marks=pytest.mark.slow)])
+@pytest.mark.slow_in_numpyro
 def test_draws_follow_the_density_on_every_support(host, support, recipe):
     host, cube = HOSTS[host], CUBES[support]
     bijection = FLOWS[recipe](cube.dim)

@@ -87,6 +87,7 @@ def every_kind_trained(lang):
     return guide, before, lang.fit(model, guide, **SHORT)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_model_of_every_kind_of_site_trains(lang):
     guide, before, result = every_kind_trained(lang)
     assert_moved(before, lang.parameters(guide, result))
@@ -113,6 +114,7 @@ def bounded(lang):
     return model
 
 
+@pytest.mark.slow_in_numpyro
 def test_bounded_sites_have_a_gaussian_to_start_at(lang):
     guide = lang.AutoFlow(bounded(lang), identity_flow)
     result = lang.fit(bounded(lang), guide, **STILL)
@@ -120,6 +122,7 @@ def test_bounded_sites_have_a_gaussian_to_start_at(lang):
     assert result.ess > 0.3, "unconstrained, the posterior is no Gaussian, but unimodal with light tails"
 
 
+@pytest.mark.slow_in_numpyro
 def test_flows_and_the_hosts_guides_share_a_list(lang):
     hide, model = lang.hide, bounded(lang)
     guide = lang.autoguide.AutoGuideList(model)
@@ -170,6 +173,7 @@ def mixture_log_evidence():
     return np.log(np.trapezoid(np.exp(log_joint), loc))
 
 
+@pytest.mark.slow_in_numpyro
 def test_fit_sums_over_enumerated_sites(lang):
     init = lang.init_to({"loc": lang.array(-0.5)})
     guide = lang.AutoFlow(lang.hide(mixture(lang), ["k"]), identity_flow, init_loc_fn=init, init_scale=0.5)
@@ -186,6 +190,7 @@ def test_fit_sums_over_enumerated_sites(lang):
     assert set(result.reweighted(10)) == {"loc"}
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_guide_leaves_out_enumerated_sites_and_starts_at_their_sum(lang):
     guide = lang.AutoFlow(mixture(lang), identity_flow)
     result = lang.fit(mixture(lang), guide, **STILL, draws=500)
@@ -270,6 +275,7 @@ def test_a_local_guide_leaves_out_enumerated_sites(lang):
 # --- NeuTra
 
 
+@pytest.mark.slow_in_numpyro
 def test_the_reparametrised_log_density_is_the_models_and_the_maps(lang):
     model = every_kind(lang)
     guide, _, result = every_kind_trained(lang)

@@ -206,6 +206,7 @@ def test_bits_per_dim_bounds_the_entropy_of_what_the_density_gives_each_level():
 
 
 @pytest.mark.parametrize("shell", [in_pyro, in_numpyro], ids=["pyro", "numpyro"])
+@pytest.mark.slow_in_numpyro
 def test_glow_learns_digits(shell):
     images = load_digits().images[..., None]
     given = torch.tensor(images) if shell is in_pyro else jnp.asarray(images)
@@ -245,6 +246,7 @@ def small_images():
     return rng.binomial(3, 0.3, (100, *SMALL)).astype("float32")
 
 
+@pytest.mark.slow
 def test_variational_dequantisation_in_pyro():
     images = torch.tensor(small_images())
     ones = torch.ones(SMALL)
@@ -263,6 +265,7 @@ def test_variational_dequantisation_in_pyro():
     check_dequantised(result, pyro.get_param_store().keys())
 
 
+@pytest.mark.slow
 def test_variational_dequantisation_in_numpyro():
     images = jnp.asarray(small_images())
     ones = jnp.ones(SMALL)

@@ -94,6 +94,7 @@ def assert_trains(lang, **options):
 
 
 @pytest.mark.parametrize(("name", "loss"), cases(LOSSES))
+@pytest.mark.slow_in_numpyro
 def test_every_elbo_of_the_host_trains(name, loss, float64):
     lang = language(name)
     result = assert_trains(lang, loss=elbo(lang, loss, **LOSSES[name][loss]), lr=5e-2)
@@ -138,6 +139,7 @@ def test_a_loss_has_no_early_end_and_leaves_annealing_and_its_object_alone(lang)
     assert vars(loss) == before
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_loss_trains_a_flow_near_the_posterior_reparameterised_as_the_hosts_svi_does(lang):
     def losses(**options):
         pyro.clear_param_store()

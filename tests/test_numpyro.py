@@ -260,6 +260,7 @@ def test_the_guide_starts_at_the_initialisation():
 
 
 @pytest.mark.parametrize("recipe", [None, pf.iaf, small_nsf, small_maf], ids=["default", "iaf", "nsf", "maf"])
+@pytest.mark.slow
 def test_the_guide_of_a_recipe_trains(recipe):
     guide = AutoFlow(correlated, recipe, start="init")
     before = start_of(guide)
@@ -308,6 +309,7 @@ def mixed():
         numpyro.sample("row", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
 
 
+@pytest.mark.slow
 def test_the_hosts_guide_methods_work():
     guide = AutoFlow(mixed, small, start="init")
     shapes = {"scale": (), "share": (3,), "row": (4, 2)}
@@ -341,6 +343,7 @@ def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
         assert result.losses[-20:].mean() < result.losses[:20].mean()
 
 
+@pytest.mark.slow
 def test_the_hosts_svi_starts_under_jit_and_vmap():
     svi = SVI(mixed, AutoFlow(mixed, small), optax.adam(1e-2), Trace_ELBO())
     jax.jit(svi.init)(random.key(0))
@@ -368,6 +371,7 @@ def two_guides(make):
     return guide
 
 
+@pytest.mark.slow
 def test_guides_share_a_list_where_the_hosts_clash():
     with pytest.raises(AssertionError, match="unique names"):
         handlers.trace(handlers.seed(two_guides(AutoIAFNormal), 0)).get_trace()

@@ -321,6 +321,7 @@ def test_a_file_of_another_kind_is_named(lang, tmp_path):
 
 
 @pytest.mark.parametrize("writer", ["pyro", "numpyro"])
+@pytest.mark.slow_in_numpyro
 def test_an_amortised_fit_is_loaded_in_either_language(lang, tmp_path, writer):
     def model_of(lang):
         def model(y, x):

@@ -453,6 +453,7 @@ def test_pyros_nuts_and_autoflow_run_over_frozen_flows(float64):
     assert float(draws["z"][:, 0].std()) > 0
 
 
+@pytest.mark.slow
 def test_numpyros_nuts_and_autoflow_run_over_frozen_flows():
     simplex, bounded = frozen(NumPyro)
 
