@@ -20,8 +20,8 @@ import ppl_flows as pf
 import ppl_flows.numpyro as pf_numpyro
 import ppl_flows.pyro as pf_pyro
 from ppl_flows.core.params import flatten, map_params
-from ppl_flows.numpyro.base_distribution import JaxRandom
-from ppl_flows.pyro.base_distribution import TorchRandom
+from ppl_flows.jax.random import JaxRandom
+from ppl_flows.torch.random import TorchRandom
 
 RESAMPLED = {"truncation": 4, "nodes": 1024, "hidden": (8,)}
 BASES = [pf.DiagonalNormal(2), pf.StudentT(2, df=3.0), pf.NormalMixture(2, components=3)]

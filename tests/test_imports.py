@@ -17,10 +17,16 @@ LAYERS = [
     {"bijections", "combinators", "bases"},
     {"recipes"},
     {"inference"},
+    {"torch", "jax"},
     {"pyro", "numpyro"},
 ]
-# the namespace finds the backend of an array by name, when the first one arrives
-BY_NAME = {("core/namespace.py", "ppl_flows.backends.{}.ops")}
+# the namespace finds by name the backend of an array, when the first one arrives, and the flows that a bijection makes
+BY_NAME = {
+    ("core/namespace.py", "ppl_flows.backends.{}.ops"),
+    ("core/namespace.py", "ppl_flows.{}"),
+    ("core/bijection.py", "ppl_flows.torch.flow"),  # for types
+    ("core/bijection.py", "ppl_flows.jax.flow"),
+}
 
 
 def imports(path: Path, *, types: bool = True) -> set[str]:
@@ -67,7 +73,7 @@ def layer_of(module: str) -> int | None:
 
 def shell_of(path: Path) -> bool:
     """Whether it belongs to a shell, which may import what lies beside the folders, too."""
-    return path.parts[0] in ("pyro", "numpyro")
+    return path.parts[0] in ("torch", "jax", "pyro", "numpyro")
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -106,18 +112,28 @@ def test_no_imports_run_in_a_circle():
         visit(module)
 
 
-@pytest.mark.parametrize(("shell", "foreign"), [("pyro", {"jax", "numpyro"}), ("numpyro", {"torch", "pyro"})])
+@pytest.mark.parametrize(
+    ("shell", "foreign"),
+    [
+        ("torch", {"jax", "numpyro", "pyro"}),
+        ("jax", {"torch", "pyro", "numpyro"}),
+        ("pyro", {"jax", "numpyro"}),
+        ("numpyro", {"torch", "pyro"}),
+    ],
+)
 def test_a_shell_imports_only_its_own_language(shell, foreign):
     for path in (ROOT / shell).rglob("*.py"):
         for name in imports(path):
             assert name.partition(".")[0] not in foreign
-            assert not name.startswith(f"ppl_flows.{'numpyro' if shell == 'pyro' else 'pyro'}")
+            assert name.removeprefix("ppl_flows.").partition(".")[0] not in foreign
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
         ("ppl_flows", ["torch", "jax"]),
+        ("ppl_flows.torch", ["jax", "pyro"]),
+        ("ppl_flows.jax", ["torch", "numpyro"]),
         ("ppl_flows.pyro", ["jax", "numpyro"]),
         ("ppl_flows.numpyro", ["torch", "pyro"]),
     ],

@@ -25,7 +25,7 @@ import ppl_flows as pf
 from ppl_flows import numpyro as shell_of_numpyro
 from ppl_flows import pyro as shell_of_pyro
 from ppl_flows.numpyro.support import Mixed
-from ppl_flows.pyro.params import to_tensor
+from ppl_flows.torch.params import to_tensor
 
 SQUASHERS = {
     pf.Tanh: (np.tanh, lambda z: -2 * np.log(np.cosh(z))),

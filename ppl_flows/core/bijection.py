@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ppl_flows.core.initialisation import check_one_library, check_params, number_of_weights
-from ppl_flows.core.namespace import namespace
+from ppl_flows.core.namespace import flow_class, namespace
 from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
+
+if TYPE_CHECKING:
+    from ppl_flows.jax.flow import Flow as JaxFlow
+    from ppl_flows.torch.flow import Flow as TorchFlow
 
 STAGES = ("start", "train", "settle")
 
@@ -107,6 +111,22 @@ class Bijection(abc.ABC):
         run = partial(self._observe, forward=forward, stage=stage)
         params, out, log_det = self._run_checked(run, params, value, context, shape)
         return params, out, log_det
+
+    def to_torch(self, params: Params | None = None, **arguments: Any) -> TorchFlow:
+        """The density in plain torch: an ``nn.Module`` with ``log_prob``, ``sample``, ``condition``.
+
+        Arguments as of ``ppl_flows.torch.Flow``. Pyro has ``ppl_flows.pyro.Flow``.
+        """
+        made: TorchFlow = flow_class("torch")(self, params, **arguments)
+        return made
+
+    def to_jax(self, params: Params | None = None, **arguments: Any) -> JaxFlow:
+        """The density in plain JAX: a pytree with ``log_prob``, ``sample``, ``condition``, all pure.
+
+        Arguments as of ``ppl_flows.jax.Flow``. NumPyro has ``ppl_flows.numpyro.Flow``.
+        """
+        made: JaxFlow = flow_class("jax")(self, params, **arguments)
+        return made
 
     # What follows runs unchecked: value and context have their shapes, the value has the batch shape of both together,
     # and all arrays have one dtype, float32 or wider. Parts of a bijection are run by these, and never by the above.

@@ -35,6 +35,11 @@ def namespace(x: Array) -> Backend:
     return found
 
 
+def flow_class(name: str) -> Any:
+    """The class of flows of plain ``"torch"`` or ``"jax"``; raises ImportError where that is not installed."""
+    return importlib.import_module(f"ppl_flows.{name}").Flow
+
+
 @cache
 def below_diagonal(dim: int) -> np.ndarray:
     """A matrix of ones below its diagonal, and zeros."""

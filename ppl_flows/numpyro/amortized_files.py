@@ -16,10 +16,10 @@ from ppl_flows.inference.amortized import Observations, Scaler, check_data
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.load_fit import SUPPORTS
-from ppl_flows.numpyro.transform import to_array
 
 
 def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:

@@ -14,11 +14,11 @@ from numpyro.primitives import _PYRO_STACK
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.initialisation import check_params, initial_params
-from ppl_flows.core.params import flatten, map_params
-from ppl_flows.core.precision import wide
+from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_base, check_no_base_params
-from ppl_flows.numpyro.transform import to_array
+from ppl_flows.jax.arrays import to_array
+from ppl_flows.jax.random import draw
 
 AnyBase: TypeAlias = dist.Distribution | Base | None
 
@@ -69,47 +69,10 @@ class BaseDistribution(dist.Distribution):
         return self.base.log_prob(self.params, jnp.asarray(value))
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        draw = _draw if self.has_rsample else _draw_without_gradient
         return draw(self.base, tuple(sample_shape), self.params, key)
 
     def __repr__(self) -> str:
         return f"BaseDistribution({self.base})"
-
-
-def _draw(base: Base, shape: tuple[int, ...], params: Params, key: jax.Array) -> jax.Array:
-    dtype = wide(next(leaf for _, leaf in flatten(params))).dtype
-    return base.sample(params, JaxRandom(key, dtype), shape)
-
-
-def _no_gradient(base: Base, *_: Any) -> Any:
-    raise NotImplementedError(
-        f"samples of {type(base).__name__} carry no gradients, so one through a sample would be biased. In a guide use "
-        "TraceGraph_ELBO, which takes the score function there; or choose another base."
-    )
-
-
-_draw_without_gradient = jax.custom_vjp(_draw, nondiff_argnums=(0, 1))
-_draw_without_gradient.defvjp(lambda *args: (_draw(*args), None), _no_gradient)  # not run where a gradient is stopped
-
-
-class JaxRandom:
-    """JAX's random numbers, of a key and a dtype."""
-
-    def __init__(self, key: jax.Array, dtype: Any) -> None:
-        self.key, self.dtype = key, dtype
-
-    def _next(self) -> jax.Array:
-        self.key, key = jax.random.split(self.key)
-        return key
-
-    def normal(self, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.normal(self._next(), shape, self.dtype)
-
-    def uniform(self, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.uniform(self._next(), shape, self.dtype)
-
-    def gamma(self, concentration: jax.Array) -> jax.Array:
-        return jax.random.gamma(self._next(), concentration, dtype=self.dtype)
 
 
 def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> AnyBase:

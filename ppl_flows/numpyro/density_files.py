@@ -11,9 +11,9 @@ from ppl_flows.files import load, save_fit
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedDensity
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.transform import to_array
 
 
 def save_density(fit: DensityFit, path: Path) -> None:

@@ -36,10 +36,11 @@ from ppl_flows.inference.gradient_estimators import IN_TRAINING
 from ppl_flows.inference.random_flow import sample_params
 from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.numpyro.flow_checks import check_fit, check_name, check_trained
 from ppl_flows.numpyro.support import support_transform
-from ppl_flows.numpyro.transform import FlowTransform, to_array
+from ppl_flows.numpyro.transform import FlowTransform
 
 
 class Flow(dist.TransformedDistribution):

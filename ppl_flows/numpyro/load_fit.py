@@ -21,10 +21,10 @@ from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
-from ppl_flows.numpyro.transform import to_array
 from ppl_flows.safe_files import faults_of
 
 SUPPORTS = NeutralSupports("NumPyro", constraints, biject_to, to_numpy, partial(jnp.asarray, dtype=float))

@@ -28,10 +28,10 @@ from ppl_flows.inference.local_flow import (
     local_sites,
 )
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
-from ppl_flows.numpyro.transform import to_array
 
 
 class AutoLocalFlow(LazyGuide):

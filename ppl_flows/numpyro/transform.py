@@ -15,8 +15,8 @@ from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
-from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.flow_checks import mapped_shape
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.support import constraint
 
 
@@ -129,11 +129,3 @@ class FlowTransform(Transform):
 
     def __repr__(self) -> str:
         return f"FlowTransform({self.bijection})"
-
-
-def to_array(array: Any) -> jax.Array:
-    """A JAX array; floats of NumPy and torch arrays in JAX's default dtype."""
-    if isinstance(array, jax.Array):
-        return array
-    array = to_numpy(array)
-    return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)

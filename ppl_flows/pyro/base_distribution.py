@@ -15,7 +15,9 @@ from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_base, check_no_base_params
-from ppl_flows.pyro.params import ParamTree, stored_params
+from ppl_flows.pyro.params import stored_params
+from ppl_flows.torch.params import ParamTree
+from ppl_flows.torch.random import TorchRandom
 
 AnyBase: TypeAlias = dist.Distribution | Base | None
 
@@ -92,22 +94,6 @@ class BaseDistribution(dist.TorchDistribution):
 
     def __repr__(self) -> str:
         return f"BaseDistribution({self.base})"
-
-
-class TorchRandom:
-    """torch's random numbers, in the dtype and on the device of a tensor."""
-
-    def __init__(self, like: torch.Tensor) -> None:
-        self.like = like.detach()
-
-    def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
-
-    def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
-
-    def gamma(self, concentration: torch.Tensor) -> torch.Tensor:
-        return torch._standard_gamma(concentration)
 
 
 def stored_base(name: str, base: AnyBase, params: Params | None, seed: int) -> AnyBase:

@@ -11,7 +11,7 @@ import torch
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 from ppl_flows.inference.arrays import to_numpy
-from ppl_flows.pyro.params import to_tensor
+from ppl_flows.torch.params import to_tensor
 
 Values: TypeAlias = Any  # an array, or a dict of arrays, rows first
 

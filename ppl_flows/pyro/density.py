@@ -29,8 +29,9 @@ from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.density_files import save_density
 from ppl_flows.pyro.distribution import Flow, flow
-from ppl_flows.pyro.params import stored_params, to_tensor
+from ppl_flows.pyro.params import stored_params
 from ppl_flows.pyro.training import train
+from ppl_flows.torch.params import to_tensor
 
 # the parameters of the bijection and of its base, and the encoder
 Trained: TypeAlias = tuple[Params, Params | None, torch.nn.Module | None]

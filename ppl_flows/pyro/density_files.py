@@ -13,7 +13,7 @@ from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedDensity
 from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.params import to_tensor
+from ppl_flows.torch.params import to_tensor
 
 
 def save_density(fit: DensityFit, path: Path) -> None:

@@ -34,9 +34,10 @@ from ppl_flows.inference.short_reprs import flow_repr
 from ppl_flows.inference.support_constraints import Pieces
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution, stored_base
 from ppl_flows.pyro.flow_checks import check_name, check_trained
-from ppl_flows.pyro.params import is_stored, stored_params, to_tensor
+from ppl_flows.pyro.params import is_stored, stored_params
 from ppl_flows.pyro.support import support_transform
 from ppl_flows.pyro.transform import FlowTransform
+from ppl_flows.torch.params import to_tensor
 
 
 class Flow(dist.TransformedDistribution):

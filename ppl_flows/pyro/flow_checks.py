@@ -16,7 +16,7 @@ from pyro.poutine.trace_struct import Trace
 from ppl_flows.core.params import flatten, split
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import Recipe, check_same_recipe, warn_of_initial_weights
-from ppl_flows.pyro.params import to_tensor
+from ppl_flows.torch.params import to_tensor
 
 _recipes: WeakKeyDictionary[Trace, dict[str, Recipe]] = WeakKeyDictionary()  # of the flows in each living trace
 

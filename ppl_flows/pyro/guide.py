@@ -30,8 +30,8 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.lazy_guide import LazyGuide
 from ppl_flows.pyro.load_fit import SUPPORTS, load_fit, transform_of
 from ppl_flows.pyro.log_density import LogDensity
-from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
+from ppl_flows.torch.params import to_tensor
 
 QUANTILE_DRAWS = 10_000
 

@@ -23,9 +23,9 @@ from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
-from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.safe_files import faults_of
+from ppl_flows.torch.params import to_tensor
 
 
 def _array(numbers: Any) -> torch.Tensor:

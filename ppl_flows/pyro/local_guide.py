@@ -30,8 +30,8 @@ from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.lazy_guide import LazyGuide
-from ppl_flows.pyro.params import to_tensor
 from ppl_flows.pyro.transform import FlowTransform
+from ppl_flows.torch.params import to_tensor
 
 
 class AutoLocalFlow(LazyGuide):

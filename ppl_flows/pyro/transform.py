@@ -13,8 +13,8 @@ from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import mapped_shape
-from ppl_flows.pyro.params import ParamTree, set_state, to_tensor
 from ppl_flows.pyro.support import constraint
+from ppl_flows.torch.params import ParamTree, set_state, to_tensor
 
 
 class FlowTransform(TransformModule):

@@ -1,0 +1,18 @@
+"""``to_array``: what users hand in, as JAX arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ppl_flows.inference.arrays import to_numpy
+
+
+def to_array(array: Any) -> jax.Array:
+    """A JAX array; floats of NumPy and torch arrays in JAX's default dtype."""
+    if isinstance(array, jax.Array):
+        return array
+    array = to_numpy(array)
+    return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)
