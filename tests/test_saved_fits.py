@@ -69,6 +69,7 @@ def write_sites(path, *sites):
         model_params=(),
         losses=np.zeros(1),
         elbo=(0.0, 0.0),
+        log_evidence=(0.0, 0.0, "none"),
         kl=(0.0, 0.0),
         prefix=None,
         versions={},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.special import softmax
 
 from ppl_flows.core.types import Array
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.model_runs import ModelRuns
+from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 
 class WeightedDraws(NamedTuple):
@@ -24,6 +27,16 @@ class WeightedDraws(NamedTuple):
     def log_weights(self) -> np.ndarray:
         """``log p(z, data) - log q(z)`` of each draw, ``(n,)``."""
         return np.asarray(self.scores.log_p - self.scores.log_q)
+
+    def resample(self, num_samples: int, seed: int) -> WeightedDraws:
+        """So many of them, with replacement, by their smoothed weights."""
+        weights = softmax(smoothed_log_weights(self.log_weights)[0])
+        rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
+        return WeightedDraws(
+            {name: value[rows] for name, value in self.draws.items()},
+            Scores(self.scores.log_p[rows], self.scores.log_q[rows]),
+            None if self.vectors is None else self.vectors[rows],
+        )
 
 
 class Fitted(Protocol):
@@ -48,6 +61,27 @@ class Fitted(Protocol):
 
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it has its model and arguments: without them it draws, and no more."""
+
+    def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, Array], np.ndarray]:
+        """Draws of the guide alone, and its log density, as of their vectors; without the model."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the model, by name."""
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What guide it is, and the versions of its language."""
+
+    def run_model(self, draws: dict[str, Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
+        """Of the model at draws of all its latents."""
+
+    def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Draws of the model itself: latents and deterministic sites, and observed sites."""
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         """Enumerated sites, given draws of the guide."""

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.special import softmax
 
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
-from ppl_flows.inference.fitted import Fitted, WeightedDraws
-from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
-from ppl_flows.inference.kl_estimate import Estimate, Scores, WideCheck, check_widely, kl_of_own_draws
+from ppl_flows.inference.evidence import Evidence
+from ppl_flows.inference.fit_groups import fit_groups
+from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.kl_estimate import Estimate
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
-from ppl_flows.inference.schedule import Training
-from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 Path: TypeAlias = str | os.PathLike[str]
 
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
-GOOD_MISSED, USABLE_MISSED = 0.01, 0.1  # share of the posterior where the guide has next to no draws
-SURE_LOG_Z, USABLE_ESS = 0.1, 0.1
+USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
+USABLE_ESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class FitResult(PicklesOrSaysHow):
         khat: Pareto k-hat of the importance weights; above 0.7 ``reweighted`` is unreliable. nan as for kl. It says
             little about the KL.
         ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for kl.
+        log_evidence: of the model, in nats: ``(mean, se, method)``. Withheld, nan with the reason as its method, where
+            the KL is above 0.2 or the guide misses a part of the posterior.
     """
 
     way_out = "result.save(path) keeps the fit in a file, and AutoFlow.load(path, model) gives it back"
@@ -57,10 +58,21 @@ class FitResult(PicklesOrSaysHow):
     kl: Estimate
     khat: float
     ess: float
+    log_evidence: Evidence
     _missed: float  # at least so much of the posterior lies where the guide has next to no draws
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
     _fitted: Fitted
     _write: Callable[[FitResult, Path], None]
+
+    @property
+    def grade(self) -> str:
+        """The verdict in short: "good", "usable after reweighting", "do not trust" or "not judged"."""
+        if np.isnan(self.kl.mean):
+            return "not judged"
+        if self.kl.mean < GOOD_KL and not self._doubt:
+            return "good"
+        usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
+        return "usable after reweighting" if usable else "do not trust"
 
     @property
     def verdict(self) -> str:
@@ -69,15 +81,13 @@ class FitResult(PicklesOrSaysHow):
         "good" below a KL of 0.05 nats, where draws wider than the guide's agree; "usable after reweighting" below 0.2
         with an effective sample size of at least a tenth of the draws; else "do not trust".
         """
-        if np.isnan(self.kl.mean):
+        if self.grade == "not judged":
             return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
         seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        if self.kl.mean < GOOD_KL and not self._doubt:
-            return f"good: {seen}"
         seen += f"; {self._doubt}" if self._doubt else ""
-        if self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED:
-            return f"usable after reweighting, result.reweighted(n): {seen}"
-        return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
+        if self.grade == "do not trust":
+            return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
+        return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"
 
     @one_at_a_time
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
@@ -102,13 +112,11 @@ class FitResult(PicklesOrSaysHow):
             TypeError, ValueError: as in ``sample``.
             ValueError: a plate is sub-sampled, so that no weight is known exactly.
         """
-        if np.isnan(self.kl.mean):
+        if self.grade == "not judged":
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
         whole_number("reweighted", "num_samples", num_samples)
         weighted = self._fitted.weigh(4 * num_samples, checked_seed("reweighted", seed))
-        weights = softmax(smoothed_log_weights(weighted.log_weights)[0])
-        rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
-        return self._fitted.complete({name: value[rows] for name, value in weighted.draws.items()})
+        return self._fitted.complete(weighted.resample(num_samples, seed).draws)
 
     @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
@@ -130,6 +138,70 @@ class FitResult(PicklesOrSaysHow):
         draws = self.sample(num_samples, seed=seed)
         return draws | self._fitted.draw_discrete(draws, seed)
 
+    @one_at_a_time
+    def to_arviz(
+        self,
+        num_samples: int = 4_000,
+        *,
+        reweighted: bool | None = None,
+        prior: int = 500,
+        posterior_predictive: bool = True,
+        log_likelihood: bool = True,
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
+        seed: int = 1,
+    ) -> Any:
+        """The fit in ArviZ: ``InferenceData`` of 0.x, ``DataTree`` of 1.x, with the same groups and names.
+
+        Groups ``posterior`` (one chain; deterministic sites too, and enumerated ones, drawn by ``infer_discrete``),
+        ``posterior_predictive``, ``log_likelihood`` (in nats, by observed site and row), ``prior``,
+        ``prior_predictive``, ``observed_data``, ``constant_data`` (the numbers among the model's arguments) and
+        ``sample_stats``: ``lp``, the model's log density, and ``log_q``, the guide's, of each draw, both as of the
+        unconstrained latents. Axes have the names of their plates, with the labels of pandas and xarray arguments whose
+        index has the plate's name, or no name and its length. The verdict, KL, evidence and versions are attributes.
+
+        A plate that is sub-sampled leaves the posterior alone; enumerated sites leave out ``log_likelihood``, as there
+        is none of single rows; a fit that was loaded without its model's arguments has ``posterior`` and ``log_q``.
+
+        Args:
+            num_samples: draws of the posterior.
+            reweighted: whether these are resampled by importance weights, as in ``reweighted``; None: where the verdict
+                is "usable after reweighting". The attribute ``draws`` says which.
+            prior: draws of the prior; 0: none.
+            coords: labels, ``{dim: values}``.
+            dims: names of axes, ``{site: names}``; both beside those that are found, and before them.
+
+        Raises:
+            ImportError: ArviZ is not installed.
+            TypeError, ValueError: as in ``sample`` and ``reweighted``; coords do not fit.
+
+        Warns:
+            UserWarning: the verdict is "do not trust"; a group had to be left out.
+        """
+        whole_number("to_arviz", "num_samples", num_samples)
+        if prior:
+            whole_number("to_arviz", "prior", prior)
+        found = fit_groups(
+            self._fitted,
+            num_samples,
+            resample=self.grade.startswith("usable") if reweighted is None else reweighted,
+            prior=prior,
+            posterior_predictive=posterior_predictive,
+            log_likelihood=log_likelihood,
+            seed=checked_seed("to_arviz", seed),
+        )
+        if self.grade == "do not trust":
+            warnings.warn(f"to_arviz: the verdict on these draws is: {self.verdict}.", stacklevel=3)
+        attrs = {
+            "elbo": self.elbo.mean,
+            "kl": self.kl.mean,
+            "log_evidence": self.log_evidence.mean,
+            "log_evidence_se": self.log_evidence.se,
+            "verdict": self.verdict,
+            "seed": seed,
+        }
+        return found.to_arviz(coords=coords or {}, dims=dims or {}, attrs=attrs)
+
     def save(self, path: Path) -> None:
         """Writes the fit to one file: the flow, the sites, the losses and the verdict, neither the model nor its data.
 
@@ -148,59 +220,6 @@ class FitResult(PicklesOrSaysHow):
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
-
-
-def measure_fit(
-    training: Training,
-    fitted: Fitted,
-    *,
-    near: Gaussian | None,
-    num_draws: int,
-    seed: int,
-    write: Callable[[FitResult, Path], None],
-) -> FitResult:
-    """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
-    weighted = fitted.weigh(num_draws, seed)
-    log_weights = weighted.log_weights
-    with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
-        elbo = Estimate(float(log_weights.mean()), float(log_weights.std(ddof=1) / len(log_weights) ** 0.5))
-    if fitted.subsampled:
-        return FitResult(*training, elbo, Estimate(np.nan, np.nan), np.nan, np.nan, 0.0, "", fitted, write)
-    smoothed, khat = smoothed_log_weights(np.where(np.isnan(log_weights), -np.inf, log_weights))
-    ess = float(1 / np.sum(softmax(smoothed) ** 2) / len(smoothed))
-    points = [name for name, value in weighted.draws.items() if bool((value == value[:1]).all())]
-    kl, missed, doubt = kl_of_own_draws(log_weights), 0.0, ""
-    wide = None if points or np.isinf(kl.mean) else check_around(weighted, fitted.score, near, seed)
-    if points:
-        kl, doubt = Estimate(np.inf, 0.0), f"the guide has but one point for {', '.join(points)}"
-    elif np.isinf(kl.mean):
-        doubt = "the guide makes draws that are impossible under the model"
-    elif wide is None:
-        doubt = "the guide can be scored at its own draws only, and not where it might have none"
-    else:
-        kl, missed = max(kl, wide.kl), wide.missed.mean - 2 * wide.missed.se
-        if missed > GOOD_MISSED:
-            doubt = f"{wide.missed.mean:.1%} of the posterior lie where the guide has next to no draws"
-        elif wide.log_z_se > SURE_LOG_Z:
-            doubt = f"draws beyond the guide's own leave the KL uncertain by {wide.log_z_se:.2f} nats"
-    return FitResult(*training, elbo, kl, khat, ess, missed, doubt, fitted, write)
-
-
-def check_around(
-    weighted: WeightedDraws, score: Callable[[np.ndarray], Scores], near: Gaussian | None, seed: int
-) -> WideCheck | None:
-    """The check by wide draws, around a Gaussian or else around the guide; None where none can be made or scored."""
-    if weighted.vectors is None:
-        return None
-    if near is None:
-        try:
-            near = gaussian_of_draws(weighted.vectors)
-        except ValueError:  # a number that does not vary, or that is a function of others
-            return None
-    try:
-        return check_widely(weighted.vectors, weighted.scores, score, near, seed)
-    except NotImplementedError:  # a density without an inverse
-        return None
 
 
 class FitError(RuntimeError):

@@ -14,6 +14,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
+from ppl_flows.inference.evidence import Evidence, withheld
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -53,6 +54,7 @@ class SavedFit:
         model_params: the parameters of the model that were trained with it, the path of each in nested dicts first.
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
+        log_evidence: likewise, ``(mean, standard error, method)``.
         missed, doubt: what the verdict is made of beside these.
         start, quality: of the guide.
         seed: of the fit.
@@ -74,6 +76,7 @@ class SavedFit:
     kl: tuple[float, float]
     khat: float
     ess: float
+    log_evidence: Evidence
     missed: float
     doubt: str
     verdict: str
@@ -179,6 +182,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
+    document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
     plain = {name: _as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
@@ -253,6 +257,7 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "kl": (list, float),
     "khat": (float,),
     "ess": (float,),
+    "log_evidence": (Evidence,),
     "missed": (float,),
     "doubt": (str,),
     "verdict": (str,),
@@ -274,6 +279,9 @@ def _as_kind(name: str, value: Any) -> Any:
         return _float(first), _float(second)
     if kind is float:
         return _float(value)
+    if kind is Evidence:
+        mean, se, method = value
+        return Evidence(_float(mean), _float(se), str(method))
     if kind is dict:
         return {str(k): str(v) for k, v in value.items()}
     if not isinstance(value, (kind, *inner)):

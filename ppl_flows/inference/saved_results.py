@@ -13,6 +13,7 @@ from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
+from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 
@@ -57,6 +58,7 @@ def saved_fit(
         kl=(float(result.kl.mean), float(result.kl.se)),
         khat=float(result.khat),
         ess=float(result.ess),
+        log_evidence=result.log_evidence,
         missed=float(result._missed),
         doubt=result._doubt,
         verdict=result.verdict,
@@ -84,6 +86,7 @@ def loaded_result(
         Estimate(*saved.kl),
         saved.khat,
         saved.ess,
+        saved.log_evidence,
         saved.missed,
         saved.doubt,
         fitted,
@@ -94,6 +97,11 @@ def loaded_result(
 def gaussian_of(saved: SavedFit) -> Gaussian | None:
     """Where its guide started."""
     return None if saved.gaussian is None else Gaussian(*saved.gaussian)
+
+
+def words_of(saved: SavedFit) -> dict[str, str]:
+    """What a loaded guide says of itself, as ``Fitted.words``."""
+    return {"guide": f"AutoFlow of {saved.bijection}", **{f"{k}_version": v for k, v in saved.versions.items()}}
 
 
 def has_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -116,12 +124,14 @@ class LoadedGuide:
 
     Attributes:
         subsampled: whether a plate drew a minibatch.
-        draw_sites: ``(num_samples, seed)``: of the sites in the file.
+        draw_sites: ``(num_samples, seed)``: of the sites in the file, and their log q.
+        words: as of ``Fitted``.
         start: makes it a guide of the model and its arguments; None without these.
     """
 
     subsampled: bool
-    draw_sites: Callable[[int, int], dict[str, Array]]
+    draw_sites: Callable[[int, int], tuple[dict[str, Array], np.ndarray]]
+    words: dict[str, str]
     start: Callable[[], Fitted] | None
     _started: Fitted | None = field(default=None, repr=False)
 
@@ -130,8 +140,15 @@ class LoadedGuide:
         return self._with_model("infers discrete sites").enumerates
 
     def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
-        draws = self.draw_sites(num_samples, seed)
+        draws, _ = self.draw_sites(num_samples, seed)
         return draws if self.start is None else self.complete(draws)
+
+    @property
+    def has_model(self) -> bool:
+        return self.start is not None
+
+    def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, Array], np.ndarray]:
+        return self.draw_sites(num_samples, seed)
 
     def complete(self, draws: dict[str, Array]) -> dict[str, Array]:
         return self._with_model("computes deterministic sites").complete(draws)
@@ -141,6 +158,17 @@ class LoadedGuide:
 
     def score(self, vectors: np.ndarray) -> Scores:
         return self._with_model("scores").score(vectors)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return self._with_model("has them").arguments
+
+    def run_model(self, draws: dict[str, Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
+        started = self._with_model("runs the model")
+        return started.run_model(draws, seed, predictive=predictive, log_likelihood=log_likelihood)
+
+    def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        return self._with_model("draws from the prior").draw_prior(num_samples, seed)
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         return self._with_model("infers discrete sites").draw_discrete(draws, seed)

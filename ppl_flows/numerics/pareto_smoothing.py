@@ -20,6 +20,25 @@ def pareto_khat(log_weights: np.ndarray) -> float:
     return smoothed_log_weights(log_weights)[1]
 
 
+def pareto_log_mean(log_weights: np.ndarray) -> float:
+    """Log of the mean weight, the largest weights taken to have the mean of the Pareto distribution fitted to them.
+
+    Args:
+        log_weights: as in ``pareto_khat``, finite or minus infinity.
+
+    Returns:
+        In nats; the plain log mean where the tail is too small to be fitted, or has no mean (k of 1 or more).
+    """
+    largest = log_weights.max()
+    weights = np.exp(log_weights - largest)
+    tail, cutoff = _tail(weights)
+    if tail.size > 4:
+        k, sigma = _generalised_pareto(weights[tail] - cutoff)
+        if k < 1:
+            weights[tail] = cutoff + sigma / (1 - k)
+    return float(largest + np.log(weights.mean()))
+
+
 def smoothed_log_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Log importance weights, the largest of which are replaced by quantiles of the Pareto distribution fitted to them.
 
@@ -38,10 +57,7 @@ def smoothed_log_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         return np.full(n, np.nan), np.inf
     largest = smoothed.max()
     weights = np.exp(smoothed - largest)
-    order = np.argsort(weights)
-    tail = order[-int(np.ceil(min(0.2 * n, 3 * np.sqrt(n)))) :]
-    cutoff = max(weights[order[-len(tail) - 1]], np.finfo(float).tiny)
-    tail = tail[weights[tail] > cutoff]
+    tail, cutoff = _tail(weights)
     if tail.size <= 4:
         return smoothed, np.inf
     k, sigma = _generalised_pareto(weights[tail] - cutoff)
@@ -50,6 +66,14 @@ def smoothed_log_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     # never beyond the largest weight that was seen
     smoothed[tail] = largest + np.log(np.minimum(cutoff + sigma * quantiles, 1.0))
     return smoothed, k
+
+
+def _tail(weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where the largest weights are, the smallest first, and the largest of the others."""
+    n, order = weights.size, np.argsort(weights)
+    tail = order[-int(np.ceil(min(0.2 * n, 3 * np.sqrt(n)))) :]
+    cutoff = max(weights[order[-len(tail) - 1]], np.finfo(float).tiny)
+    return tail[weights[tail] > cutoff], cutoff
 
 
 def _generalised_pareto(x: np.ndarray) -> tuple[float, float]:

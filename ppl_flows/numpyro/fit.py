@@ -16,8 +16,9 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
+from ppl_flows.inference.measure_fit import measure_fit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.results import FitResult, measure_fit
+from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
 from ppl_flows.numpyro.compile_once import check_not_jitted

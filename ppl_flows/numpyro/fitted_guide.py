@@ -9,17 +9,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpyro
 from jax import lax
 from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.numpyro.compile_once import compile_once
-from ppl_flows.numpyro.deterministic_sites import deterministic_sites
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
 from ppl_flows.numpyro.importance import Point, score
+from ppl_flows.numpyro.model_runs import prior_draws, run_at, with_deterministic_sites
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,7 @@ class FittedGuide:
 
     def complete(self, draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The draws, and the model's deterministic sites."""
-        if self.subsampled:
-            return draws
-        return {**draws, **compile_once(self._deterministic_sites, draws, self.params)(draws, self.params)}
+        return draws if self.subsampled else with_deterministic_sites(self._evaluated_model, self.params, draws)
 
     def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
         """Draws of the guide, scored."""
@@ -75,18 +75,51 @@ class FittedGuide:
         """Of what the guide makes of unconstrained vectors."""
         return self._scored(len(vectors), self.seed, vectors).scores()
 
+    def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
+        """Of the model at draws of all its latents."""
+        return run_at(
+            self._evaluated_model,
+            self.params,
+            draws,
+            seed=seed,
+            predictive=predictive,
+            log_likelihood=log_likelihood,
+            batch=self.num_particles,
+        )
+
+    def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Draws of the model itself: latents and deterministic sites, and observed sites."""
+        return prior_draws(self._evaluated_model, self.params, num_samples, seed)
+
     def draw_discrete(self, draws: dict[str, jax.Array], seed: int) -> dict[str, jax.Array]:
         """Enumerated sites, given draws of the guide."""
         key = jax.random.fold_in(jax.random.key(seed), 1)  # not that of the draws
         sites = self.choice.enumerated
-        host = Predictive(
-            EvaluationMode(self._model), draws, params=self.params, infer_discrete=True, return_sites=sites
-        )
+        host = Predictive(self._evaluated_model, draws, params=self.params, infer_discrete=True, return_sites=sites)
         return host(key)
 
     @property
-    def _model(self) -> partial[Any]:
-        return partial(self.model, *self.args, **self.kwargs)
+    def has_model(self) -> bool:
+        return True
+
+    def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, jax.Array], np.ndarray]:
+        """Draws of the guide, and its log density as of their vectors."""
+        weighted = self.weigh(num_samples, seed)
+        return weighted.draws, weighted.scores.log_q
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What guide it is, and versions."""
+        return guide_words(self.guide, {"numpyro": numpyro, "jax": jax})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the model, by name."""
+        return named_arguments(self.model, self.args, self.kwargs)
+
+    @property
+    def _evaluated_model(self) -> EvaluationMode:
+        return EvaluationMode(partial(self.model, *self.args, **self.kwargs))
 
     @property
     def _guide(self) -> partial[Any]:
@@ -106,8 +139,5 @@ class FittedGuide:
 
     def _score_one(self, key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         marginal = TraceEnum_ELBO() if self.enumerates else None
-        handled = EvaluationMode(self._guide), EvaluationMode(self._model)
+        handled = EvaluationMode(self._guide), self._evaluated_model
         return score(*handled, key=key, vector=vector, params=params, supports=self.choice.supports, marginal=marginal)
-
-    def _deterministic_sites(self, draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
-        return lax.map(partial(deterministic_sites, params=params, model=EvaluationMode(self._model)), draws)

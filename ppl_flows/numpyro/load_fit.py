@@ -20,7 +20,7 @@ from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
+from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result, words_of
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
@@ -57,7 +57,7 @@ def load_fit(
         with handlers.block(), handlers.seed(rng_seed=saved.seed):
             guide._setup_prototype(*args, **kwargs)
         start = partial(_fitted, saved, model, guide, args, kwargs, params)
-    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), start)
+    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), words_of(saved), start)
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
 
 
@@ -66,20 +66,23 @@ def params_of(saved: SavedFit) -> Params:
     return map_params(lambda _, a: to_array(a), saved.params)
 
 
-def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> dict[str, jax.Array]:
-    """Draws of the sites in a file."""
+def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, jax.Array], np.ndarray]:
+    """Draws of the sites in a file, and the log density of the vectors they are made of."""
     transforms = [SUPPORTS.transform(site) for site in saved.sites]
     ends = np.cumsum([int(np.prod(site.numbers)) for site in saved.sites])
 
     @jax.jit  # one program, not one per operation
-    def draw(key: jax.Array, params: Params) -> dict[str, jax.Array]:
-        parts = jnp.split(Flow(saved.bijection, params).sample(key, (num_samples,)), ends[:-1], axis=-1)
+    def draw(key: jax.Array, params: Params) -> tuple[dict[str, jax.Array], jax.Array]:
+        flow = Flow(saved.bijection, params)
+        vectors, intermediates = flow.sample_with_intermediates(key, (num_samples,))
+        parts = jnp.split(vectors, ends[:-1], axis=-1)
         return {
             site.name: transform(part.reshape(num_samples, *site.numbers))
             for site, transform, part in zip(saved.sites, transforms, parts, strict=True)
-        }
+        }, flow.log_prob(vectors, intermediates)
 
-    return draw(jax.random.key(seed), params_of(saved))
+    draws, log_q = draw(jax.random.key(seed), params_of(saved))
+    return draws, np.asarray(log_q, dtype=np.float64)
 
 
 def _fitted(

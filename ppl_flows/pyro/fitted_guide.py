@@ -16,11 +16,12 @@ from pyro.infer import Predictive, TraceEnum_ELBO
 
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
-from ppl_flows.pyro.deterministic_sites import with_deterministic_sites
+from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.pyro.elbo import Choice
 from ppl_flows.pyro.enumeration import enumerated_draws
 from ppl_flows.pyro.flow_handlers import EvaluationMode
 from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
+from ppl_flows.pyro.model_runs import prior_draws, run_at, with_deterministic_sites
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,38 @@ class FittedGuide:
                 return self._scored(len(vectors), self.seed, vectors).scores
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
+
+    def run_model(
+        self, draws: dict[str, torch.Tensor], seed: int, *, predictive: bool, log_likelihood: bool
+    ) -> ModelRuns:
+        """Of the model at draws of all its latents."""
+        nesting = self.nesting if self.together else None
+        with self._trained_at(seed), EvaluationMode():
+            return run_at(self.model, draws, nesting, predictive=predictive, log_likelihood=log_likelihood)
+
+    def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Draws of the model itself: latents and deterministic sites, and observed sites."""
+        with self._trained_at(seed), EvaluationMode():
+            return prior_draws(self.model, num_samples, parallel=self.together)
+
+    @property
+    def has_model(self) -> bool:
+        return True
+
+    def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        """Draws of the guide, and its log density as of their vectors."""
+        weighted = self.weigh(num_samples, seed)
+        return weighted.draws, weighted.scores.log_q
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What guide it is, and versions."""
+        return guide_words(self.guide.func, {"pyro-ppl": pyro, "torch": torch})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the model, by name."""
+        return named_arguments(self.model.func, self.model.args, self.model.keywords)
 
     def draw_discrete(self, draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Enumerated sites, given draws of the guide."""

@@ -19,7 +19,7 @@ from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result
+from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result, words_of
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
@@ -59,7 +59,7 @@ def load_fit(
             torch.manual_seed(saved.seed)
             guide._setup_prototype(*args, **kwargs)
         start = partial(_fitted, saved, model, guide, args, kwargs, params)
-    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), start)
+    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), words_of(saved), start)
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
 
 
@@ -74,16 +74,18 @@ def transform_of(saved: SavedFit, like: torch.Tensor | None = None) -> FlowTrans
     return FlowTransform(saved.bijection, merge(trained, map_params(lambda _, a: tensor(a), state)))
 
 
-def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-    """Draws of the sites in a file."""
+def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Draws of the sites in a file, and the log density of the vectors they are made of."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        rest, draws = Flow(transform_of(saved)).sample((num_samples,)), {}
+        flow, draws = Flow(transform_of(saved)), {}
+        rest = flow.sample((num_samples,))
+        log_q = np.asarray(flow.log_prob(rest).double())
         for site in saved.sites:
             size = int(np.prod(site.numbers))
             draws[site.name] = SUPPORTS.transform(site)(rest[:, :size].reshape(num_samples, *site.numbers))
             rest = rest[:, size:]
-        return draws
+        return draws, log_q
 
 
 def _fitted(

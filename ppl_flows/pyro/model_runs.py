@@ -1,0 +1,155 @@
+"""Runs of a Pyro model at draws of its latents, and from its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import Predictive
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
+from pyro.poutine.util import prune_subsample_sites
+
+from ppl_flows.inference.model_runs import Dims, ModelRuns, plate_names
+
+Tensors = dict[str, torch.Tensor]
+Sites = dict[str, Any]
+
+DRAWS_PER_RUN = 1_000
+
+
+class WithoutData(UnconditionMessenger):
+    """Observed sites are drawn; not those that are functions of others, which the host's would give other shapes."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_data(msg):
+            super()._pyro_sample(msg)
+
+
+def run_at(
+    model: Callable[..., Any], draws: Tensors, nesting: int | None, *, predictive: bool, log_likelihood: bool
+) -> ModelRuns:
+    """Many draws in one run, within nesting many plates of the model; one by one without nesting."""
+    first = _run(model, _row(draws, 0))
+    data = {name: site for name, site in first.items() if is_data(site)}
+
+    def scores(sites: Sites) -> Tensors:
+        return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in data}
+
+    return ModelRuns(
+        at_draws(WithoutData()(model), draws, nesting, first, values_of(data), random=True) if predictive else {},
+        at_draws(model, draws, nesting, first, scores) if log_likelihood else {},
+        {name: site["value"].cpu().numpy() for name, site in data.items()},
+        {name: _dims(site) for name, site in first.items()},
+    )
+
+
+def with_deterministic_sites(model: Callable[..., Any], draws: Tensors, nesting: int | None) -> Tensors:
+    """The draws, and the model's deterministic sites, computed from them; ``nesting`` as of ``run_at``.
+
+    Without these where the model draws what is not among the draws, as they would be made of the prior.
+    """
+    first = _run(model, _row(draws, 0))
+    found = [name for name, site in first.items() if site["infer"].get("_deterministic")]
+    if not found or any(not site["is_observed"] for name, site in first.items() if name not in draws):
+        return draws
+    return {**draws, **at_draws(model, draws, nesting, first, values_of(found))}
+
+
+def at_draws(
+    model: Callable[..., Any],
+    draws: Tensors,
+    nesting: int | None,
+    first: Sites,
+    read: Callable[[Sites], Tensors],
+    *,
+    random: bool = False,
+) -> Tensors:
+    """What ``read`` finds in the sites of a run of the model at each of the draws, ``{name: (n, *shape)}``.
+
+    Many draws are one run, within nesting many plates; they are run one by one without nesting, or where the one run
+    gives values of other shapes or, unless these are random, other values. ``first`` are the sites at the first draw.
+    """
+    at_first = read(first)
+    shapes = {name: value.shape for name, value in at_first.items()}
+    if not shapes:
+        return {}
+    n = len(next(iter(draws.values())))
+
+    def one(i: int) -> Tensors:
+        return read(_run(model, _row(draws, i)))
+
+    joined = None if nesting is None else _in_few_runs(model, draws, nesting, first, read, shapes)
+    if joined is not None:
+        ends = [] if random else [(0, at_first), (n - 1, one(n - 1))]
+        if all(torch.allclose(joined[name][i], v, equal_nan=True) for i, row in ends for name, v in row.items()):
+            return joined
+    rows = [one(i) for i in range(n)]
+    return {name: torch.stack([row[name] for row in rows]) for name in shapes}
+
+
+def _in_few_runs(
+    model: Callable[..., Any],
+    draws: Tensors,
+    nesting: int,
+    first: Sites,
+    read: Callable[[Sites], Tensors],
+    shapes: dict[str, torch.Size],
+) -> Tensors | None:
+    """As ``at_draws``; None where the values have other shapes."""
+    pads = {name: (1,) * (nesting - len(first[name]["fn"].batch_shape)) for name in draws}
+    blocks = []
+    for start in range(0, len(next(iter(draws.values()))), DRAWS_PER_RUN):
+        rows = {name: value[start : start + DRAWS_PER_RUN] for name, value in draws.items()}
+        size = len(next(iter(rows.values())))
+        with pyro.plate("draws", size, dim=-1 - nesting):
+            found = read(_run(model, {name: v.reshape(size, *pads[name], *v.shape[1:]) for name, v in rows.items()}))
+        # what does not depend on the latents has no axis for the draws
+        if any(v.numel() not in (size * shapes[name].numel(), shapes[name].numel()) for name, v in found.items()):
+            return None
+        blocks.append({name: v.reshape(-1, *shapes[name]).expand(size, *shapes[name]) for name, v in found.items()})
+    return {name: torch.cat([block[name] for block in blocks]) for name in shapes}
+
+
+def values_of(names: Iterable[str]) -> Callable[[Sites], Tensors]:
+    """Of these sites."""
+    return lambda sites: {name: sites[name]["value"] for name in names}
+
+
+def prior_draws(model: Callable[..., Any], num_samples: int, *, parallel: bool) -> tuple[Tensors, Tensors]:
+    """Draws of the model itself: its latents and deterministic sites, and its observed sites.
+
+    Raises:
+        NotImplementedError: a prior cannot be drawn from.
+    """
+    free = WithoutData()(model)
+    sites: Sites = prune_subsample_sites(poutine.trace(free).get_trace()).nodes
+    drawn = {n: s for n, s in sites.items() if s["type"] == "sample" and not isinstance(s["fn"], dist.Unit)}
+    values = Predictive(free, num_samples=num_samples, return_sites=[*drawn], parallel=parallel)()
+    values = {name: values[name].reshape(num_samples, *site["value"].shape) for name, site in drawn.items()}
+    data = {name for name, site in drawn.items() if is_data(site)}
+    return {n: v for n, v in values.items() if n not in data}, {n: v for n, v in values.items() if n in data}
+
+
+def is_data(site: dict[str, Any]) -> bool:
+    """Whether a sample site is observed, or was, and no factor and no deterministic site."""
+    observed = site["is_observed"] or site["infer"].get("was_observed")
+    return bool(observed) and not (isinstance(site["fn"], dist.Unit) or site["infer"].get("_deterministic"))
+
+
+def _run(model: Callable[..., Any], rows: Tensors) -> Sites:
+    nodes: Sites = prune_subsample_sites(poutine.trace(poutine.condition(model, data=rows)).get_trace()).nodes
+    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+
+
+def _row(draws: Tensors, i: int) -> Tensors:
+    return {name: value[i] for name, value in draws.items()}
+
+
+def _dims(site: dict[str, Any]) -> Dims:
+    plates = [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized]
+    unknown = site["infer"].get("_deterministic")
+    return plate_names(tuple(site["value"].shape), plates, None if unknown else site["fn"].event_dim)
