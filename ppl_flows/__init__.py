@@ -17,6 +17,7 @@ from ppl_flows.core.transformer import Transformer
 from ppl_flows.descriptions import register
 from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
+from ppl_flows.inference.evidence import compare
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
 from ppl_flows.recipes import *  # noqa: F403
 from ppl_flows.safe_files import FileFormatError
@@ -36,6 +37,7 @@ __all__ = [
     "SavedFit",
     "Transformer",
     "bits_per_dim",
+    "compare",
     "load",
     "merge",
     "register",

@@ -11,7 +11,7 @@ from languages import MEAN, SHORT, STILL, Regression, correlated, identity_flow,
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
-from ppl_flows.inference import results
+from ppl_flows.inference import measure_fit
 from ppl_flows.inference.auto_flow import QUALITIES, Quality, fit_budget
 from ppl_flows.inference.kl_estimate import check_widely
 from ppl_flows.inference.schedule import has_converged, learning_rate
@@ -120,7 +120,7 @@ def test_a_guide_scores_its_own_draws_as_it_scores_others(lang, sites, monkeypat
     def small_local(dim, context_dim):
         return pf.Elementwise(dim, context_dim=context_dim, conditioner=pf.MLP((8,)))
 
-    monkeypatch.setattr(results, "check_widely", remember)
+    monkeypatch.setattr(measure_fit, "check_widely", remember)
     shell = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[lang.ppl.__name__]
     guide = (
         shell.AutoLocalFlow(model, "rows", local_flow=small_local) if sites == "local" else lang.AutoFlow(model, small)

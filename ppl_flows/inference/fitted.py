@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +50,10 @@ class Fitted(Protocol):
     @property
     def enumerates(self) -> bool:
         """Whether sites are summed over."""
+
+    @property
+    def latents(self) -> Collection[str]:
+        """Names of the model's latent sites."""
 
     def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
         """Draws of the guide, and the model's deterministic sites."""

@@ -58,7 +58,7 @@ def measure_fit(
     elif missed > USABLE_MISSED:
         evidence = withheld(doubt)
     else:
-        evidence = importance_evidence(log_weights)
+        evidence = importance_evidence(log_weights, kl.mean)
     return FitResult(*training, elbo, kl, khat, ess, evidence, missed, doubt, fitted, write)
 
 

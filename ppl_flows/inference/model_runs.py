@@ -69,4 +69,4 @@ def guide_words(guide: Any, packages: dict[str, ModuleType]) -> dict[str, str]:
     kind = type(guide).__name__
     bijection = getattr(guide, "bijection", None)
     name = f"{kind} of {bijection}" if bijection is not None else getattr(guide, "__name__", kind)
-    return {"guide": name, **{f"{name}_version": module.__version__ for name, module in packages.items()}}
+    return {"guide": name, **{f"{name}_version": str(module.__version__) for name, module in packages.items()}}

@@ -12,6 +12,7 @@ import numpy as np
 
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
+from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.evidence import Evidence
 from ppl_flows.inference.fit_groups import fit_groups
 from ppl_flows.inference.fitted import Fitted
@@ -90,17 +91,33 @@ class FitResult(PicklesOrSaysHow):
         return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"
 
     @one_at_a_time
-    def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
+    def sample(
+        self, num_samples: int, *, batch_size: int | None = None, deterministic: bool = True, seed: int = 1
+    ) -> dict[str, Array]:
         """Posterior draws, ``{site: (num_samples, *site shape)}``, on each site's own support.
 
         The model's deterministic sites are among them, computed in one more run of the model; not where a plate is
         sub-sampled, or where the model draws what the guide does not, such as enumerated sites.
 
+        Args:
+            batch_size: so many draws at a time, collected as NumPy arrays: the memory that the flow and the model take
+                is bounded. None: all at once.
+            deterministic: False: latent sites alone, as a host's ``Predictive`` at other arguments wants them.
+
         Raises:
             TypeError, ValueError: a number of draws below 1, or a seed that is no whole number.
         """
         whole_number("sample", "num_samples", num_samples)
-        return self._fitted.draw(num_samples, checked_seed("sample", seed))
+        seed = checked_seed("sample", seed)
+        if batch_size is None:
+            draws = self._fitted.draw(num_samples, seed)
+        else:
+            whole_number("sample", "batch_size", batch_size)
+            batches = -(-num_samples // batch_size)
+            seeds = map(int, np.random.SeedSequence(seed).generate_state(batches))
+            blocks = [{n: to_numpy(a) for n, a in self._fitted.draw(batch_size, s).items()} for s in seeds]
+            draws = {name: np.concatenate([block[name] for block in blocks])[:num_samples] for name in blocks[0]}
+        return draws if deterministic else {n: draws[n] for n in draws if n in self._fitted.latents}
 
     @one_at_a_time
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:

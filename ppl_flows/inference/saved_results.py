@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,18 @@ def gaussian_of(saved: SavedFit) -> Gaussian | None:
     return None if saved.gaussian is None else Gaussian(*saved.gaussian)
 
 
-def words_of(saved: SavedFit) -> dict[str, str]:
+def loaded_guide(
+    saved: SavedFit,
+    draw_sites: Callable[[SavedFit, int, int], tuple[dict[str, Array], np.ndarray]],
+    start: Callable[[], Fitted] | None,
+) -> LoadedGuide:
+    """Of a file, with what a language draws from it, and makes of it with the model's arguments."""
+    subsampled = bool(np.isnan(saved.kl[0]))
+    latents = [site.name for site in saved.sites]
+    return LoadedGuide(subsampled, partial(draw_sites, saved), _words(saved), latents, start)
+
+
+def _words(saved: SavedFit) -> dict[str, str]:
     """What a loaded guide says of itself, as ``Fitted.words``."""
     return {"guide": f"AutoFlow of {saved.bijection}", **{f"{k}_version": v for k, v in saved.versions.items()}}
 
@@ -125,13 +137,14 @@ class LoadedGuide:
     Attributes:
         subsampled: whether a plate drew a minibatch.
         draw_sites: ``(num_samples, seed)``: of the sites in the file, and their log q.
-        words: as of ``Fitted``.
+        words, latents: as of ``Fitted``.
         start: makes it a guide of the model and its arguments; None without these.
     """
 
     subsampled: bool
     draw_sites: Callable[[int, int], tuple[dict[str, Array], np.ndarray]]
     words: dict[str, str]
+    latents: Collection[str]
     start: Callable[[], Fitted] | None
     _started: Fitted | None = field(default=None, repr=False)
 

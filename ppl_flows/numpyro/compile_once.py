@@ -26,7 +26,9 @@ def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
         lowered = jax.jit(f, donate_argnums=donate).lower(*args)
     config: Any = jax.config  # its options have no types
     place = config.jax_default_device, jax.default_backend()
-    program = hashlib.sha256(f"{place}{lowered.in_tree}".encode())
+    program = hashlib.sha256(
+        f"{place}{lowered.args_info}".encode()
+    )  # shapes too, as unused arguments are not in the text
     program.update(lowered.as_text().encode())  # constants are written out in full
     key = program.hexdigest()
     if key not in _compiled:

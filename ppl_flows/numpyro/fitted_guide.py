@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -97,6 +97,10 @@ class FittedGuide:
         sites = self.choice.enumerated
         host = Predictive(self._evaluated_model, draws, params=self.params, infer_discrete=True, return_sites=sites)
         return host(key)
+
+    @property
+    def latents(self) -> Collection[str]:
+        return self.choice.supports.keys()
 
     @property
     def has_model(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -103,6 +103,10 @@ class FittedGuide:
         """Draws of the model itself: latents and deterministic sites, and observed sites."""
         with self._trained_at(seed), EvaluationMode():
             return prior_draws(self.model, num_samples, parallel=self.together)
+
+    @property
+    def latents(self) -> Collection[str]:
+        return self.supports.keys()
 
     @property
     def has_model(self) -> bool:

@@ -19,7 +19,7 @@ from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import LoadedGuide, has_arguments, loaded_result, words_of
+from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
@@ -59,7 +59,7 @@ def load_fit(
             torch.manual_seed(saved.seed)
             guide._setup_prototype(*args, **kwargs)
         start = partial(_fitted, saved, model, guide, args, kwargs, params)
-    fitted = LoadedGuide(bool(np.isnan(saved.kl[0])), partial(draw_sites, saved), words_of(saved), start)
+    fitted = loaded_guide(saved, draw_sites, start)
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
 
 
