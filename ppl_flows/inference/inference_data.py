@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def inference_data(
     except ImportError as error:
         raise ImportError(f"to_arviz needs ArviZ: pip install ppl_flows[arviz] ({error}).") from error
     stamp = {"created_at": datetime.now(UTC).isoformat(), "arviz_version": arviz.__version__}
-    attrs = {**attrs, **stamp, "inference_library": "ppl_flows", "inference_library_version": version("ppl_flows")}
+    attrs = {**attrs, **stamp, "inference_library": "ppl_flows"}
     taken = {name for variables in groups.values() for name in variables}
 
     def axis(name: str) -> str:

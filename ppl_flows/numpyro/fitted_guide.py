@@ -14,6 +14,7 @@ from jax import lax
 from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
+import ppl_flows
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
@@ -114,7 +115,7 @@ class FittedGuide:
     @property
     def words(self) -> dict[str, str]:
         """What guide it is, and versions."""
-        return guide_words(self.guide, {"numpyro": numpyro, "jax": jax})
+        return guide_words(self.guide, {"ppl_flows": ppl_flows, "numpyro": numpyro, "jax": jax})
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 
+import ppl_flows
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
@@ -120,7 +121,7 @@ class FittedGuide:
     @property
     def words(self) -> dict[str, str]:
         """What guide it is, and versions."""
-        return guide_words(self.guide.func, {"pyro-ppl": pyro, "torch": torch})
+        return guide_words(self.guide.func, {"ppl_flows": ppl_flows, "pyro-ppl": pyro, "torch": torch})
 
     @property
     def arguments(self) -> dict[str, Any]:
