@@ -17,6 +17,7 @@ LAYERS = [
     {"bijections", "combinators", "bases"},
     {"recipes"},
     {"inference"},
+    {"plots"},
     {"pyro", "numpyro"},
 ]
 # the namespace finds the backend of an array by name, when the first one arrives
