@@ -22,7 +22,7 @@ def load_pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise ImportError(
             "ppl_flows.plots draws with matplotlib, which is not installed: pip install ppl_flows[arviz]"

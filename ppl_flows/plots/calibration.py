@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST, LEAST = 12, 10  # rows; data sets
 BINS, PER_BIN = 20, 15  # most bins, and the data sets that one should have
 THRESHOLDS = 100  # at most, of the distribution function
-SIMULATIONS = 4_000  # of bands
+SIMULATIONS = 2_000  # of bands
 
 
 def plot_calibration(
@@ -69,10 +69,11 @@ def plot_calibration(
     if whole_number(owner, "bins", bins, 2) > num_draws + 1:
         raise ValueError(f"{owner}: {num_draws} draws have {num_draws + 1} ranks, fewer than bins={bins}.")
     panels = grid_or_new(owner, axes, len(columns), 3, size=(3.0, 2.4))
+    below, central = _shares_below(num_draws, size, level), _central_shares(num_draws, size, level)
     for row, (name, column) in zip(panels, columns.items(), strict=True):
         _draw_histogram(row[0], column, num_draws, bins, level)
-        _draw_difference(row[1], column, num_draws, level)
-        _draw_coverage(row[2], column, num_draws, level)
+        _draw_difference(row[1], column, below)
+        _draw_coverage(row[2], np.abs(2 * column - num_draws), central)
         if isinstance(ranks, Mapping):
             row[0].set_ylabel(f"{name}\ndata sets", fontsize=9)
     return panels
@@ -115,25 +116,45 @@ def _draw_histogram(ax: Axes, ranks: np.ndarray, num_draws: int, bins: int, leve
     ax.set(xlabel=f"rank among {num_draws:,} draws", ylabel="data sets", xlim=(-0.5, num_draws + 0.5))
 
 
-def _draw_difference(ax: Axes, ranks: np.ndarray, num_draws: int, level: float) -> None:
-    # the last threshold, below which all ranks are, says nothing
-    thresholds = np.unique(np.linspace(0, num_draws - 1, min(num_draws, THRESHOLDS)).round().astype(int))
+class _Uniform(NamedTuple):
+    """Of uniform ranks: the share that is at most each threshold, and the band of a sample's."""
+
+    thresholds: np.ndarray
+    expected: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _shares_below(num_draws: int, size: int, level: float) -> _Uniform:
+    """Of the ranks; but for the last threshold, below which all are."""
+    thresholds = _thinned(np.arange(num_draws))
     expected = (thresholds + 1) / (num_draws + 1)
+    return _Uniform(thresholds, expected, *simultaneous_band(expected, size, level))
+
+
+def _central_shares(num_draws: int, size: int, level: float) -> _Uniform:
+    """Of ``|2 rank - num_draws|``, which has the parity of the number of draws: how far from the middle a rank is."""
+    thresholds = _thinned(np.arange(num_draws % 2, num_draws, 2))
+    expected = (thresholds + 1) / (num_draws + 1)
+    return _Uniform(thresholds, expected, *simultaneous_band(expected, size, level))
+
+
+def _thinned(thresholds: np.ndarray) -> np.ndarray:
+    return thresholds[np.unique(np.linspace(0, len(thresholds) - 1, THRESHOLDS).round().astype(int))]
+
+
+def _draw_difference(ax: Axes, ranks: np.ndarray, uniform: _Uniform) -> None:
+    thresholds, expected, low, high = uniform
     seen = np.mean(ranks[:, None] <= thresholds, axis=0)
-    low, high = simultaneous_band(expected, len(ranks), level)
     ax.fill_between(expected, low - expected, high - expected, color=LIGHT, linewidth=0)
     ax.axhline(0.0, color=GREY, linewidth=1.0)
     ax.plot(expected, seen - expected, color=BLUE, linewidth=1.6, drawstyle="steps-post")
     ax.set(xlabel="rank, as a share", ylabel="share below − expected", xlim=(0, 1))
 
 
-def _draw_coverage(ax: Axes, ranks: np.ndarray, num_draws: int, level: float) -> None:
-    off_centre = np.abs(2 * ranks - num_draws)  # of the ranks of one parity
-    steps = np.arange(num_draws % 2, num_draws, 2)
-    steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(len(steps), THRESHOLDS)).round().astype(int))]
-    nominal = (steps + 1) / (num_draws + 1)
-    seen = np.mean(off_centre[:, None] <= steps, axis=0)
-    low, high = simultaneous_band(nominal, len(ranks), level)
+def _draw_coverage(ax: Axes, off_centre: np.ndarray, uniform: _Uniform) -> None:
+    thresholds, nominal, low, high = uniform
+    seen = np.mean(off_centre[:, None] <= thresholds, axis=0)
     ax.fill_between(nominal, low, high, color=LIGHT, linewidth=0)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1.0)
     ax.plot(nominal, seen, color=BLUE, linewidth=1.6)

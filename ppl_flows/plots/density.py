@@ -56,8 +56,9 @@ def plot_density(
         The Axes: in one dimension x the value and y the density; in two x and y the coordinates.
 
     Raises:
-        ValueError: neither bounds nor data, bounds that are not low < high; more than two dimensions, or data of
-            others; log densities that are nan, or of another shape; a context that does not fit.
+        ValueError: a fitted density with a base of the language's own; neither bounds nor data; bounds that are not low
+            < high; more than two dimensions, or data of others; log densities that are nan, or of another shape; a
+            context that does not fit.
         TypeError: a density that is none, a bijection without params, or params of another density.
     """
     owner = "plot_density"
@@ -74,6 +75,11 @@ def plot_density(
             raise ValueError(
                 f"{owner} draws densities of vectors of size 1 or 2, got one of shape {flow.bijection.output_shape}; "
                 "draw pairs of coordinates of its samples by plot_posterior."
+            )
+        if isinstance(density, DensityFit) and density._write is None:  # which a base of the language's own has not
+            raise ValueError(
+                f"{owner}: this density has a base of the language's own, which NumPy does not know; give its log "
+                "density as a function: lambda y: fit.flow.log_prob(torch.as_tensor(y)), in NumPyro fit.flow.log_prob."
             )
         log_prob, dim = flow.log_prob, flow.bijection.output_shape[0]
     points = None if data is None else _points(data)
@@ -98,7 +104,7 @@ def plot_density(
     shades = values.reshape(resolution, resolution)
     ax.pcolormesh(*along, shades, cmap="Blues", shading="gouraud", rasterized=True)
     if shown is not None:
-        ax.scatter(shown[:, 0], shown[:, 1], s=2, color=VERMILION, alpha=0.35, linewidths=0, rasterized=True)
+        ax.scatter(shown[:, 0], shown[:, 1], s=3, color=VERMILION, alpha=0.5, linewidths=0, rasterized=True)
     ax.set(xlim=ends[0], ylim=ends[1])
     return ax
 

@@ -62,17 +62,11 @@ def numpy_flow(
 
     Raises:
         TypeError: none of these, or a bijection without params, or a base without its own.
-        ValueError: params of another bijection, a context that the bijection does not take, or the other way round; a
-            fitted density whose base is the language's own.
+        ValueError: params of another bijection, a context that the bijection does not take, or the other way round.
     """
     if isinstance(flow, DensityFit | SavedDensity):
         if params is not None or base is not None or base_params is not None:
             raise TypeError(f"{owner}: a fitted density has params and a base of its own; leave params= and base= out.")
-        if isinstance(flow, DensityFit) and flow._write is None:  # as save has it
-            raise ValueError(
-                f"{owner}: this density has a base of the language's own; give plot_density its log density as a "
-                "function, lambda y: fit.flow.log_prob(torch.as_tensor(y)), in JAX fit.flow.log_prob."
-            )
         flow, params, base, base_params = flow.bijection, flow.params, flow.base, flow.base_params
     check_bijection(owner, flow)
     if params is None or (base is None) != (base_params is None):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST, LEAST = 8, 25  # coordinates; draws
 MASS = (0.9, 0.5)  # of the regions that contours enclose
 SHOWN = 0.005  # of the draws lie beyond each side of an axis
+ON_A_LINE = 1 - 1e-9  # correlation
 KERNELS, SCATTERED, GRID = 1_500, 2_000, 60  # draws and points of density estimates, which cost their product
 
 
@@ -123,13 +124,13 @@ def _kernel_density(points: np.ndarray, limits: Sequence[np.ndarray], at: np.nda
     ends = np.asarray(limits)
     inside = points[np.all((points >= ends[:, 0]) & (points <= ends[:, 1]), axis=1)]
     kernels = inside[np.linspace(0, len(inside) - 1, min(len(inside), KERNELS)).astype(int)]
-    try:
-        density = gaussian_kde(kernels.T)(at.T)
-    except np.linalg.LinAlgError as error:
+    correlation = np.corrcoef(kernels.T)[0, 1] if kernels.shape[1] > 1 and np.all(kernels.std(0) > 0) else 0.0
+    if np.any(kernels.std(0) == 0) or abs(correlation) > ON_A_LINE:
         raise ValueError(
-            "plot_posterior: of these coordinates one is a function of the other, so that there is no region; use "
-            "kind='scatter', or choose one of them."
-        ) from error
+            "plot_posterior: draws lie on a line, or most of them at a point, so that they have no density; choose "
+            "other coordinates=, or of a pair kind='scatter'."
+        )
+    density = gaussian_kde(kernels.T)(at.T)
     return np.asarray(density) * len(inside) / len(points)
 
 
