@@ -118,9 +118,9 @@ def test_a_shell_imports_only_its_own_language(shell, foreign):
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("ppl_flows", ["torch", "jax"]),
-        ("ppl_flows.pyro", ["jax", "numpyro"]),
-        ("ppl_flows.numpyro", ["torch", "pyro"]),
+        ("ppl_flows.plots", ["torch", "jax", "matplotlib", "scipy.stats"]),
+        ("ppl_flows.pyro", ["jax", "numpyro", "matplotlib"]),
+        ("ppl_flows.numpyro", ["torch", "pyro", "matplotlib"]),
     ],
 )
 def test_importing_loads_no_framework_that_was_not_asked_for(module, absent):

@@ -140,7 +140,8 @@ def _central_shares(num_draws: int, size: int, level: float) -> _Uniform:
 
 
 def _thinned(thresholds: np.ndarray) -> np.ndarray:
-    return thresholds[np.unique(np.linspace(0, len(thresholds) - 1, THRESHOLDS).round().astype(int))]
+    kept = np.linspace(0, len(thresholds) - 1, THRESHOLDS).round().astype(int)
+    return np.asarray(thresholds[np.unique(kept)])
 
 
 def _draw_difference(ax: Axes, ranks: np.ndarray, uniform: _Uniform) -> None:
