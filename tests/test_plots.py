@@ -14,6 +14,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.collections import LineCollection
@@ -163,6 +164,16 @@ def test_contours_enclose_the_shares_of_the_draws_that_they_say():
     outer, inner = ax.collections[-1].get_paths()
     assert outer.contains_points(table).mean() == pytest.approx(0.9, abs=0.03)
     assert inner.contains_points(table).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_modes_far_apart_look_no_wider_than_they_are():
+    one = rng().standard_normal(4000)
+    two = one + np.where(np.arange(4000) % 3 == 0, 30.0, 0.0)
+    x, y = lines(plots.plot_posterior(two[:, None], two[:, None])[0, 0])["guide"].T
+    near = np.abs(x) < 5
+    spread = np.sqrt((x[near] ** 2 * y[near]).sum() / y[near].sum())
+    assert spread == pytest.approx(1.0, abs=0.15)
+    assert y[near].sum() / y.sum() == pytest.approx(2 / 3, abs=0.03)
 
 
 def test_coordinates_are_chosen_by_name_and_draws_are_of_any_library():
@@ -402,6 +413,11 @@ FOREIGN = density_fit(_write=None)
         (lambda: plots.plot_weights(fit_result(kl=Estimate(np.nan, np.nan))), ValueError, "likelihood is sub-sampled"),
         (lambda: plots.plot_density(FLOW, (-1, 1)), TypeError, "a bijection needs its parameters"),
         (lambda: plots.plot_density(pf.nsf, (-1, 1), params={}), TypeError, "go with a bijection"),
+        (
+            lambda: plots.plot_density(dist.Normal(0.0, 1.0), (-1, 1)),
+            TypeError,
+            "of a distribution give the log density",
+        ),
         (lambda: plots.plot_density("flow", (-1, 1)), TypeError, "takes bijections such as"),
         (lambda: plots.plot_density(FLOW, params=perturbed(FLOW)), ValueError, "needs bounds such as"),
         (lambda: plots.plot_density(density_fit(), (-1, 1)), ValueError, "the density 2, bounds 1"),

@@ -65,6 +65,11 @@ def plot_density(
     whole_number(owner, "resolution", resolution, 10)
     log_prob: Callable[[np.ndarray], Any]
     dim = None
+    if hasattr(density, "log_prob"):  # also some that can be called, which draws
+        raise TypeError(
+            f"{owner}: of a distribution give the log density, as a function of a NumPy array: "
+            f"lambda y: distribution.log_prob(torch.as_tensor(y)), in NumPyro distribution.log_prob; got {density!r}."
+        )
     if callable(density) and not isinstance(density, type):
         if any(given is not None for given in (params, base, base_params, context)):
             raise TypeError(f"{owner}: params=, base= and context= go with a bijection; a function has its own.")

@@ -39,7 +39,8 @@ def plot_warped_grid(
 
     A draw keeps the colour of the direction in which it lies from the centre of the base, so that one sees which part
     of the base goes where. Cells that widen are where the density falls, cells that shrink where it rises; a layer that
-    changes nothing was not needed, and lines that are torn far apart are the necks between modes.
+    changes nothing was not needed, and lines that are torn far apart are the necks between modes. Grid and draws are
+    the same for a flow that has a base of its own.
 
     Args:
         flow: a bijection of vectors of size 2 with its ``params``, or a result of ``fit_density``, or what ``pf.load``
