@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST, LEAST = 12, 10  # rows; data sets
 BINS, PER_BIN = 20, 15  # most bins, and the data sets that one should have
 THRESHOLDS = 100  # at most, of the distribution function
-SIMULATIONS = 2_000  # of bands
+SIMULATIONS = 4_000  # of bands
 
 
 def plot_calibration(
@@ -180,5 +180,5 @@ def simultaneous_band(expected: np.ndarray, size: int, level: float) -> tuple[np
     below, above = bdtr(simulated, size, expected), 1 - bdtr(simulated - 1, size, expected)
     above = np.where(simulated == 0, 1.0, above)
     extreme = 2 * np.minimum(below, above).min(1)  # eq. 4 of Säilynoja et al.: the smallest p-value of a curve
-    tail = np.quantile(extreme, 1 - level) / 2
+    tail = np.quantile(extreme, 1 - level) / 2 * (1 - 1e-6)  # curves that come as far as that are within, and many do
     return binom.ppf(tail, size, expected) / size, binom.ppf(1 - tail, size, expected) / size
