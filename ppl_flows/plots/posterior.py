@@ -21,7 +21,7 @@ MOST, LEAST = 8, 25  # coordinates; draws
 MASS = (0.9, 0.5)  # of the regions that contours enclose
 SHOWN = 0.005  # of the draws lie beyond each side of an axis
 ON_A_LINE = 1 - 1e-9  # correlation
-WIDTHS = 0.6, 4.0  # of single kernels, beside that of all
+WIDTHS = 1.0, 4.0  # of single kernels, beside that of all
 QUARTER = 0.637  # width of the middle quarter of a standard normal
 KERNELS, SCATTERED, GRID = 1_500, 2_000, 50  # draws and points of density estimates, which cost their product
 
