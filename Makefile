@@ -48,6 +48,7 @@ bench-verdict: .venv/installed
 docs: .venv/installed
 	$(BIN)/python docs/make_layers.py
 	$(BIN)/python docs/make_stubs.py
+	$(BIN)/python docs/make_figures.py
 
 clean:
 	rm -rf .venv out

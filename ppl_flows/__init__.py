@@ -1,7 +1,7 @@
 """Normalizing flows as Transforms for Pyro and NumPyro: written once, run in both, weights move between them.
 
 ``import ppl_flows as pf`` loads neither torch nor JAX. What meets a language is in ``ppl_flows.pyro`` and
-``ppl_flows.numpyro``, which have the same names.
+``ppl_flows.numpyro``, which have the same names; pictures are in ``ppl_flows.plots``.
 """
 
 from ppl_flows import bases, bijections, combinators, conditioners, recipes, transformers

@@ -17,7 +17,7 @@ LAYERS = [
     {"bijections", "combinators", "bases"},
     {"recipes"},
     {"inference"},
-    {"torch", "jax"},
+    {"plots", "torch", "jax"},
     {"pyro", "numpyro"},
 ]
 # the namespace finds by name the backend of an array, when the first one arrives, and the flows that a bijection makes
@@ -131,11 +131,12 @@ def test_a_shell_imports_only_its_own_language(shell, foreign):
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("ppl_flows", ["torch", "jax"]),
+        ("ppl_flows", ["torch", "jax", "matplotlib"]),
+        ("ppl_flows.plots", ["torch", "jax", "matplotlib", "scipy.stats"]),
         ("ppl_flows.torch", ["jax", "pyro"]),
         ("ppl_flows.jax", ["torch", "numpyro"]),
-        ("ppl_flows.pyro", ["jax", "numpyro"]),
-        ("ppl_flows.numpyro", ["torch", "pyro"]),
+        ("ppl_flows.pyro", ["jax", "numpyro", "matplotlib"]),
+        ("ppl_flows.numpyro", ["torch", "pyro", "matplotlib"]),
     ],
 )
 def test_importing_loads_no_framework_that_was_not_asked_for(module, absent):
