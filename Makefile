@@ -1,7 +1,10 @@
 PYTHON ?= python3.11
+# the first of these that runs
+PYTHON_ARVIZ1 ?= $(shell for p in python3.12 python3.13 "$$(pyenv root 2>/dev/null)"/versions/3.1[23]*/bin/python; do \
+	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
 
-.PHONY: demo test test-slow fuzz lint bench bench-posteriors bench-verdict docs clean
+.PHONY: demo test test-slow test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-verdict docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -18,6 +21,22 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# ArviZ 1.x wants Python 3.12: an environment of its own, with the newest JAX and NumPyro.
+.venv-arviz1/installed: pyproject.toml constraints-arviz1.txt
+	@test -n "$(PYTHON_ARVIZ1)" || { echo "ArviZ 1.x needs Python 3.12 or later: make test-arviz1 PYTHON_ARVIZ1=..."; exit 1; }
+	$(PYTHON_ARVIZ1) -m venv .venv-arviz1
+	.venv-arviz1/bin/pip install --quiet --disable-pip-version-check -c constraints-arviz1.txt torch
+	.venv-arviz1/bin/pip install --quiet --disable-pip-version-check -c constraints-arviz1.txt \
+		-e ".[pyro,numpyro,arviz]" pytest pytest-xdist scikit-learn funsor h5netcdf h5py
+	touch $@
+
+python-arviz1:
+	@echo "$(PYTHON_ARVIZ1)"
+
+test-arviz1: .venv-arviz1/installed
+	.venv-arviz1/bin/python -m pytest -n 2 tests/test_arviz.py
+	.venv-arviz1/bin/python -m pytest -n 2 -m "slow or not slow" tests/test_examples.py -k "trains_its_flows or learned_population"
 
 fuzz: .venv/installed
 	$(BIN)/python -W error tests/fuzz_files.py
@@ -51,4 +70,4 @@ docs: .venv/installed
 	$(BIN)/python docs/make_figures.py
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-arviz1 out

@@ -62,7 +62,9 @@ def test_the_groups_are_what_they_say(result):
         *("observed_data", "constant_data"),
     }
     posterior = data["posterior"]
-    assert set(posterior.data_vars) == {"mu", "scale", "theta", "double"}
+    assert set(posterior.data_vars) == set(data["prior"].data_vars) == {"mu", "scale", "theta", "double"}
+    for group in ("posterior_predictive", "log_likelihood", "observed_data", "prior_predictive"):
+        assert set(data[group].data_vars) == {"y"}
     assert posterior["theta"].dims == posterior["double"].dims == ("chain", "draw", "row")
     assert posterior["theta"].shape == (1, 600, 4)
     assert list(posterior["row"].values) == list("abcd"), "of the index of the table"
@@ -100,7 +102,7 @@ def test_arviz_works_on_it(result, tmp_path):
         data = result.to_arviz(500, prior=0)
         assert "prior" not in groups_of(data)
         table = az.summary(data, var_names=["mu", "theta"])
-        elpd = az.loo(data, var_name="y")
+        elpd = az.loo(data)
     assert table.shape[0] == 5
     own = np.log(np.mean(np.exp(data["log_likelihood"]["y"].values[0]), 0)).sum()
     estimate = elpd.elpd_loo if hasattr(elpd, "elpd_loo") else elpd.elpd

@@ -67,7 +67,9 @@ def main(steps: int = 2_000, draws: int = 500, groups: int = 200, chains: int = 
     mcmc = MCMC(kernel, num_warmup=draws // 2, num_samples=draws, num_chains=chains, chain_method="vectorized")
     mcmc.run(jax.random.key(0), y[:5], extra_fields=("diverging",))
     out["r_hat"] = float(
-        az.rhat(az.from_dict({"line": np.asarray(mcmc.get_samples(group_by_chain=True)["line"])}))["line"].max()
+        az.rhat(az.convert_to_dataset({"line": np.asarray(mcmc.get_samples(group_by_chain=True)["line"])}))[
+            "line"
+        ].max()
     )
     out["divergences"] = int(mcmc.get_extra_fields()["diverging"].sum())
     print(f"NUTS: largest R-hat {out['r_hat']:.3f}, {out['divergences']} divergences")

@@ -65,7 +65,7 @@ def main(steps: int = 2_000, draws: int = 500, groups: int = 200, chains: int = 
     mcmc = MCMC(kernel, num_samples=draws, warmup_steps=draws // 2, num_chains=chains)
     mcmc.run(y[:5])
     out["r_hat"] = float(
-        az.rhat(az.from_dict({"line": mcmc.get_samples(group_by_chain=True)["line"].numpy()}))["line"].max()
+        az.rhat(az.convert_to_dataset({"line": mcmc.get_samples(group_by_chain=True)["line"].numpy()}))["line"].max()
     )
     out["divergences"] = sum(map(len, mcmc.diagnostics()["divergences"].values()))
     print(f"NUTS: largest R-hat {out['r_hat']:.3f}, {out['divergences']} divergences")

@@ -34,7 +34,7 @@ def run_at(
 ) -> ModelRuns:
     """Many draws in one run, within nesting many plates of the model; one by one without nesting."""
     first = _run(model, _row(draws, 0))
-    data = {name: site for name, site in first.items() if is_data(site)}
+    data = {name: site for name, site in first.items() if is_data(site) and name not in draws}  # these are conditioned
 
     def scores(sites: Sites) -> Tensors:
         return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in data}
