@@ -11,9 +11,11 @@ import pytest
 import xarray
 from languages import SHORT, STILL, identity_flow, small
 from scipy import stats
+from scipy.special import logsumexp
 from test_guide_sites import mixture
 
 import ppl_flows as pf
+from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 SIGMA = np.array([1.0, 2.0, 0.5, 1.5])
 Y = np.array([0.3, -1.0, 2.0, 0.7])
@@ -308,3 +310,22 @@ def test_the_evidence_of_a_bad_guide_is_withheld(lang):
     assert result.log_evidence.method.startswith("withheld: KL")
     with pytest.raises(ValueError, match="the evidence of 'bad' is withheld: KL"):
         pf.compare({"bad": result})
+
+
+def test_what_the_guide_lacks_is_taken_into_account_by_the_weights(result):
+    """Leave-one-out with ``lp`` and ``log_q``, by our own smoothing, is what ArviZ says of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = result.to_arviz(2000, prior=0, posterior_predictive=False, reweighted=False)
+        rows = data["log_likelihood"]["y"].values[0]
+        stats_ = {name: data["sample_stats"][name].values[0] for name in ("lp", "log_q")}
+        if hasattr(az, "psislw"):  # 0.x: docs/arviz.md
+            weights, _ = az.psislw((stats_["lp"] - stats_["log_q"])[None] - rows.T)
+            theirs = logsumexp(weights + rows.T, axis=1).sum()
+        else:
+            theirs = az.loo_approximate_posterior(data, log_p=stats_["lp"], log_q=stats_["log_q"]).elpd
+    ours = 0.0
+    for row in rows.T:
+        weights, _ = smoothed_log_weights(stats_["lp"] - stats_["log_q"] - row)
+        ours += logsumexp(weights + row) - logsumexp(weights)
+    assert ours == pytest.approx(float(theirs), abs=0.02)

@@ -3,9 +3,10 @@
     python tests/benchmarks/posteriors/run.py --language numpyro --targets kidiq,seeds --guides AutoFlow,AutoNormal
 
 Every guide is trained by ``fit`` with the same budget. Each row is measured by fresh draws: KL(guide || posterior) =
-log Z - ELBO in nats, with the standard error of the ELBO; PSIS k-hat; over all quantities with a reference the largest
-|mean error| in posterior sds, and the smallest and largest ratio of sds; CPU seconds of the whole call of ``fit``, with
-compilation, start and measure. An ELBO above log Z is an error in the target or the guide, and of this script's exit.
+log Z - ELBO in nats, with the standard error of the ELBO; the error of ``result.log_evidence``, with that of both; PSIS
+k-hat; over all quantities with a reference the largest |mean error| in posterior sds, and the smallest and largest
+ratio of sds; CPU seconds of the whole call of ``fit``, with compilation, start and measure. An ELBO above log Z is an
+error in the target or the guide, and of this script's exit.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ IMPOSSIBLE = 4  # standard errors by which an ELBO may be above log Z
 PROBE, PROBE_SECONDS = 100, 3.0  # steps of the first short run; time that the longer one must take on top
 GUIDES = ("AutoFlow", "AutoNormal", "AutoMultivariateNormal", "AutoIAFNormal", "AutoBNAFNormal")
 HEADER = (
-    "| target | guide | KL, nats | k-hat | mean error / sd | sd ratio | steps | seconds |",
-    "|---|---|---|---|---|---|---|---|",
+    "| target | guide | KL, nats | log Z error, nats | k-hat | mean error / sd | sd ratio | steps | seconds |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -133,6 +134,14 @@ def accuracy(target: Any, result: FitResult) -> tuple[str, str]:
     return number(np.abs(np.concatenate(errors)).max(), 3), f"{number(ratio.min(), 3)} to {number(ratio.max(), 3)}"
 
 
+def evidence_error(target: Any, result: FitResult) -> str:
+    """Of ``result.log_evidence``, with the standard errors of both; a dash where it is withheld."""
+    evidence = result.log_evidence
+    if np.isnan(evidence.mean):
+        return "–"
+    return f"{evidence.mean - target.log_z:+.4f} ± {np.hypot(evidence.se, target.log_z_se):.4f}"
+
+
 def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"  # far guides have means such as 1e70
 
@@ -170,7 +179,7 @@ def main() -> None:
                 result, seconds = train(language, target, guide, budgeted)
             except (RuntimeError, ValueError) as error:  # of this guide only: the others go on
                 reason = str(error).splitlines()[0].replace("|", "\\|")
-                print(f"| {target.name} | {guide} | {type(error).__name__}: {reason} | | | | | |", flush=True)
+                print(f"| {target.name} | {guide} | {type(error).__name__}: {reason} | | | | | | |", flush=True)
                 continue
             kl = target.log_z - result.elbo.mean
             if kl < -IMPOSSIBLE * np.hypot(result.elbo.se, target.log_z_se):
@@ -179,6 +188,7 @@ def main() -> None:
                 target.name,
                 guide,
                 f"{number(kl, 4)} ± {number(result.elbo.se, 4)}",
+                evidence_error(target, result),
                 f"{result.khat:.2f}",
                 *accuracy(target, result),
                 str(budgeted.steps),
