@@ -189,7 +189,9 @@ EAGER = triangular_sweep.InPlace(_views, torch.Tensor.addmm_, torch.Tensor.copy_
 
 
 def _solve(method: str, system: System) -> tuple[Tensor, Tensor]:
-    if get_proxy_mode() is not None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.jit.is_tracing():
+        return triangular_sweep.unroll(*system)
+    if get_proxy_mode() is not None or torch.compiler.is_compiling():
         return triangular_sweep.substitute(EAGER, *system)  # a graph cannot stop when the data say so
     dim, n = system[-1][0].shape[0], system[-1][0].shape[-1]
     # inference mode makes each of the many small operations cheaper; but nothing made in it can be saved for a gradient

@@ -64,9 +64,11 @@ def conv2d(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    if x.ndim == 2:  # one kernel; that of matrices gives a gradient of w that is contiguous
-        return torch.addmm(b, x, w)
-    return F.linear(x, w.T, b) if b.ndim == 1 else x @ w + b
+    if torch.jit.is_tracing():  # TorchScript reads sizes of ``addmm`` and ``@ +`` of constants off the wrong operand
+        return F.linear(x, w.T) + b
+    if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
+        return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
+    return x @ w + b
 
 
 def keeping_products(f: Function) -> Function:
