@@ -30,6 +30,13 @@ class ContextTransform(TransformModule):
     bijective = True
     _conditional: ClassVar[type]
 
+    @property
+    def event_dim(self) -> int:
+        """Of both sides; an AttributeError where they differ, as torch.jit looks at every attribute there is."""
+        if self.domain.event_dim != self.codomain.event_dim:
+            raise AttributeError("event_dim")
+        return self.domain.event_dim
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not issubclass(cls, ConditionalTransform):
@@ -121,7 +128,7 @@ class FlowTransform(ContextTransform):
         """
         f = self.bijection
         if prod(f.event_shape) != 1:
-            raise AttributeError("sign")  # and no NotImplementedError, as torch.jit looks at every attribute there is
+            raise AttributeError("sign")
         like: Any = next(iter(self.weights.leaves()), torch.zeros(()))
         ends = torch.tensor([0.0, 1.0]).to(like).reshape(2, *(1,) * len(f.batch_shape), *f.event_shape)
         # no context changes it: from one to any other the slope would have to pass through zero
