@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,7 +42,7 @@ class ContextTransform(TransformModule):
         super().__init_subclass__(**kwargs)
         if not issubclass(cls, ConditionalTransform):
             where = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}._conditional"}  # for pickle
-            cls._conditional = type(ConditionalTransform)(cls.__name__, (cls, ConditionalTransform), where)
+            cls._conditional = ABCMeta(cls.__name__, (cls, ConditionalTransform), where)
 
     def _takes_context(self) -> None:
         if not isinstance(self, ConditionalTransform):
@@ -51,8 +52,8 @@ class ContextTransform(TransformModule):
 class FlowTransform(ContextTransform):
     """A bijection with its parameters, usable wherever Pyro or torch takes a ``Transform`` or an ``nn.Module``.
 
-    With a conditional bijection it is a ``ConditionalTransform`` of Pyro's as well: ``ConditionalTransformedDistribution``
-    and ``ConditionalComposeTransformModule`` hold it, and give it their context.
+    With a conditional bijection it is a ``ConditionalTransform`` of Pyro's as well, which
+    ``ConditionalTransformedDistribution`` and ``ConditionalComposeTransformModule`` hold, and give their context.
 
     It keeps no cache on itself: a sample that is scored costs one pass, because the log_det is remembered for the
     very tensors it belongs to, for as long as they live, and only while they and the parameters are unchanged

@@ -189,7 +189,7 @@ EAGER = triangular_sweep.InPlace(_views, torch.Tensor.addmm_, torch.Tensor.copy_
 
 
 def _solve(method: str, system: System) -> tuple[Tensor, Tensor]:
-    if torch.jit.is_tracing():
+    if torch._C._is_tracing():
         return triangular_sweep.unroll(*system)
     if get_proxy_mode() is not None or torch.compiler.is_compiling():
         return triangular_sweep.substitute(EAGER, *system)  # a graph cannot stop when the data say so
