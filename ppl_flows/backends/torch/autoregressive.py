@@ -29,6 +29,8 @@ def autoregressive_inverse(
 ) -> tuple[Tensor, Tensor]:
     """As in ``Backend``."""
     weights, biases = network.layers(params, y, context)
+    if torch._C._is_tracing():  # a trace with a gradient of ours in it could not be saved
+        return _Inverse.forward(network, transformer, method, y, *biases, *weights)
     x, log_det = _Inverse.apply(network, transformer, method, y, *biases, *weights)
     return x, log_det
 
