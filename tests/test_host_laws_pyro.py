@@ -338,10 +338,13 @@ def test_jitted_particles_train_the_guide_and_its_quantiles_are_in_order():
     svi = SVI(several, guide, pyro.optim.Adam({"lr": 0.03}), elbo)
     for _ in range(150):
         svi.step()
-    quantiles = guide.quantiles([0.1, 0.5, 0.9])
+    state = torch.random.get_rng_state()
+    quantiles, median = guide.quantiles([0.1, 0.5, 0.9]), guide.median()
+    assert torch.equal(torch.random.get_rng_state(), state)
     for name, exact in {"x": [-1.28, 0.0, 1.28], "y": [0.278, 1.0, 3.6], "z": [0.196, 0.5, 0.804]}.items():
         assert not quantiles[name].requires_grad
         assert torch.all(quantiles[name].diff(dim=0) > 0)
+        assert torch.equal(median[name], quantiles[name][1])
         for level, q in zip(quantiles[name], exact, strict=True):
             torch.testing.assert_close(level, torch.full_like(level, q), rtol=0.2, atol=0.2)
 
