@@ -119,7 +119,7 @@ def odeint(
 ) -> Tensor:
     from ppl_flows.backends.torch import ode  # torchdiffeq is an extra
 
-    refuse_to_trace("an equation solved in as many steps as it needs")
+    _refuse_to_trace("an equation solved in as many steps as it needs")
     return ode.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
@@ -133,7 +133,7 @@ def stop_gradient(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], state: State, limit: int) -> State:
-    refuse_to_trace("an iteration that stops when it is precise enough")
+    _refuse_to_trace("an iteration that stops when it is precise enough")
     for _ in builtins.range(limit):
         going = go_on(state)
         try:
@@ -146,7 +146,7 @@ def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], st
     return state
 
 
-def refuse_to_trace(what: str) -> None:
+def _refuse_to_trace(what: str) -> None:
     """Raises NotImplementedError under ``torch.jit.trace`` for what runs as long as the numbers say."""
     if torch._C._is_tracing():
         raise NotImplementedError(
