@@ -1,6 +1,7 @@
-"""What is generated from the code says what the code says."""
+"""What is generated from the code says what the code says, and what a page shows runs."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,15 @@ def test_the_table_of_layers_is_up_to_date():
 def test_the_stubs_of_the_transforms_are_up_to_date(shell):
     make_stubs = script("make_stubs")
     assert make_stubs.document(shell) == make_stubs.path(shell).read_text(), "run `make docs`"
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("section", ["Pyro"])
+def test_the_blocks_of_a_host_run_one_after_the_other(section):
+    page = (DOCS / "hosts.md").read_text()
+    text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE).group(1)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(block, names)

@@ -91,7 +91,7 @@ class MaskedMLP(AutoregressiveNetwork):
         weights = [params[f"w{i}"] * xp.constant(mask, like) for i, mask in enumerate(self.masks())]
         biases = [params[f"b{i}"] for i in range(len(weights))]
         if context is not None:
-            biases[0] = biases[0] + context @ params["c"]
+            biases[0] = xp.linear(context, params["c"], biases[0])
         return weights, biases
 
     def unflipped(self, params: Params) -> tuple[MaskedMLP, Params]:

@@ -31,7 +31,8 @@ class DensityFit(PicklesOrSaysHow):
         skipped: number of steps whose loss or gradient was not finite; they moved nothing.
         bijection: what was fitted: the given bijection and, on the data side, the scaling of the columns.
         params: its trained parameters; ``pf.save(path, fit.bijection, fit.params)`` keeps both.
-        flow: the distribution they make, of the language, with parameters that no longer train.
+        flow: the distribution they make, of the language, with parameters that no longer train; ``flow.condition(c)``
+            where there was a context, c as the bijection takes it: ``encoder(rows)`` where there is an encoder.
         base, base_params: the base that was fitted with it, and its trained parameters; None and None if it was no
             ppl_flows Base. ``pf.save`` keeps them in a file of their own.
         encoder: from the rows of ``context`` to the flow's context, as trained; None if none was given.

@@ -123,7 +123,7 @@ def whole_pass(
     for i, unit_slope in enumerate(unit_slopes or [None] * (len(weights) - 1)):
         a = rules.unit(i, weights[i] @ a + biases[i], earlier, unit_slope)
     theta = weights[-1] @ a + biases[-1]
-    inputs, results = rules.solve(theta.reshape(len(data[0]), -1, theta.shape[-1]), *data)
+    inputs, results = rules.solve(theta.reshape(data[0].shape[0], -1, theta.shape[-1]), *data)
     return inputs.reshape(-1, inputs.shape[-1]), results
 
 
@@ -149,15 +149,39 @@ def iterate(
 
     def body(state: tuple[Array, ...]) -> tuple[Array, ...]:
         inputs, _, _ = state
-        # a wild trial of a later step must not reach the earlier ones, as zero times infinity
-        trial = xp.where(xp.isfinite(inputs), inputs, 0.0)
-        after, results = whole_pass(rules, weights, biases, unit_slopes, data, trial)
+        after, results = whole_pass(rules, weights, biases, unit_slopes, data, _finite(inputs))
         return after, results, xp.abs(after - inputs) > precision * (1 + xp.abs(after))
 
-    start = xp.broadcast_to(xp.zeros_like(y[:1]), (order[0][-1], y.shape[-1]))
+    start = _no_inputs(order, y)
     state = (start, xp.zeros_like(y), start < 1)
     inputs, results, _ = xp.while_loop(lambda state: xp.any(state[2]), body, state, len(y))
     return inputs, results
+
+
+def unroll(
+    order: Order,
+    rules: Rules,
+    weights: Sequence[Array],
+    biases: Sequence[Array],
+    unit_slopes: Sequence[Array],
+    data: Sequence[Array],
+) -> tuple[Array, Array]:
+    """As ``iterate``, by one pass per step, whatever the data: for a record of it that is differentiated by itself."""
+    inputs, results = _no_inputs(order, data[0]), data[0]
+    for _ in order[0][1:]:
+        inputs, results = whole_pass(rules, weights, biases, unit_slopes, data, _finite(inputs))
+    return inputs, results
+
+
+def _no_inputs(order: Order, y: Array) -> Array:
+    xp = namespace(y)
+    return xp.broadcast_to(xp.zeros_like(y[:1]), (order[0][-1], y.shape[-1]))
+
+
+def _finite(inputs: Array) -> Array:
+    """A wild trial of a later step must not reach the earlier ones, as zero times infinity."""
+    xp = namespace(inputs)
+    return xp.where(xp.isfinite(inputs), inputs, 0.0)
 
 
 class InPlace(NamedTuple):

@@ -50,7 +50,7 @@ class Flow(dist.TransformedDistribution):
     ``(*batch, context_dim)`` the batch shape is ``batch``, together with the base's.
 
     This class registers no parameters. To train a flow inside a model or guide use ``flow(name, ...)``; to use one as
-    it is, give ``params``.
+    it is, give ``params``. Without a context a conditional one only waits for ``condition(context)``.
 
     Args:
         bijection: a bijection, or a ``FlowTransform`` that has its parameters already.
@@ -91,10 +91,9 @@ class Flow(dist.TransformedDistribution):
         is_transform = isinstance(bijection, FlowTransform)
         check_base_kind(base, dist.Distribution)
         check_flow_arguments(params, context, is_transform=is_transform, inside_model=bool(_PYRO_STACK))
-        if isinstance(bijection, FlowTransform):
-            transform = bijection
-        else:
-            transform = FlowTransform(bijection, params, context=context, seed=seed)
+        if not isinstance(bijection, FlowTransform):
+            bijection = FlowTransform(bijection, params, context=context, seed=seed)
+        transform = bijection
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
@@ -130,6 +129,15 @@ class Flow(dist.TransformedDistribution):
         rest = dist.TransformedDistribution(self.base_dist, before) if before else self.base_dist
         log_det = sum_rightmost(log_det, event_dim - transform.domain.event_dim) - outer
         return sum_rightmost(rest.log_prob(x), event_dim - rest.event_dim) + log_det
+
+    def condition(self, context: Any) -> Flow:
+        """The same distribution given a context, ``(*batch, context_dim)``; batch shapes broadcast."""
+        new, transforms = copy.copy(self), list(self.transforms)
+        i = -1 if isinstance(transforms[-1], FlowTransform) else -2  # before the way onto the support
+        transforms[i] = transforms[i].condition(context)
+        dist.TransformedDistribution.__init__(new, self.base_dist, transforms)
+        new.path_context = None
+        return new
 
     def detach(self) -> Flow:
         """The same distribution with parameters, and a context, that pass no gradient: a trained flow as it is."""

@@ -47,7 +47,7 @@ class Flow(dist.TransformedDistribution):
     ``(*batch, context_dim)`` the batch shape is ``batch``, together with the base's.
 
     This class registers no parameters. To train a flow inside a model or guide use ``flow(name, ...)``; to use one as
-    it is, give ``params``.
+    it is, give ``params``. Without a context a conditional one only waits for ``condition(context)``.
 
     Args:
         bijection: a bijection, or a ``FlowTransform`` that has its parameters already.
@@ -97,6 +97,21 @@ class Flow(dist.TransformedDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Flow | None = None) -> Flow:
         new = super().expand(batch_shape, self._get_checked_instance(Flow, _instance))
         new.path_gradients, new.path_context = self.path_gradients, self.path_context
+        return new
+
+    def condition(self, context: torch.Tensor) -> Flow:
+        """The same distribution given a context, ``(*batch, context_dim)``.
+
+        Its batch shape is that of the context, together with this one's.
+
+        Raises:
+            ValueError: a context of the wrong size, or for a bijection that takes none; batch shapes that do not
+                broadcast.
+        """
+        transform, *outer = self.transforms
+        new = copy.copy(self)
+        dist.TransformedDistribution.__init__(new, self.base_dist, [transform.condition(context), *outer])
+        new.path_context = None
         return new
 
     def detach(self) -> dist.TransformedDistribution:

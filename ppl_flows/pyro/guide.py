@@ -267,9 +267,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
 
-        Estimated from draws. As in the host's guides they are taken per unconstrained coordinate and then constrained.
+        Estimated from draws, the same at every call. As in the host's guides they are taken per unconstrained
+        coordinate and then constrained.
         """
-        draws = self.get_posterior(*args, **kwargs).sample((QUANTILE_DRAWS,))
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            draws = self.get_posterior(*args, **kwargs).sample((QUANTILE_DRAWS,))
         levels = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
         rows = torch.quantile(draws, torch.atleast_1d(levels), dim=0)
         sites = [

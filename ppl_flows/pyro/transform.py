@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from abc import ABCMeta
+from math import prod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.distributions import constraints
+from pyro.distributions.conditional import ConditionalTransform
 from pyro.distributions.torch_transform import TransformModule
+from torch.distributions import biject_to
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ppl_flows.core.bijection import Bijection, check_bijection
@@ -17,8 +21,39 @@ from ppl_flows.pyro.support import constraint
 from ppl_flows.torch.params import ParamTree, set_state, to_tensor
 
 
-class FlowTransform(TransformModule):
+class ContextTransform(TransformModule):
+    """A transform that is the host's ``ConditionalTransform`` too, if and only if it takes a context.
+
+    The host's wrappers ask for the class, and give a context to all that have it. So every class here has a twin,
+    under its own name, that is both, and ``_takes_context`` makes an object one of the twin.
+    """
+
+    bijective = True
+    _conditional: ClassVar[type]
+
+    @property
+    def event_dim(self) -> int:
+        """Of both sides; an AttributeError where they differ, as torch.jit looks at every attribute there is."""
+        if self.domain.event_dim != self.codomain.event_dim:
+            raise AttributeError("event_dim")
+        return self.domain.event_dim
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, ConditionalTransform):
+            where = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}._conditional"}  # for pickle
+            cls._conditional = ABCMeta(cls.__name__, (cls, ConditionalTransform), where)
+
+    def _takes_context(self) -> None:
+        if not isinstance(self, ConditionalTransform):
+            self.__class__ = self._conditional
+
+
+class FlowTransform(ContextTransform):
     """A bijection with its parameters, usable wherever Pyro or torch takes a ``Transform`` or an ``nn.Module``.
+
+    With a conditional bijection it is a ``ConditionalTransform`` of Pyro's as well, which
+    ``ConditionalTransformedDistribution`` and ``ConditionalComposeTransformModule`` hold, and give their context.
 
     It keeps no cache on itself: a sample that is scored costs one pass, because the log_det is remembered for the
     very tensors it belongs to, for as long as they live, and only while they and the parameters are unchanged
@@ -41,8 +76,6 @@ class FlowTransform(TransformModule):
             is missing.
     """
 
-    bijective = True
-
     def __init__(
         self,
         bijection: Bijection,
@@ -62,6 +95,8 @@ class FlowTransform(TransformModule):
         context = None if context is None else to_tensor(context)
         bijection.check_context(context)
         self.register_buffer("context", context, persistent=False)
+        if bijection.context_dim:
+            self._takes_context()
         self.eval()
 
     @property
@@ -85,8 +120,31 @@ class FlowTransform(TransformModule):
             inverse = self.__dict__["_inv"] = InverseFlowTransform(self)
         return inverse
 
+    @property
+    def sign(self) -> torch.Tensor:  # type: ignore[override]
+        """1 where the map of one number increases, -1 where it decreases; shape ``batch_shape`` of the bijection.
+
+        Raises:
+            AttributeError: the events are of more numbers.
+        """
+        f = self.bijection
+        if prod(f.event_shape) != 1:
+            raise AttributeError("sign")
+        like: Any = next(iter(self.weights.leaves()), torch.zeros(()))
+        ends = torch.tensor([0.0, 1.0]).to(like).reshape(2, *(1,) * len(f.batch_shape), *f.event_shape)
+        # no context changes it: from one to any other the slope would have to pass through zero
+        context = like.new_zeros(f.context_dim) if f.context_dim else None
+        with torch.no_grad():
+            x = biject_to(self.domain)(ends)
+            y = f.forward(self.params, x, context)[0]
+        return ((y[1] - y[0]) * (x[1] - x[0]).reshape((1,) * len(f.output_shape))).sign().reshape(f.batch_shape)
+
     def condition(self, context: torch.Tensor) -> FlowTransform:
-        """The same transform, with the same parameters, given a context."""
+        """The same transform, with the same parameters, given a context.
+
+        Raises:
+            ValueError: a context of the wrong size, or for a bijection that takes none.
+        """
         return FlowTransform(self.bijection, self.params, context=context).train(self.training)
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
@@ -182,14 +240,14 @@ def _version(t: torch.Tensor) -> int:
     return 0 if t.is_inference() else t._version
 
 
-class InverseFlowTransform(TransformModule):
+class InverseFlowTransform(ContextTransform):
     """The inverse of a ``FlowTransform``: its directions exchanged, its parameters registered."""
-
-    bijective = True
 
     def __init__(self, flow: FlowTransform) -> None:
         super().__init__()
         self.flow = flow
+        if flow.bijection.context_dim:
+            self._takes_context()
 
     @property
     def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
@@ -202,6 +260,14 @@ class InverseFlowTransform(TransformModule):
     @property
     def inv(self) -> FlowTransform:
         return self.flow
+
+    @property
+    def sign(self) -> torch.Tensor:  # type: ignore[override]
+        return self.flow.sign
+
+    def condition(self, context: torch.Tensor) -> TransformModule:
+        """The inverse of ``FlowTransform.condition``."""
+        return self.flow.condition(context).inv
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         return self.flow._inverse(x)

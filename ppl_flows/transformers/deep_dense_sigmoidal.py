@@ -57,7 +57,7 @@ class DeepDenseSigmoidal(Transformer):
             for size in self._sizes(layer):
                 parts.append(theta[..., stop : stop + size])
                 stop += size
-            a, b = slope_and_shift(parts[0], parts[1], e)
+            a, b = slope_and_shift(parts[0], parts[1], self.units, e)
             if layer > 0:  # the first layer has one input, and all its u are 1
                 u = xp.softmax(self._rows(parts[3]))
                 h, slope = xp.sum(u * h[..., None, :], axis=-1), xp.sum(u * slope[..., None, :], axis=-1)

@@ -47,7 +47,7 @@ class DeepSigmoidal(Transformer):
 
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
         xp, k, e = namespace(x), self.units, self.min_slope
-        a, b = slope_and_shift(theta[..., :k], theta[..., k : 2 * k], e)
+        a, b = slope_and_shift(theta[..., :k], theta[..., k : 2 * k], k, e)
         h, slope = logit_of_mixture(theta[..., 2 * k :], a * x[..., None] + b, a)
         return e * x + (1 - e) * h, xp.log(e + (1 - e) * slope)
 
@@ -55,12 +55,12 @@ class DeepSigmoidal(Transformer):
         return numerical_inverse(lambda x, theta: self.forward(theta, x), y, theta)
 
 
-def slope_and_shift(a: Array, b: Array, min_slope: float) -> tuple[Array, Array]:
+def slope_and_shift(a: Array, b: Array, units: int, min_slope: float) -> tuple[Array, Array]:
     """Each unit's ``(a, b)`` from what the conditioner gave; (1, 0) at 0."""
     xp = namespace(a)
     one = math.log(math.expm1(1 - min_slope))  # softplus(one) = 1 - min_slope
     # equal units get equal gradients, and a theta that starts at 0 would never tell them apart: let them move apart
-    return min_slope + xp.softplus(a + one), b * xp.constant(_speeds(b.shape[-1]), b)
+    return min_slope + xp.softplus(a + one), b * xp.constant(_speeds(units), b)
 
 
 def logit_of_mixture(w: Array, z: Array, dz: Array) -> tuple[Array, Array]:

@@ -64,6 +64,8 @@ def conv2d(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    if torch._C._is_tracing():  # TorchScript reads sizes of ``addmm`` and ``@ +`` of constants off the wrong operand
+        return F.linear(x, w.T) + b
     if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
         return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
     return x @ w + b
@@ -117,6 +119,7 @@ def odeint(
 ) -> Tensor:
     from ppl_flows.backends.torch import ode  # torchdiffeq is an extra
 
+    _refuse_to_trace("an equation solved in as many steps as it needs")
     return ode.odeint(f, y, args, times, rtol=rtol, atol=atol)
 
 
@@ -130,6 +133,7 @@ def stop_gradient(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], state: State, limit: int) -> State:
+    _refuse_to_trace("an iteration that stops when it is precise enough")
     for _ in builtins.range(limit):
         going = go_on(state)
         try:
@@ -140,6 +144,15 @@ def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], st
             break
         state = body(state)
     return state
+
+
+def _refuse_to_trace(what: str) -> None:
+    """Raises NotImplementedError under ``torch.jit.trace`` for what runs as long as the numbers say."""
+    if torch._C._is_tracing():
+        raise NotImplementedError(
+            f"torch.jit.trace records one run, and this direction of the flow is {what}: for other numbers the trace "
+            "would be wrong. Trace the other direction, or choose a layer with a closed form in both (docs/layers.md)."
+        )
 
 
 class _Any(torch.autograd.Function):

@@ -27,14 +27,14 @@ def rational_quadratic(
     axis: int,
     h: RationalQuadratic,
 ) -> tuple[Tensor, Tensor]:
-    eager = type(v) is type(rows) is torch.Tensor and not torch.compiler.is_compiling()
+    eager = type(v) is type(rows) is torch.Tensor and not torch.compiler.is_compiling() and not torch._C._is_tracing()
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if (
         not eager
         or v.shape != rows.shape[1:]
         or any(wrapped(a) or forward_ad.unpack_dual(a).tangent is not None for a in (v, rows))
     ):
-        return plain(v, rows)  # the transformations of torch.func and torch.compile, which know autograd's own rules
+        return plain(v, rows)  # torch.func, torch.compile and torch.jit, which know autograd's own rules
     out, log_slope = _Spline.apply(plain, v, rows, axis, h)
     return out, log_slope
 
