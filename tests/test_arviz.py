@@ -2,6 +2,7 @@
 
 import builtins
 import warnings
+from functools import partial
 
 import arviz as az
 import numpy as np
@@ -15,6 +16,8 @@ from scipy.special import logsumexp
 from test_guide_sites import mixture
 
 import ppl_flows as pf
+import ppl_flows.numpyro
+import ppl_flows.pyro
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 SIGMA = np.array([1.0, 2.0, 0.5, 1.5])
@@ -329,3 +332,43 @@ def test_what_the_guide_lacks_is_taken_into_account_by_the_weights(result):
         weights, _ = smoothed_log_weights(stats_["lp"] - stats_["log_q"] - row)
         ours += logsumexp(weights + row) - logsumexp(weights)
     assert ours == pytest.approx(float(theirs), abs=0.02)
+
+
+def test_a_density_gives_draws_given_a_context(lang):
+    rng = np.random.default_rng(0)
+    context = rng.normal(size=(200, 1))
+    shell = shell_of(lang)
+    flow = pf.maf(2, context_dim=1, hidden=(4,), flow_layers=1)
+    density = shell.fit_density(flow, rng.normal(size=(200, 2)), context=context, steps=3, progress=False)
+    data = density.to_arviz(300, context=lang.array(context[:3]), name="rows", dims={"rows": ["given", "column"]})
+    assert data["posterior"]["rows"].dims == ("chain", "draw", "given", "column")
+    assert data["posterior"]["rows"].shape == (1, 300, 3, 2)
+    given = density.flow.condition(lang.array(context[:3]))
+    scores = given.log_prob(lang.array(data["posterior"]["rows"].values[0]))
+    assert np.isfinite(np.asarray(scores.tolist())).all()
+    with pytest.raises(ValueError, match="got no context"):
+        density.to_arviz(10)
+
+
+@pytest.mark.slow_in_numpyro
+def test_an_amortised_fit_gives_draws_given_data(lang):
+    def model(y):
+        with lang.ppl.plate("group", 2):
+            mu = lang.ppl.sample("mu", lang.dist.Normal(lang.array(0.0), 1.0))
+            lang.ppl.sample("y", lang.dist.Normal(mu, 0.1), obs=y)
+
+    shell = shell_of(lang)
+    small_flow = partial(pf.maf, hidden=(4,), flow_layers=1)
+    fit = shell.fit_amortized(model, lang.array(np.zeros(2)), flow=small_flow, simulations=200, steps=3, progress=False)
+    data = fit.to_arviz(50, lang.array(np.array([1.0, 2.0])), coords={"group": ["a", "b"]})
+    assert groups_of(data) == {"posterior", "observed_data"}
+    assert data["posterior"]["mu"].dims == ("chain", "draw", "group")
+    assert list(data["posterior"]["group"].values) == ["a", "b"]
+    np.testing.assert_allclose(data["observed_data"]["y"], [1.0, 2.0])
+    np.testing.assert_allclose(
+        data["posterior"]["mu"].values[0], np.asarray(fit.sample(50, lang.array(np.array([1.0, 2.0])))["mu"])
+    )
+
+
+def shell_of(lang):
+    return {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[lang.ppl.__name__]

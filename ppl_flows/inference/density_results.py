@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.fit_groups import FitGroups, plate_sizes
+from ppl_flows.inference.inference_data import constants, labels
+from ppl_flows.inference.model_runs import ModelData
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.results import Path
@@ -53,7 +56,36 @@ class DensityFit(PicklesOrSaysHow):
     encoder: Callable[[Any], Array] | None = None
     validation_losses: np.ndarray | None = None
     interrupted: bool = False
+    _draw: Callable[[Any, int, int], Array] | None = None
     _write: Callable[[DensityFit, Path], None] | None = None
+
+    def to_arviz(
+        self,
+        num_samples: int = 4_000,
+        *,
+        context: Any = None,
+        name: str = "x",
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
+        seed: int = 1,
+    ) -> Any:
+        """Draws of the density, as ``posterior``: ``InferenceData`` on ArviZ 0.x, ``DataTree`` on 1.x.
+
+        Args:
+            num_samples: draws.
+            context: for a conditional density, what ``flow.condition`` takes: the draws are those given it.
+            name: of the variable.
+            coords, dims: as of ``FitResult.to_arviz``.
+
+        Raises:
+            ImportError: ArviZ is not installed.
+            ValueError: the context is missing or has the wrong size; as in ``FitResult.to_arviz``.
+        """
+        whole_number("to_arviz", "num_samples", num_samples)
+        flow = self.flow if context is None else self.flow.condition(context)
+        draws = cast(Any, self._draw)(flow, num_samples, checked_seed("to_arviz", seed))
+        found = FitGroups({"posterior": {name: draws}}, {}, {}, {"guide": str(self.bijection), "seed": seed})
+        return found.to_arviz(coords=coords or {}, dims=dims or {}, attrs={})
 
     def save(self, path: Path) -> None:
         """Writes the fit to one file, which ``load_density(path)`` of either language, and ``pf.load``, read.
@@ -86,6 +118,7 @@ class AmortizedFit(PicklesOrSaysHow):
 
     density: DensityFit
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
+    _see: Callable[[tuple[Any, ...], dict[str, Any]], ModelData] | None = None
     _write: Callable[[AmortizedFit, Path], None] | None = None
 
     def save(self, path: Path) -> None:
@@ -102,6 +135,29 @@ class AmortizedFit(PicklesOrSaysHow):
         """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
+
+    @one_at_a_time
+    def to_arviz(
+        self,
+        num_samples: int,
+        *args: Any,
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
+        seed: int = 1,
+        **kwargs: Any,
+    ) -> Any:
+        """Posterior draws given the data in the model's arguments, and these: groups ``posterior``, ``observed_data``,
+        ``constant_data``, as of ``FitResult.to_arviz``, which has the options and errors."""
+        draws = self.sample(num_samples, *args, seed=seed, **kwargs)
+        seen = cast(Any, self._see)(args, kwargs)
+        groups = {
+            "posterior": draws,
+            "observed_data": seen.observed,
+            "constant_data": constants(seen.arguments, seen.observed),
+        }
+        found = labels(seen.arguments, plate_sizes(draws, seen.dims))
+        attrs = {"guide": f"amortised: {self.density.bijection}", "seed": seed}
+        return FitGroups(groups, seen.dims, found, attrs).to_arviz(coords=coords or {}, dims=dims or {}, attrs={})
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

@@ -30,6 +30,14 @@ class ModelRuns(NamedTuple):
     dims: dict[str, Dims]
 
 
+class ModelData(NamedTuple):
+    """What a run of a model with its data shows: these by site, ``dims`` as of ``ModelRuns``, arguments by name."""
+
+    observed: dict[str, np.ndarray]
+    dims: dict[str, Dims]
+    arguments: dict[str, Any]
+
+
 def plate_names(shape: tuple[int, ...], plates: Iterable[tuple[str, int, int]], event_dim: int | None) -> Dims:
     """The plate of each axis of a value, or None.
 

@@ -24,6 +24,7 @@ from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.model_runs import model_data
 from ppl_flows.recipes import nsf
 
 
@@ -122,4 +123,5 @@ def fit_amortized(
         return posterior(num_samples, jax.random.key(seed), observed)
 
     own = {name: sites[name] for name in sorted(latents)}  # as a pytree has them
-    return AmortizedFit(fitted, draw, partial(save_amortized, latents=own, scalers=observations.scalers))
+    write = partial(save_amortized, latents=own, scalers=observations.scalers)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write)

@@ -20,6 +20,7 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.load_fit import SUPPORTS
+from ppl_flows.numpyro.model_runs import model_data
 
 
 def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:
@@ -61,7 +62,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
             rest = rest[:, size:]
         return draws
 
-    return AmortizedFit(flow, draw, partial(_write, saved=saved))
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

@@ -29,7 +29,7 @@ from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.checkpoint import like, open_checkpoint
 from ppl_flows.numpyro.context import Context, to_arrays
-from ppl_flows.numpyro.density_files import save_density
+from ppl_flows.numpyro.density_files import draw_rows, save_density
 from ppl_flows.numpyro.distribution import Flow, flow
 from ppl_flows.numpyro.training import train
 
@@ -206,5 +206,6 @@ def fit_density(
         given.trained(values),
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
+        draw_rows,
         save_density if base is None or isinstance(base, Base) else None,
     )

@@ -16,6 +16,11 @@ from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.distribution import Flow
 
 
+def draw_rows(flow: Flow, num_samples: int, seed: int) -> jax.Array:
+    """Draws of a fitted flow, ``(num_samples, *batch, *event)``."""
+    return flow.sample(jax.random.key(seed), (num_samples,))
+
+
 def save_density(fit: DensityFit, path: Path) -> None:
     """Writes a density to a file."""
     save_fit(path, saved_density(fit))
@@ -75,5 +80,6 @@ def density_of(saved: SavedDensity) -> DensityFit:
         base_params=base_params,
         validation_losses=saved.validation_losses,
         interrupted=saved.interrupted,
+        _draw=draw_rows,
         _write=save_density,
     )

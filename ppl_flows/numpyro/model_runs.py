@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jax import lax, random
 from numpyro import handlers
 
-from ppl_flows.inference.model_runs import Dims, ModelRuns, plate_names
+from ppl_flows.inference.model_runs import Dims, ModelData, ModelRuns, named_arguments, plate_names
 from ppl_flows.numpyro.compile_once import compile_once
 
 
@@ -74,6 +74,13 @@ def with_deterministic_sites(
         return lax.map(partial(one, params=params), draws)
 
     return {**draws, **compile_once(all_of_them, draws, params)(draws, params)}
+
+
+def model_data(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelData:
+    """What a run of the model shows."""
+    trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
+    observed = {name: np.asarray(site["value"]) for name, site in trace.items() if is_data(site)}
+    return ModelData(observed, _dims(trace), named_arguments(model, args, kwargs))
 
 
 def prior_draws(

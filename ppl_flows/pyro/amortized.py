@@ -25,6 +25,7 @@ from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.model_runs import model_data
 from ppl_flows.recipes import nsf
 
 
@@ -138,7 +139,8 @@ def fit_amortized(
             }
 
     own = {name: sites[name] for name in latents}
-    return AmortizedFit(fitted, draw, partial(save_amortized, latents=own, scalers=observations.scalers))
+    write = partial(save_amortized, latents=own, scalers=observations.scalers)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write)
 
 
 def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

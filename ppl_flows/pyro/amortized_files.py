@@ -18,6 +18,7 @@ from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.load_fit import SUPPORTS
+from ppl_flows.pyro.model_runs import model_data
 from ppl_flows.torch.params import to_tensor
 
 
@@ -61,7 +62,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
                 rest = rest[:, size:]
             return draws
 
-    return AmortizedFit(flow, draw, partial(_write, saved=saved))
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

@@ -27,7 +27,7 @@ from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
-from ppl_flows.pyro.density_files import save_density
+from ppl_flows.pyro.density_files import draw_rows, save_density
 from ppl_flows.pyro.distribution import Flow, flow
 from ppl_flows.pyro.params import stored_params
 from ppl_flows.pyro.training import train
@@ -216,6 +216,7 @@ def fit_density(
         encode,
         np.array(best.losses) if best.losses else None,
         trained.interrupted,
+        draw_rows,
         save_density if base is None or isinstance(base, Base) else None,
     )
 

@@ -16,6 +16,13 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.torch.params import to_tensor
 
 
+def draw_rows(flow: Flow, num_samples: int, seed: int) -> torch.Tensor:
+    """Draws of a fitted flow, ``(num_samples, *batch, *event)``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return flow.sample((num_samples,))
+
+
 def save_density(fit: DensityFit, path: Path) -> None:
     """Writes a density to a file."""
     save_fit(path, saved_density(fit))
@@ -74,5 +81,6 @@ def density_of(saved: SavedDensity) -> DensityFit:
         base_params=base_params,
         validation_losses=saved.validation_losses,
         interrupted=saved.interrupted,
+        _draw=draw_rows,
         _write=save_density,
     )

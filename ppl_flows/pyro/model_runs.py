@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -13,7 +14,7 @@ from pyro.infer import Predictive
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 
-from ppl_flows.inference.model_runs import Dims, ModelRuns, plate_names
+from ppl_flows.inference.model_runs import Dims, ModelData, ModelRuns, named_arguments, plate_names
 
 Tensors = dict[str, torch.Tensor]
 Sites = dict[str, Any]
@@ -117,6 +118,17 @@ def _in_few_runs(
 def values_of(names: Iterable[str]) -> Callable[[Sites], Tensors]:
     """Of these sites."""
     return lambda sites: {name: sites[name]["value"] for name in names}
+
+
+def model_data(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelData:
+    """What a run of the model shows."""
+    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        sites = _run(partial(model, *args, **kwargs), {})
+    return ModelData(
+        {name: site["value"].cpu().numpy() for name, site in sites.items() if is_data(site)},
+        {name: _dims(site) for name, site in sites.items()},
+        named_arguments(model, args, kwargs),
+    )
 
 
 def prior_draws(model: Callable[..., Any], num_samples: int, *, parallel: bool) -> tuple[Tensors, Tensors]:
