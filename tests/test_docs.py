@@ -36,3 +36,15 @@ def test_the_blocks_of_a_host_run_one_after_the_other(section):
     names = {}
     for block in blocks:
         exec(block, names)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page_on_arviz_run():
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "arviz.md").read_text(), re.DOTALL)
+    assert all(len(block.splitlines()) <= 12 for block in blocks)
+    in_numpyro, *in_pyro = blocks
+    for some in ([in_numpyro], in_pyro):
+        names = {}
+        for block in some:
+            exec(block, names)
+        assert names["data"]["posterior"]["theta"].dims == ("chain", "draw", "school")

@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     pyro_block, numpyro_block, *in_pyro = (
         block.replace("steps=2000", "steps=20").replace("guide, y)", "guide, y, steps=20)") for block in BLOCKS
     )
