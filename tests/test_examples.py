@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
+@pytest.mark.filterwarnings("ignore:to_arviz. the verdict", "ignore:Estimated shape parameter of Pareto")
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS) == 7

@@ -46,10 +46,12 @@ def data(seed: int) -> tuple[jax.Array, ...]:
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
     given = data(0)
-    result = fit(model, AutoFlow(model), *given)
+    result = fit(model, AutoFlow(model), *given, progress=False)
     print(result)
     flow = az.loo(result.to_arviz(posterior_predictive=False, prior=0), pointwise=True)
-    nuts = MCMC(NUTS(model), num_warmup=1000, num_samples=1000, num_chains=4, chain_method="vectorized")
+    nuts = MCMC(
+        NUTS(model), num_warmup=1000, num_samples=1000, num_chains=4, chain_method="vectorized", progress_bar=False
+    )
     nuts.run(jax.random.key(0), *given)
     reference = az.loo(az.from_numpyro(nuts), pointwise=True)
     for name, loo in (("flow", flow), ("NUTS", reference)):
