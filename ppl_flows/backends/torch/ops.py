@@ -64,9 +64,7 @@ def conv2d(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    if (
-        torch._C._get_tracing_state()
-    ):  # TorchScript reads sizes of ``addmm`` and ``@ +`` of constants off the wrong operand
+    if torch._C._get_tracing_state():  # TorchScript mistakes the sizes of ``addmm`` and ``@ +`` of constants
         return F.linear(x, w.T) + b
     if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
         return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
