@@ -29,7 +29,7 @@ def autoregressive_inverse(
 ) -> tuple[Tensor, Tensor]:
     """As in ``Backend``."""
     weights, biases = network.layers(params, y, context)
-    if torch._C._is_tracing():  # a trace with a gradient of ours in it could not be saved
+    if torch._C._get_tracing_state():  # a trace with a gradient of ours in it could not be saved
         return _Inverse.forward(network, transformer, method, y, *biases, *weights)
     x, log_det = _Inverse.apply(network, transformer, method, y, *biases, *weights)
     return x, log_det
@@ -191,7 +191,7 @@ EAGER = triangular_sweep.InPlace(_views, torch.Tensor.addmm_, torch.Tensor.copy_
 
 
 def _solve(method: str, system: System) -> tuple[Tensor, Tensor]:
-    if torch._C._is_tracing():
+    if torch._C._get_tracing_state():
         return triangular_sweep.unroll(*system)
     if get_proxy_mode() is not None or torch.compiler.is_compiling():
         return triangular_sweep.substitute(EAGER, *system)  # a graph cannot stop when the data say so

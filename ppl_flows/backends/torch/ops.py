@@ -64,7 +64,7 @@ def conv2d(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    if torch._C._is_tracing():  # TorchScript reads sizes of ``addmm`` and ``@ +`` of constants off the wrong operand
+    if torch._C._get_tracing_state():  # TorchScript mistakes the sizes of ``addmm`` and ``@ +`` of constants
         return F.linear(x, w.T) + b
     if b.ndim == 1:  # one kernel; that of matrices gives a gradient of w that is contiguous
         return torch.addmm(b, x, w) if x.ndim == 2 else F.linear(x, w.T, b)
@@ -148,7 +148,7 @@ def while_loop(go_on: Callable[[State], Any], body: Callable[[State], State], st
 
 def _refuse_to_trace(what: str) -> None:
     """Raises NotImplementedError under ``torch.jit.trace`` for what runs as long as the numbers say."""
-    if torch._C._is_tracing():
+    if torch._C._get_tracing_state():
         raise NotImplementedError(
             f"torch.jit.trace records one run, and this direction of the flow is {what}: for other numbers the trace "
             "would be wrong. Trace the other direction, or choose a layer with a closed form in both (docs/layers.md)."

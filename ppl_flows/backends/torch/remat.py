@@ -55,7 +55,7 @@ def _differentiated(
     run: Callable[..., Pass], back: Callable[..., Gradients], params: Params, v: Tensor, context: Tensor | None
 ) -> Pass:
     """``run(params, v, context)``, which is ``(state, out, log_det)``, with back as its gradient."""
-    if torch._C._is_tracing():  # a trace with a gradient of ours in it could not be saved
+    if torch._C._get_tracing_state():  # a trace with a gradient of ours in it could not be saved
         return run(params, v, context)
     names = map_params(lambda name, _: name, params)  # not the arrays, which the graph would keep alive
     out, log_det, *state = _Differentiated.apply(run, back, names, v, context, *_leaves(params))

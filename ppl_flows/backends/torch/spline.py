@@ -27,7 +27,11 @@ def rational_quadratic(
     axis: int,
     h: RationalQuadratic,
 ) -> tuple[Tensor, Tensor]:
-    eager = type(v) is type(rows) is torch.Tensor and not torch.compiler.is_compiling() and not torch._C._is_tracing()
+    eager = (
+        type(v) is type(rows) is torch.Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._get_tracing_state()
+    )
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     if (
         not eager
