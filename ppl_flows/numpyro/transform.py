@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from ppl_flows.backends.jax import cached_pass
 from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params
@@ -25,7 +26,8 @@ class FlowTransform(Transform):
 
     A pytree whose children are the parameters and the context, so that ``jit``, ``vmap`` and ``grad`` work on it and
     a jitted function that takes it is traced once. The log_det travels as the transform's intermediates, and is
-    remembered for the very pair (x, y) of the last call while y lives: a sample that is scored costs one pass.
+    remembered for the very pair (x, y) of the last call while y lives: a sample that is scored costs one pass. Outside
+    of ``jit`` a pass is one program, which all transforms of an equal bijection share, for arrays of these shapes.
 
     Args:
         bijection: the map.
@@ -91,11 +93,11 @@ class FlowTransform(Transform):
 
     def call_with_intermediates(self, x: Any) -> tuple[jax.Array, jax.Array]:
         """``(y, log|det dy/dx|)``."""
-        return self.bijection.forward(self.params, jnp.asarray(x), self.context)
+        return cached_pass.forward(self.bijection, self.params, jnp.asarray(x), self.context)
 
     def inverse_and_log_det(self, y: Any) -> tuple[jax.Array, jax.Array]:
         """``(x, log|det dx/dy|)``."""
-        return self.bijection.inverse(self.params, jnp.asarray(y), self.context)
+        return cached_pass.inverse(self.bijection, self.params, jnp.asarray(y), self.context)
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> jax.Array:
         """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
@@ -136,4 +138,6 @@ def to_array(array: Any) -> jax.Array:
     if isinstance(array, jax.Array):
         return array
     array = to_numpy(array)
-    return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)
+    if array.dtype.kind == "f":
+        array = array.astype(jax.dtypes.canonicalize_dtype(float), copy=False)
+    return jax.device_put(array)  # jnp.asarray, and a cast, would compile a program for every shape
