@@ -26,6 +26,9 @@ def forward(bijection: Any, params: Params, x: Array, context: Array | None = No
 
     Equal bijections share their programs, of which the latest ``PROGRAMS`` are kept. ``grad`` and ``vmap`` are taken
     of programs; inside ``jit`` and its like, and for a bijection that has no hash, it is the pass itself.
+
+    Raises:
+        TypeError: a forward-mode derivative is taken of a layer that has none, ``NeuralODE`` or ``remat="reversible"``.
     """
     return _run(bijection, "forward", params, x, context)
 
@@ -37,24 +40,36 @@ def inverse(bijection: Any, params: Params, y: Array, context: Array | None = No
 
 def _run(bijection: Any, direction: str, params: Params, v: Array, context: Array | None) -> tuple[Array, Array]:
     run: Pass = getattr(bijection, direction)
+    try:
+        return _program(bijection, direction, run, params, v, context)(params, v, context)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"{type(bijection).__name__}: JAX has no forward-mode derivatives of NeuralODE and of remat='reversible'; "
+            "take reverse-mode ones (jax.grad, jax.vjp, jax.jacrev; no forward_mode_differentiation), or another layer."
+        ) from error
+
+
+def _program(bijection: Any, direction: str, run: Pass, params: Params, v: Array, context: Array | None) -> Pass:
+    """``run`` as a program; itself where that cannot be."""
     arrays, structure = jax.tree.flatten((params, v, context))
     if not all(isinstance(a, Array | np.ndarray) for a in arrays):
-        return run(params, v, context)  # which says what is wrong
+        return run  # which says what is wrong
     if any(isinstance(a, Tracer) for a in arrays) and _is_recorded():
-        return run(params, v, context)
+        return run
     key = bijection, direction, structure, tuple((a.shape, a.dtype) for a in arrays)
     try:
         hash(key)
     except TypeError:  # a field of a user's own class
-        return run(params, v, context)
+        return run
     with _lock:
         if key not in _programs:
             _programs[key] = jax.jit(run)
             while len(_programs) > PROGRAMS:
                 _programs.popitem(last=False)
         _programs.move_to_end(key)
-        program = _programs[key]
-    return program(params, v, context)
+        return _programs[key]
 
 
 def _is_recorded() -> bool:
