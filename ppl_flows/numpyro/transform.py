@@ -41,6 +41,7 @@ class FlowTransform(Transform):
             is missing.
     """
 
+    _inv: Any = None  # the transform that this is the inverse of, or a reference to its own inverse
     _last: tuple[Any, ...] | None = (
         None  # of the last call: references to x and y, and the log_det; not part of the pytree
     )
@@ -68,9 +69,13 @@ class FlowTransform(Transform):
 
     @property
     def inv(self) -> FlowTransform:
-        """The inverse transform, with the same parameters."""
-        part = self.bijection.part if isinstance(self.bijection, Inverse) else Inverse(self.bijection)
-        return FlowTransform(part, self.params, context=self.context)
+        """The inverse transform, with the same parameters; its ``inv`` is this one."""
+        known: FlowTransform | None = self._inv() if isinstance(self._inv, weakref.ref) else self._inv
+        if known is None:
+            part = self.bijection.part if isinstance(self.bijection, Inverse) else Inverse(self.bijection)
+            known = FlowTransform(part, self.params, context=self.context)
+            known._inv, self._inv = self, weakref.ref(known)
+        return known
 
     def condition(self, context: Any) -> FlowTransform:
         """The same transform, with the same parameters, given a context."""
@@ -86,7 +91,7 @@ class FlowTransform(Transform):
         self._last = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_inv")}
 
     def _inverse(self, y: Any) -> jax.Array:
         return self.inverse_and_log_det(y)[0]
