@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import lru_cache
 from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from ppl_flows.core.bijection import Bijection
     from ppl_flows.core.types import Array, Params
 
+KEPT, KEPT_BYTES = 128, 2**24  # sets of initial parameters, and their size
+_recent: OrderedDict[tuple[Bijection | Base, int], tuple[Params, int]] = OrderedDict()
+_lock = Lock()
+
 
 @lru_cache(maxsize=1024)
 def is_stateful(bijection: Bijection) -> bool:
@@ -28,17 +34,26 @@ def is_stateful(bijection: Bijection) -> bool:
 def initial_params(bijection: Bijection | Base, seed: int) -> Params:
     """``bijection.init`` from a seed; the arrays are shared between calls and read-only.
 
+    A model asks for them at every run. The latest are kept, up to a size, and the last set whatever its size.
+
     Raises:
         TypeError, ValueError: as in ``checked_seed``.
     """
     return _initial_params(bijection, checked_seed(type(bijection).__name__, seed))
 
 
-@lru_cache(maxsize=128)
 def _initial_params(bijection: Bijection | Base, seed: int) -> Params:
+    with _lock:
+        if (bijection, seed) in _recent:
+            _recent.move_to_end((bijection, seed))
+            return _recent[bijection, seed][0]
     params = bijection.init(np.random.default_rng(seed))
     for _, array in flatten(params):
         array.flags.writeable = False
+    with _lock:
+        _recent[bijection, seed] = params, sum(array.nbytes for _, array in flatten(params))
+        while len(_recent) > 1 and (len(_recent) > KEPT or sum(size for _, size in _recent.values()) > KEPT_BYTES):
+            _recent.popitem(last=False)
     return params
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ppl_flows.inference.arrays import to_numpy
 
@@ -15,4 +14,6 @@ def to_array(array: Any) -> jax.Array:
     if isinstance(array, jax.Array):
         return array
     array = to_numpy(array)
-    return jnp.asarray(array, dtype=float if array.dtype.kind == "f" else None)
+    if array.dtype.kind == "f":
+        array = array.astype(jax.dtypes.canonicalize_dtype(float), copy=False)
+    return jax.device_put(array)  # jnp.asarray, and a cast, would compile a program for every shape

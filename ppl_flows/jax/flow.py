@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
+from ppl_flows.backends.jax import cached_pass
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import flatten, map_params, merge, split
@@ -29,7 +30,8 @@ class Flow:
     """The density of ``y = f(x)``, x from a base: an immutable pytree, for JAX without NumPyro.
 
     ``pf.nsf(2).to_jax()`` makes one. Its leaves are the parameters, and a context if it has one: ``jax.grad`` with
-    respect to a flow is a flow, and so is what optax makes of it. All methods are pure. State, such as running
+    respect to a flow is a flow, and so is what optax makes of it. All methods are pure, and outside of
+    ``jit`` are compiled once for the shapes of their arrays. State, such as running
     averages, gets no gradient: ``observe`` moves it.
 
     Args:
@@ -85,7 +87,7 @@ class Flow:
     def log_prob(self, value: Any) -> jax.Array:
         """Log density of values ``(*batch, *event)``, shape ``(*batch,)``, in nats: one inverse pass."""
         check_event(value, self.bijection.output_shape, jax.Array | np.ndarray)
-        x, log_det = self.bijection.inverse(self._params(), jnp.asarray(value), self.context)
+        x, log_det = cached_pass.inverse(self.bijection, self._params(), jnp.asarray(value), self.context)
         return base_log_prob(self.bijection, self.base, self.base_params, x) + log_det
 
     def observe(self, value: Any) -> tuple[Flow, jax.Array]:
@@ -119,7 +121,7 @@ class Flow:
             if self.base is None
             else draw(self.base, batch, base_params, key)
         )
-        y, log_det = f.forward(params, x, self.context)
+        y, log_det = cached_pass.forward(f, params, x, self.context)
         return y, base_log_prob(f, self.base, base_params, x) - log_det
 
     def start(self, batch: Any) -> Flow:

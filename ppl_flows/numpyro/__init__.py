@@ -9,8 +9,9 @@ from ppl_flows.numpyro.amortized_files import load_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.density_files import load_density
-from ppl_flows.numpyro.distribution import Flow, flow, random_flow
+from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.fit import fit
+from ppl_flows.numpyro.flow_sites import flow, random_flow
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform

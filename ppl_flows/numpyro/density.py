@@ -30,7 +30,8 @@ from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.numpyro.checkpoint import like, open_checkpoint
 from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.density_files import draw_rows, save_density
-from ppl_flows.numpyro.distribution import Flow, flow
+from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.flow_sites import flow
 from ppl_flows.numpyro.training import train
 
 

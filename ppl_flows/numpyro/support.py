@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -159,4 +160,5 @@ def _split(v: Any, sizes: Sequence[int]) -> list[jax.Array]:
 
 
 _supports = SupportConstraints("NumPyro", constraints, biject_to, Mixed, SupportTransform)
-constraint, support_transform = _supports.constraint, _supports.support_transform
+constraint = lru_cache(maxsize=1024)(_supports.constraint)  # one object for one support, as the host compares by `is`
+support_transform = _supports.support_transform

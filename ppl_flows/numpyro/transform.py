@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from ppl_flows.backends.jax import cached_pass
 from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params
@@ -25,7 +26,8 @@ class FlowTransform(Transform):
 
     A pytree whose children are the parameters and the context, so that ``jit``, ``vmap`` and ``grad`` work on it and
     a jitted function that takes it is traced once. The log_det travels as the transform's intermediates, and is
-    remembered for the very pair (x, y) of the last call while y lives: a sample that is scored costs one pass.
+    remembered for the very pair (x, y) of the last call while y lives: a sample that is scored costs one pass. Outside
+    of ``jit`` a pass is one program, which all transforms of an equal bijection share, for arrays of these shapes.
 
     Args:
         bijection: the map.
@@ -39,6 +41,7 @@ class FlowTransform(Transform):
             is missing.
     """
 
+    _inv: Any = None  # the transform that this is the inverse of, or a reference to its own inverse
     _last: tuple[Any, ...] | None = (
         None  # of the last call: references to x and y, and the log_det; not part of the pytree
     )
@@ -66,9 +69,13 @@ class FlowTransform(Transform):
 
     @property
     def inv(self) -> FlowTransform:
-        """The inverse transform, with the same parameters."""
-        part = self.bijection.part if isinstance(self.bijection, Inverse) else Inverse(self.bijection)
-        return FlowTransform(part, self.params, context=self.context)
+        """The inverse transform, with the same parameters; its ``inv`` is this one."""
+        known: FlowTransform | None = self._inv() if isinstance(self._inv, weakref.ref) else self._inv
+        if known is None:
+            part = self.bijection.part if isinstance(self.bijection, Inverse) else Inverse(self.bijection)
+            known = FlowTransform(part, self.params, context=self.context)
+            known._inv, self._inv = self, weakref.ref(known)
+        return known
 
     def condition(self, context: Any) -> FlowTransform:
         """The same transform, with the same parameters, given a context."""
@@ -84,18 +91,18 @@ class FlowTransform(Transform):
         self._last = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_inv")}
 
     def _inverse(self, y: Any) -> jax.Array:
         return self.inverse_and_log_det(y)[0]
 
     def call_with_intermediates(self, x: Any) -> tuple[jax.Array, jax.Array]:
         """``(y, log|det dy/dx|)``."""
-        return self.bijection.forward(self.params, jnp.asarray(x), self.context)
+        return cached_pass.forward(self.bijection, self.params, jnp.asarray(x), self.context)
 
     def inverse_and_log_det(self, y: Any) -> tuple[jax.Array, jax.Array]:
         """``(x, log|det dx/dy|)``."""
-        return self.bijection.inverse(self.params, jnp.asarray(y), self.context)
+        return cached_pass.inverse(self.bijection, self.params, jnp.asarray(y), self.context)
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> jax.Array:
         """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""

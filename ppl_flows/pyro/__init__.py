@@ -8,8 +8,9 @@ from ppl_flows.pyro.amortized_files import load_amortized
 from ppl_flows.pyro.base_distribution import BaseDistribution
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.density_files import load_density
-from ppl_flows.pyro.distribution import Flow, flow, random_flow
+from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.fit import fit
+from ppl_flows.pyro.flow_sites import flow, random_flow
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.local_guide import AutoLocalFlow
 from ppl_flows.pyro.transform import FlowTransform

@@ -28,7 +28,8 @@ from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.density_files import draw_rows, save_density
-from ppl_flows.pyro.distribution import Flow, flow
+from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.flow_sites import flow
 from ppl_flows.pyro.params import stored_params
 from ppl_flows.pyro.training import train
 from ppl_flows.torch.params import to_tensor

@@ -138,7 +138,10 @@ def compile_step(step: Step, example: Sequence[torch.Tensor], backend: str) -> C
             for node in step.gradient.graph.find_nodes(op="call_function", target=aten.mm.default):
                 node.target = aten.matmul.default  # TorchScript takes a product of a constant to have its shape
             step.gradient.recompile()
-            return torch.jit.freeze(torch.jit.trace(step.eval(), tuple(example), check_trace=False))
+            # torch.jit.trace would leave the graph, and what running it makes, in a unit that lives as long as Python
+            traced, _ = torch._C._create_graph_by_tracing(step.eval(), tuple(example), lambda _: "", True, False)
+            run: Callable[..., Sequence[torch.Tensor]] = torch._C._create_function_from_graph("step", traced)
+            return run
         graph = make_fx(step)(*example)
         for node in graph.graph.nodes:
             node.meta.pop("val", None)  # real tensors, where inductor wants its own
