@@ -314,6 +314,27 @@ def test_deterministic_sites_that_are_the_same_for_many_draws_take_one_run(float
     assert len(runs) == 3, "the first, all at once, and the last"
 
 
+@pytest.mark.parametrize(("rows", "runs_of_all"), [(1, 3), (20_000, 7)])
+def test_many_draws_are_weighed_in_few_runs_and_no_more_at_once_than_there_is_memory_for(rows, runs_of_all, float64):
+    from ppl_flows.pyro import AutoFlow, fit
+
+    runs, data = [], torch.zeros(rows)
+
+    def model():
+        b = pyro.sample("b", pyro.distributions.Normal(0.0, 1.0))
+        with pyro.plate("rows", rows):
+            runs.append(pyro.sample("y", pyro.distributions.Normal(b, 1.0), obs=data))
+
+    options = SHORT | {"steps": 2, "draws": 20}
+    result = fit(model, AutoFlow(model, small, start="init"), **options)
+    runs.clear()
+    weighted = result._fitted.weigh(options["num_particles"] + 4_000, 1)
+    assert len(runs) == runs_of_all
+    b = weighted.draws["b"].numpy()
+    expected = -0.5 * (b**2 + rows * (b**2 + np.log(2 * np.pi)) + np.log(2 * np.pi))
+    np.testing.assert_allclose(weighted.scores.log_p, expected)
+
+
 def test_minibatches_have_no_deterministic_sites(lang):
     data = lang.array(np.zeros(10))
 

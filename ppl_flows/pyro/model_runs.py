@@ -15,11 +15,10 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.model_runs import Dims, ModelData, ModelRuns, named_arguments, plate_names
+from ppl_flows.pyro.run_size import draws_per_run, numbers_in
 
 Tensors = dict[str, torch.Tensor]
 Sites = dict[str, Any]
-
-DRAWS_PER_RUN = 1_000
 
 
 class WithoutData(UnconditionMessenger):
@@ -102,9 +101,9 @@ def _in_few_runs(
 ) -> Tensors | None:
     """As ``at_draws``; None where the values have other shapes."""
     pads = {name: (1,) * (nesting - len(first[name]["fn"].batch_shape)) for name in draws}
-    blocks = []
-    for start in range(0, len(next(iter(draws.values()))), DRAWS_PER_RUN):
-        rows = {name: value[start : start + DRAWS_PER_RUN] for name, value in draws.items()}
+    blocks, at_once = [], draws_per_run(2 * numbers_in(first))  # scores take as much again
+    for start in range(0, len(next(iter(draws.values()))), at_once):
+        rows = {name: value[start : start + at_once] for name, value in draws.items()}
         size = len(next(iter(rows.values())))
         with pyro.plate("draws", size, dim=-1 - nesting):
             found = read(_run(model, {name: v.reshape(size, *pads[name], *v.shape[1:]) for name, v in rows.items()}))
