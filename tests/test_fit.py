@@ -1,5 +1,6 @@
 """``fit``: its budget, its measure, annealing, and its end; in both languages alike."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -312,6 +313,23 @@ def test_deterministic_sites_that_are_the_same_for_many_draws_take_one_run(float
     runs.clear()
     result.sample(50)
     assert len(runs) == 3, "the first, all at once, and the last"
+
+
+def test_a_guide_that_draws_scales_of_zero_is_measured_and_not_trusted(lang):
+    """The training is not lost for it, as it would be by an error of the host's validation."""
+
+    def model():
+        scale = lang.ppl.sample("scale", lang.dist.HalfNormal(lang.array(1.0)))
+        lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), scale))
+
+    def guide():
+        loc = lang.ppl.param("loc", lang.array(0.0))
+        lang.ppl.sample("scale", lang.dist.LogNormal(loc, 1.0))
+        lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), 1.0))
+
+    result = lang.fit(model, guide, **STILL)
+    moved = replace(result._fitted, params={"loc": lang.array(-800.0)})
+    assert not np.isfinite(moved.weigh(20, 0).log_weights).any()
 
 
 @pytest.mark.parametrize(("rows", "runs_of_all"), [(1, 3), (20_000, 7)])

@@ -87,8 +87,7 @@ class FittedGuide:
             NotImplementedError: the guide has a layer without an inverse.
         """
         try:
-            with pyro.validation_enabled(False):  # far outside a scale is 0 or infinite
-                return self._scored(len(vectors), self.seed, vectors).scores
+            return self._scored(len(vectors), self.seed, vectors).scores
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
 
@@ -137,7 +136,8 @@ class FittedGuide:
         marginal = TraceEnum_ELBO(max_plate_nesting=self.nesting) if self.enumerates else None
         nesting = self.nesting if self.together else None
         sampler = ImportanceSampler(self.model, self.guide, self.num_particles, nesting, marginal, self.supports)
-        with self._trained_at(seed), EvaluationMode():
+        # a scale may be 0 or infinite, far outside or where a guide is bad: such draws are impossible, and no error
+        with self._trained_at(seed), EvaluationMode(), pyro.validation_enabled(False):
             return sampler(num_samples, vectors)
 
     @contextmanager
