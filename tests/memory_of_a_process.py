@@ -31,10 +31,10 @@ def model():
     ppl.sample("y", dist.Normal(z[..., 0] * z[..., 1], 1.0), obs=array(np.float32(1.0)))
 
 
-def fit(seed, **options):
+def fit(seed, flow=partial(pf.iaf, flow_layers=1, hidden=(8,)), start="auto", **options):
     if LANGUAGE == "pyro":
         ppl.clear_param_store()
-    guide = shell.AutoFlow(model, partial(pf.iaf, flow_layers=1, hidden=(8,)))
+    guide = shell.AutoFlow(model, flow, start=start)
     shell.fit(model, guide, steps=20, num_particles=4, draws=100, progress=False, seed=seed, **options)
 
 
@@ -50,7 +50,7 @@ def make_and_drop(seed):
 FLOW = shell.Flow(pf.guide_flow(4))
 WORK = {"fits": (fit, 50), "scores": (score, 500), "flows": (make_and_drop, 140)}
 if LANGUAGE == "pyro":
-    WORK["jit_fits"] = partial(fit, compile="jit"), 50
+    WORK["jit_fits"] = partial(fit, flow=pf.iaf, start="init", compile="jit"), 20
 for name, (work, times) in WORK.items():
     for i in range(3):
         work(i)
