@@ -27,7 +27,7 @@ def test_the_stubs_of_the_transforms_are_up_to_date(shell):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("section", ["Pyro"])
+@pytest.mark.parametrize("section", ["Pyro", "NumPyro"])
 def test_the_blocks_of_a_host_run_one_after_the_other(section):
     page = (DOCS / "hosts.md").read_text()
     text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE).group(1)
