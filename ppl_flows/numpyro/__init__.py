@@ -12,6 +12,7 @@ from ppl_flows.numpyro.density_files import load_density
 from ppl_flows.numpyro.distribution import Flow, flow, random_flow
 from ppl_flows.numpyro.fit import fit
 from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.joint_prior import JointPrior
 from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform
 
@@ -25,6 +26,7 @@ __all__ = [
     "FitResult",
     "Flow",
     "FlowTransform",
+    "JointPrior",
     "fit",
     "fit_amortized",
     "fit_density",
