@@ -78,7 +78,7 @@ class SitesPrior(abc.ABC):
         """The sites that unconstrained vectors, ``(*batch, dim)``, stand for: ``{site: (*batch, *site shape)}``."""
         parts = self._parts(vectors)
         return {
-            site.name: transform(part.reshape(*vectors.shape[:-1], *site.numbers))
+            site.name: transform(part.reshape((*vectors.shape[:-1], *site.numbers)))
             for site, transform, part in zip(self.saved.sites, self._maps, parts, strict=True)
         }
 
@@ -93,7 +93,7 @@ class SitesPrior(abc.ABC):
                     f"JointPrior: {name!r} is drawn in a plate, where {site.name!r} of shape {site.shape} has no "
                     "place; call the prior before the plates, and use its values in them."
                 )
-            yield site.name, transform(part.reshape(*outer, *site.numbers))
+            yield site.name, transform(part.reshape((*outer, *site.numbers)))
 
     def _parts(self, vectors: Array) -> list[Array]:
         ends = np.cumsum([0, *(math.prod(site.numbers) for site in self.saved.sites)])
