@@ -1,6 +1,7 @@
 """``as_prior``: a posterior that is the next model's prior has its sites, their supports and their joint law."""
 
 import dataclasses
+import importlib
 import json
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import pyro
 import pyro.infer
 import pytest
 import torch
+from benchmarks import streams
 from jax import random
 from languages import LANGUAGES, MEAN, STILL, correlated, identity_flow, sub_sampled
 from numpyro import handlers
@@ -24,6 +26,8 @@ import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
 from ppl_flows.core.params import map_params
+from ppl_flows.inference.make_prior import check_names
+from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.saved_fits import SavedSite
 from ppl_flows.inference.saved_priors import SavedPrior
 from ppl_flows.safe_files import read
@@ -135,6 +139,7 @@ def test_what_is_fitted_is_nearer_to_a_bent_posterior_than_its_gaussian(lang):
     assert np.mean(log_p - log_q) < 0.5 * np.mean(log_p - gaussian)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_good_guide_is_the_prior_itself(lang):
     guide = lang.AutoFlow(correlated(lang), identity_flow)
     result = lang.fit(correlated(lang), guide, **(STILL | {"draws": 500}))
@@ -260,24 +265,18 @@ def test_a_prior_is_called_before_the_plates_and_under_a_name_of_its_own(lang):
         type(prior)(prior.saved.bijection)
 
 
-@pytest.mark.slow_in_numpyro
 def test_a_prior_called_many_times_at_once_makes_no_prior(lang):
     prior = by_hand(lang)
-    prior = type(prior)(dataclasses.replace(prior.saved, sites=prior.saved.sites[:1], **identity(1)))
-
-    def model():
-        with lang.ppl.plate("many", 3):
-            prior("yesterday")
-        lang.ppl.sample("x", lang.dist.Normal(lang.array(0.0), 1.0))
-
-    def guide():
-        with lang.ppl.plate("many", 3):
-            lang.ppl.sample("yesterday", prior.flow)
-        lang.ppl.sample("x", lang.dist.Normal(lang.ppl.param("shift", lang.array(0.0)), 1.0))
-
-    result = lang.fit(model, guide, **(STILL | {"draws": 100}))
+    language = importlib.import_module(type(prior).__module__).LANGUAGE
+    source = PriorSource(
+        {"yesterday": lang.dist.constraints.real_vector}, {"yesterday": prior.saved.sites}, None, language
+    )
+    rows = np.random.default_rng(0).standard_normal((5, 9))
+    found = dict(source.sites_of("yesterday", lang.array(rows)))
+    assert [*found] == [*prior.saved.sites]
+    np.testing.assert_array_equal(np.concatenate([*found.values()], axis=1), rows)
     with pytest.raises(ValueError, match="'yesterday' by a prior that is called in a plate"):
-        result.as_prior()
+        dict(source.sites_of("yesterday", lang.array(np.zeros((5, 3, 9)))))
 
 
 @pytest.mark.slow_in_numpyro
@@ -292,14 +291,24 @@ def test_verdicts_decide_what_is_taken_unless_one_says_it(lang):
     as_it_is, weighted = (result.as_prior(reweighted=w, **QUICK) for w in (False, True))
     np.testing.assert_allclose(np.asarray(as_it_is.sample(2_000)["z"]).mean(0), 0.0, atol=0.15)
     assert np.asarray(weighted.sample(2_000)["z"])[:, 0].mean() > 1
-    result = lang.fit(sub_sampled(lang), lang.AutoFlow(sub_sampled(lang), identity_flow, start="init"), **STILL)
+    result = lang.fit(
+        sub_sampled(lang), lang.AutoFlow(sub_sampled(lang), identity_flow, start="init"), **(STILL | {"draws": 20})
+    )
     for reweighted in (None, True):
         with pytest.raises(ValueError, match=r"not judged.*as_prior\(reweighted=False\)"):
             result.as_prior(reweighted=reweighted)
     assert result.as_prior(reweighted=False).sites == {"mu": ()}
 
 
-@pytest.mark.slow_in_numpyro
+def test_discrete_sites_are_no_part_of_a_prior(lang):
+    constraints = lang.dist.constraints
+    source = PriorSource({"k": constraints.nonnegative_integer, "loc": constraints.real}, {}, None, None)
+    assert check_names(source, None) == ["loc"]
+    with pytest.raises(ValueError, match=r"'k' is discrete.*The continuous latents are \['loc'\]"):
+        check_names(source, ["k"])
+
+
+@pytest.mark.slow
 def test_enumerated_sites_are_summed_over_and_refused_by_name(lang):
     guide = lang.AutoFlow(mixture(lang), identity_flow, start="init")
     result = lang.fit(mixture(lang), guide, **(STILL | {"draws": 100}))
@@ -392,13 +401,10 @@ def test_a_file_of_a_prior_that_is_wrong_is_named(written, tmp_path, change, sai
 def test_a_support_of_one_language_is_refused_by_the_site(float64, tmp_path):
     lang = LANGUAGES["numpyro"]
 
-    def model(at=0.0):
-        lang.ppl.sample("x", lang.dist.ZeroSumNormal(1.0 + at, (3,)))
-
-    def guide():
-        model(lang.ppl.param("at", lang.array(0.0)))
-
-    prior = lang.fit(model, guide, **(STILL | {"draws": 100})).as_prior(**BARE)
+    supports = ppl_flows.numpyro.neutral_supports.SUPPORTS
+    site = supports.site_on("x", lang.dist.constraints.zero_sum(1), (3,), lang.array([1.0, -1.0, 0.0]))
+    saved = dataclasses.replace(by_hand(lang).saved, sites=(site,), **identity(2))
+    prior = ppl_flows.numpyro.JointPrior(saved)
     pf.save(tmp_path / "prior", prior)
     assert ppl_flows.numpyro.JointPrior.load(tmp_path / "prior").sites == {"x": (3,)}
     with pytest.raises(ValueError, match=r"site 'x' has support zero_sum.*which Pyro does not have"):
@@ -418,3 +424,18 @@ def test_a_loaded_fit_makes_a_prior_with_the_models_arguments(lang, tmp_path):
     _, bare = lang.AutoFlow.load(tmp_path / "fit", lambda y: correlated(lang)())
     with pytest.raises(ValueError, match="without the model's arguments"):
         bare.as_prior()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["pyro", "numpyro"])
+def test_ten_batches_end_at_the_posterior_of_all_data_and_gaussian_priors_do_not(language):
+    lang = streams.pyro_language() if language == "pyro" else streams.numpyro_language()
+    log_z, se, _ = streams.evidence(*streams.data())
+    assert se < 0.005
+    kinds = {"flow": (0.0, 0.05), "gaussian": (0.3, np.inf)}
+    for kind, (low, high) in kinds.items():
+        last, fits = streams.stream(lang, kind, "standard", seed=0)
+        assert len(fits) == 10
+        kl, error = streams.divergence(last, lang, log_z)
+        assert error < 0.02
+        assert low - 3 * (se + error) < kl < high, kind
