@@ -248,6 +248,10 @@ def test_what_a_prior_cannot_be_made_of_is_refused_with_the_way_out(fitted, lang
         fitted.as_prior(["loc", "loc"])
     with pytest.raises(ValueError, match="draws must be"):
         fitted.as_prior(draws=3)
+    with pytest.raises(TypeError, match=r"flow must be a callable dim -> Bijection, such as pf.nsf, got Elementwise"):
+        fitted.as_prior(flow=identity_flow(9), draws=100)
+    with pytest.raises(ValueError, match="the sites take 9 numbers and no context"):
+        fitted.as_prior(flow=lambda dim: identity_flow(2), draws=100)
 
 
 def test_a_prior_is_called_before_the_plates_and_under_a_name_of_its_own(lang):

@@ -122,12 +122,25 @@ def resampled(fitted: Fitted, num_samples: int, seed: int) -> dict[str, Array]:
     return {name: value[rows] for name, value in weighted.draws.items()}
 
 
+def flow_of(recipe: Recipe, dim: int) -> Bijection:
+    """The recipe's flow; TypeError where it gives none, ValueError where it gives one of another size."""
+    flow = recipe(dim) if callable(recipe) else recipe
+    if not callable(recipe) or not isinstance(flow, Bijection):
+        raise TypeError(
+            f"as_prior: flow must be a callable dim -> Bijection, such as pf.nsf, got {type(flow).__name__}; "
+            "lambda dim: pf.nsf(dim, bins=4) is one, too."
+        )
+    if flow.event_shape != (dim,) or flow.output_shape != (dim,) or flow.context_dim:
+        raise ValueError(f"as_prior: the sites take {dim} numbers and no context, but flow gives {flow}.")
+    return flow
+
+
 def fit_flow(
     language: PriorLanguage, recipe: Recipe | None, vectors: np.ndarray, steps: int, seed: int
 ) -> tuple[Bijection, Params]:
     """A flow fitted to rows by maximum likelihood: to what is left of them when their Gaussian is taken away."""
     dim = vectors.shape[1]
-    flow = (guide_flow if recipe is None else recipe)(dim)
+    flow = flow_of(guide_flow if recipe is None else recipe, dim)
     gaussian = gaussian_of_draws(vectors)
     factor = np.diag(gaussian.factor) if gaussian.factor.ndim == 1 else gaussian.factor
     white = solve_triangular(factor, (vectors - gaussian.mean).T, lower=True).T

@@ -244,6 +244,7 @@ class FitResult(PicklesOrSaysHow):
             draws, steps: that a flow is fitted to, a tenth of them held out to say when to stop; and of its training.
 
         Raises:
+            TypeError: ``flow`` is no recipe.
             ValueError: the verdict is "do not trust" or "not judged", and ``reweighted`` does not say what to take; a
                 site that is unknown or discrete; a support that has no name in both languages; a fit that was loaded
                 without its model's arguments.
