@@ -19,6 +19,7 @@ from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
 from ppl_flows.inference.evidence import compare
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
+from ppl_flows.inference.saved_priors import SavedPrior
 from ppl_flows.recipes import *  # noqa: F403
 from ppl_flows.safe_files import FileFormatError
 from ppl_flows.transformers import *  # noqa: F403
@@ -35,6 +36,7 @@ __all__ = [
     "SavedAmortized",
     "SavedDensity",
     "SavedFit",
+    "SavedPrior",
     "Transformer",
     "bits_per_dim",
     "compare",

@@ -17,6 +17,7 @@ from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.descriptions import build, describe
 from ppl_flows.file_upgrades import from_format_1
+from ppl_flows.inference.joint_prior import SitesPrior
 from ppl_flows.inference.saved_fits import (
     SavedAmortized,
     SavedDensity,
@@ -27,39 +28,52 @@ from ppl_flows.inference.saved_fits import (
     fit_from_file,
     fit_to_file,
 )
+from ppl_flows.inference.saved_priors import SavedPrior, prior_from_file, prior_to_file
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
 
 FORMAT = "2"
 
 
-def save(path: str | os.PathLike[str], bijection: Bijection | Base, params: Params) -> None:
+def save(
+    path: str | os.PathLike[str], bijection: Bijection | Base | SitesPrior | SavedPrior, params: Params | None = None
+) -> None:
     """Writes a bijection, or a base, and its parameters to one ``.safetensors`` file, which either language loads.
+
+    Or a ``JointPrior``, which has its parameters.
 
     The arrays keep their dtype; bfloat16, which NumPy lacks, becomes float32 of the same values. An existing file is
     replaced only when the new one is complete and on the disk; of several saves to one path at once the last one wins.
 
     Args:
         path: the file to write.
-        bijection: a bijection or a base, made of ppl_flows' own classes and those that you have registered.
-        params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``.
+        bijection: a bijection or a base, made of ppl_flows' own classes and those that you have registered; or a
+            ``JointPrior``, or the ``SavedPrior`` of one.
+        params: nested dict of NumPy, torch or JAX arrays, with the structure of ``bijection.init``; None for a prior.
 
     Raises:
-        TypeError: no bijection and no base, but a guide, a result, a recipe.
+        TypeError: no bijection and no base, but a guide, a result, a recipe; no params, or those of a prior.
         ValueError: params do not have the bijection's structure and shapes, it holds a class that is not registered, or
             ``load`` would refuse the file.
         OSError: what the system refuses, such as a full disk; an old file is kept.
     """
+    if isinstance(bijection, SitesPrior | SavedPrior):
+        if params is not None:
+            raise TypeError("save: a prior has its params; pf.save(path, prior) writes both.")
+        save_fit(path, bijection if isinstance(bijection, SavedPrior) else bijection.saved)
+        return
     if not isinstance(bijection, Bijection | Base):
         raise TypeError(
             f"save takes a bijection or a base, and its params, got {type(bijection).__name__}: of a guide save "
             "guide.get_transform(...), of a fitted density fit, each by .bijection and .params; a recipe is called "
             "first."
         )
+    if params is None:
+        raise TypeError("save takes a bijection with its params: pf.save(path, bijection, params).")
     description, arrays = _written(bijection, params)
     write(path, arrays, {"format": FORMAT, "bijection": description})
 
 
-def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized) -> None:
+def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized | SavedPrior) -> None:
     """Writes what a fit is in no language; ``result.save(path)`` makes that of a result.
 
     Raises:
@@ -69,6 +83,11 @@ def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedA
         metadata, arrays = _flow_parts(fit)
         document, more = fit_to_file(fit)
         write(path, arrays | more, metadata | {"kind": "fit", "fit": json.dumps(document)})
+        return
+    if isinstance(fit, SavedPrior):
+        metadata, arrays = _flow_parts(fit)
+        document, more = prior_to_file(fit)
+        write(path, arrays | more, metadata | {"kind": "prior", "prior": json.dumps(document)})
         return
     density = fit.density if isinstance(fit, SavedAmortized) else fit
     metadata, arrays = _flow_parts(density)
@@ -83,7 +102,7 @@ def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedA
     write(path, arrays, metadata)
 
 
-def _flow_parts(fit: SavedFit | SavedDensity) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def _flow_parts(fit: SavedFit | SavedDensity | SavedPrior) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     description, arrays = _written(fit.bijection, fit.params)
     parts = {f"params.{name}": array for name, array in arrays.items()}
     return {"format": FORMAT, "bijection": description}, parts
@@ -100,7 +119,8 @@ def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
 
-    Of a fit that ``save`` of a result has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``. A file may
+    Of a fit that ``save`` of a result has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``; of a
+    ``JointPrior`` a ``SavedPrior``. A file may
     come from a stranger: nothing is built that is much larger than the file.
 
     Args:
@@ -126,15 +146,19 @@ def load(path: str | os.PathLike[str]) -> Any:
         return bijection, _with_empty_groups(shapes, params)
 
 
-def _fit(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> SavedFit | SavedDensity | SavedAmortized:
+def _fit(
+    metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> SavedFit | SavedDensity | SavedAmortized | SavedPrior:
     kind = metadata["kind"]
-    if kind not in ("fit", "density", "amortized"):
+    if kind not in ("fit", "density", "amortized", "prior"):
         raise ValueError(f"it holds a {kind!r}, which this version does not know; a newer ppl_flows may read it.")
     bijection, params = _with_params(metadata["bijection"], arrays, "params.")
     if not isinstance(bijection, Bijection):
         raise ValueError(f"its flow is a {type(bijection).__name__}.")
     if kind == "fit":
         return fit_from_file(bijection, params, parse(metadata["fit"]), arrays)
+    if kind == "prior":
+        return prior_from_file(bijection, params, parse(metadata["prior"]), arrays)
     document = parse(metadata["density"])
     base, base_params = _with_params(metadata["base"], arrays, "base.") if "base" in metadata else (None, None)
     if base is not None and not isinstance(base, Base):

@@ -19,7 +19,7 @@ import foreign_flows  # noqa: F401  registers its classes, some of which are in 
 import ppl_flows as pf
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*/*.safetensors"))
-DESCRIPTIONS = ("bijection", "base", "fit", "density", "amortized")  # in the metadata
+DESCRIPTIONS = ("bijection", "base", "fit", "density", "amortized", "prior")  # in the metadata
 SECONDS, MEGABYTES = 1.0, 200
 NUMBERS = (0, -1, 1, 3, 127, 10**4, 10**5, 10**6, 10**7, 10**9, 2**63, 10**30, 0.5, 1e308, float("nan"), float("inf"))
 OTHERS = (

@@ -31,7 +31,10 @@ def model():
     ppl.sample("y", dist.Normal(z[..., 0] * z[..., 1], 1.0), obs=array(np.float32(1.0)))
 
 
-def fit(seed, flow=partial(pf.iaf, flow_layers=1, hidden=(8,)), start="auto", **options):
+SMALL = partial(pf.iaf, flow_layers=1, hidden=(8,))
+
+
+def fit(seed, flow=SMALL, start="auto", **options):
     if LANGUAGE == "pyro":
         ppl.clear_param_store()
     guide = shell.AutoFlow(model, flow, start=start)

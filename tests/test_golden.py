@@ -42,6 +42,8 @@ FITS = json.loads((GOLDEN / "fits_2" / "expected.json").read_text())
 def test_a_golden_fit_loads_and_is_what_it_was(name):
     saved = pf.load(GOLDEN / "fits_2" / f"{name}.safetensors")
     np.testing.assert_allclose(summary(saved), FITS[name], rtol=1e-6)  # weights in float32
+    if name == "prior":
+        assert [(site.name, site.support["name"]) for site in saved.sites] == [("p", "simplex"), ("scale", "positive")]
     if name.startswith("fit_"):
         assert [site.name for site in saved.sites] == ["scale", "p"]
         assert saved.verdict

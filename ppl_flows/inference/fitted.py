@@ -11,6 +11,7 @@ from scipy.special import softmax
 from ppl_flows.core.types import Array
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns
+from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 
@@ -87,6 +88,10 @@ class Fitted(Protocol):
 
     def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """Draws of the model itself: latents and deterministic sites, and observed sites."""
+
+    @property
+    def prior_source(self) -> PriorSource:
+        """What a ``JointPrior`` can be made of."""
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         """Enumerated sites, given draws of the guide."""

@@ -47,6 +47,7 @@ IN_OTHER_WORDS = {  # which both languages have, and which are the same map
     "half_open_interval": "interval",
     "open_interval": "interval",
 }
+KEEP_BY_HAND = "keep the flow and its params by pf.save, and the guide by the language's own means"
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,12 @@ class NeutralSupports:
         Raises:
             ValueError: a support that has no neutral words.
         """
-        shape, support = fn.shape(), fn.support
+        return self.site_on(name, fn.support, fn.shape(), value)
+
+    def site_on(self, name: str, support: Any, shape: Any, value: Any, way_out: str = KEEP_BY_HAND) -> SavedSite:
+        """A site of this support and shape, and a value; errors, which end in the way out, as of ``site``."""
         numbers = tuple(self.biject_to(support).inverse_shape(shape))
-        words = self._words(name, support)
+        words = self._words(name, support, way_out)
         return SavedSite(name, tuple(shape), words, numbers, self.to_numpy(value), self._image(support, numbers))
 
     def transform(self, site: SavedSite) -> Any:
@@ -101,15 +105,14 @@ class NeutralSupports:
             raise ValueError(f"{refused}onto which {self.language} has another map than the one of the fit{rest}")
         return transform
 
-    def _words(self, name: str, support: Any) -> dict[str, Any]:
+    def _words(self, name: str, support: Any, way_out: str) -> dict[str, Any]:
         over, base = 0, support
         while hasattr(base, "reinterpreted_batch_ndims"):
             over, base = over + base.reinterpreted_batch_ndims, base.base_constraint
         found = self._plain_words(base)
         if found is None:
             raise ValueError(
-                f"save: site {name!r} has the support {support!r}, which has no name that both languages know; keep "
-                "the flow and its params by pf.save, and the guide by the language's own means."
+                f"site {name!r} has the support {support!r}, which has no name that both languages know; {way_out}."
             )
         return {**found, "over": over} if over else found
 

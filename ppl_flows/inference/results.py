@@ -17,6 +17,7 @@ from ppl_flows.inference.evidence import Evidence
 from ppl_flows.inference.fit_groups import fit_groups
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.kl_estimate import Estimate
+from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 
@@ -218,6 +219,38 @@ class FitResult(PicklesOrSaysHow):
             "seed": seed,
         }
         return found.to_arviz(coords=coords or {}, dims=dims or {}, attrs=attrs)
+
+    @one_at_a_time
+    def as_prior(
+        self,
+        sites: Sequence[str] | None = None,
+        *,
+        flow: Recipe | None = None,
+        reweighted: bool | None = None,
+        draws: int = 20_000,
+        steps: int = 2_000,
+        seed: int = 1,
+    ) -> Any:
+        """The posterior as a prior of the next model: a ``JointPrior``, which samples these sites jointly.
+
+        Of all sites of an ``AutoFlow`` whose verdict is "good" it is the guide's own flow: nothing is fitted. Else a
+        flow is fitted, by maximum likelihood, to draws resampled by their smoothed weights.
+
+        Args:
+            sites: names of continuous latents; those of a ``JointPrior`` in this model are among them. None: all.
+                Enumerated ones are summed over.
+            flow: a recipe, as of ``AutoFlow``, for a flow to fit, whatever the verdict. None: ``pf.guide_flow``.
+            reweighted: whether draws are resampled by weights; False: the guide as it is, whatever the verdict.
+            draws, steps: that a flow is fitted to, a tenth of them held out to say when to stop; and of its training.
+
+        Raises:
+            TypeError: ``flow`` is no recipe.
+            ValueError: the verdict is "do not trust" or "not judged", and ``reweighted`` does not say what to take; a
+                site that is unknown or discrete; a support that has no name in both languages; a fit that was loaded
+                without its model's arguments.
+        """
+        asked = AskedPrior(sites, flow, reweighted, draws, steps, seed)
+        return make_prior(self._fitted, self.grade, self.verdict, asked)
 
     def save(self, path: Path) -> None:
         """Writes the fit to one file: the flow, the sites, the losses and the verdict, neither the model nor its data.

@@ -150,7 +150,7 @@ def support_words(support: dict[str, Any]) -> str:
 def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All but bijection and params: what JSON takes, and arrays."""
     arrays = {"losses": np.asarray(fit.losses)}
-    sites, of_sites = _sites_to_file(fit.sites)
+    sites, of_sites = sites_to_file(fit.sites)
     arrays |= of_sites
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
@@ -173,7 +173,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     """
     if document["needs"] is not None:
         raise ValueError(f"its guide needs {document['needs']!r} to draw; a newer ppl_flows may read it.")
-    sites = tuple(_site(site, arrays, i) for i, site in enumerate(document["sites"]))
+    sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
@@ -212,7 +212,7 @@ def density_to_file(fit: SavedDensity) -> tuple[dict[str, Any], dict[str, np.nda
 
 def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All but the density."""
-    sites, arrays = _sites_to_file(fit.sites)
+    sites, arrays = sites_to_file(fit.sites)
     for i, (centre, scale) in enumerate(fit.scalers.values()):
         arrays |= {f"scalers.{i}.centre": centre, f"scalers.{i}.scale": scale}
     return {"needs": "model", "sites": sites, "data": [*fit.scalers]}, arrays
@@ -220,7 +220,7 @@ def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np
 
 def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays: Arrays) -> SavedAmortized:
     """The inverse of ``amortized_to_file``; errors as of ``fit_from_file``."""
-    sites = tuple(_site(site, arrays, i) for i, site in enumerate(document["sites"]))
+    sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     scalers = {
         str(n): (arrays[f"scalers.{i}.centre"], arrays[f"scalers.{i}.scale"]) for i, n in enumerate(document["data"])
     }
@@ -231,13 +231,15 @@ def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays:
     return SavedAmortized(density, sites, scalers)
 
 
-def _sites_to_file(sites: tuple[SavedSite, ...]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+def sites_to_file(sites: tuple[SavedSite, ...]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """What JSON takes of sites, and their arrays."""
     words = [{"name": s.name, "shape": s.shape, "support": s.support, "numbers": s.numbers} for s in sites]
     arrays = {f"sites.{i}.{kind}": getattr(s, kind) for i, s in enumerate(sites) for kind in ("value", "image")}
     return words, arrays
 
 
-def _site(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
+def site_from_file(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
+    """The i-th site; errors as of ``fit_from_file``."""
     shape, numbers = tuple(site["shape"]), tuple(site["numbers"])
     value, image = arrays[f"sites.{i}.value"], arrays[f"sites.{i}.image"]
     if not (value.shape == image.shape == shape):

@@ -15,6 +15,7 @@ from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
 from ppl_flows.inference.model_runs import ModelRuns
+from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 
@@ -182,6 +183,10 @@ class LoadedGuide:
 
     def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
         return self._with_model("draws from the prior").draw_prior(num_samples, seed)
+
+    @property
+    def prior_source(self) -> PriorSource:
+        return self._with_model("makes a prior").prior_source
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         return self._with_model("infers discrete sites").draw_discrete(draws, seed)

@@ -13,6 +13,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.fit import fit
 from ppl_flows.numpyro.flow_sites import flow, random_flow
 from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.joint_prior import JointPrior
 from ppl_flows.numpyro.local_guide import AutoLocalFlow
 from ppl_flows.numpyro.transform import FlowTransform
 
@@ -26,6 +27,7 @@ __all__ = [
     "FitResult",
     "Flow",
     "FlowTransform",
+    "JointPrior",
     "fit",
     "fit_amortized",
     "fit_density",

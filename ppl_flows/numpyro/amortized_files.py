@@ -19,8 +19,8 @@ from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.load_fit import SUPPORTS
 from ppl_flows.numpyro.model_runs import model_data
+from ppl_flows.numpyro.neutral_supports import SUPPORTS
 
 
 def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:

@@ -13,6 +13,7 @@ from numpyro import handlers
 from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
+from ppl_flows.inference.joint_prior import Priors, priors_of
 from ppl_flows.numpyro.fit_errors import check_data, data_errors
 from ppl_flows.numpyro.lazy_guide import is_enumerated, is_subsampled
 
@@ -24,12 +25,14 @@ class Choice(NamedTuple):
         elbo: one that sums over enumerated sites, where the model has any that the guide does not draw.
         subsampled: whether a plate of the model draws a minibatch.
         supports: of the model's latent sites.
+        priors: of those that a ``JointPrior`` draws, the sites that they are made of.
         enumerated: names of the sites that are summed over.
     """
 
     elbo: Trace_ELBO | TraceEnum_ELBO
     subsampled: bool
     supports: dict[str, Any]
+    priors: Priors
     enumerated: list[str]
 
 
@@ -50,7 +53,7 @@ def choose_elbo(
     kind = TraceEnum_ELBO if summed else Trace_ELBO
     latents = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
     supports = {name: site["fn"].support for name, site in latents.items()}
-    return Choice(kind(num_particles=num_particles), is_subsampled(sites), supports, summed)
+    return Choice(kind(num_particles=num_particles), is_subsampled(sites), supports, priors_of(latents), summed)
 
 
 def _run(

@@ -15,13 +15,17 @@ from numpyro.infer import Predictive, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 import ppl_flows
+from ppl_flows.core.params import map_params
+from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
+from ppl_flows.inference.prior_source import OwnFlow, PriorSource
 from ppl_flows.numpyro.compile_once import compile_once
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
 from ppl_flows.numpyro.importance import Point, score
+from ppl_flows.numpyro.joint_prior import LANGUAGE
 from ppl_flows.numpyro.model_runs import prior_draws, run_at, with_deterministic_sites
 
 
@@ -121,6 +125,17 @@ class FittedGuide:
     def arguments(self) -> dict[str, Any]:
         """Of the model, by name."""
         return named_arguments(self.model, self.args, self.kwargs)
+
+    @property
+    def prior_source(self) -> PriorSource:
+        """What a ``JointPrior`` can be made of."""
+        guide: Any = self.guide
+        own = None
+        if hasattr(guide, "latent_sites"):
+            trained = guide.get_transform(self.params)
+            sites = [site.name for site in guide.latent_sites()]
+            own = OwnFlow(sites, trained.bijection, map_params(lambda _, a: to_numpy(a), trained.params))
+        return PriorSource(self.choice.supports, self.choice.priors, own, LANGUAGE)
 
     @property
     def _evaluated_model(self) -> EvaluationMode:

@@ -33,8 +33,9 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
-from ppl_flows.numpyro.load_fit import SUPPORTS, load_fit
+from ppl_flows.numpyro.load_fit import load_fit
 from ppl_flows.numpyro.log_density import LogDensity
+from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.numpyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000

@@ -10,14 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions import constraints
-from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
-from ppl_flows.files import load, save_fit, to_numpy
+from ppl_flows.files import load, save_fit
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result
@@ -25,9 +22,8 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
+from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.safe_files import faults_of
-
-SUPPORTS = NeutralSupports("NumPyro", constraints, biject_to, to_numpy, partial(jnp.asarray, dtype=float))
 
 
 def load_fit(

@@ -12,6 +12,7 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.fit import fit
 from ppl_flows.pyro.flow_sites import flow, random_flow
 from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.joint_prior import JointPrior
 from ppl_flows.pyro.local_guide import AutoLocalFlow
 from ppl_flows.pyro.transform import FlowTransform
 
@@ -25,6 +26,7 @@ __all__ = [
     "FitResult",
     "Flow",
     "FlowTransform",
+    "JointPrior",
     "fit",
     "fit_amortized",
     "fit_density",

@@ -17,8 +17,8 @@ from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.load_fit import SUPPORTS
 from ppl_flows.pyro.model_runs import model_data
+from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.torch.params import to_tensor
 
 

@@ -13,6 +13,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
+from ppl_flows.inference.joint_prior import Priors, priors_of
 from ppl_flows.pyro.fit_errors import check_data, data_errors
 from ppl_flows.pyro.importance import is_latent
 
@@ -24,11 +25,13 @@ class Choice(NamedTuple):
         elbo: one that sums over enumerated sites, where the model has any that the guide does not draw.
         subsampled: whether a plate of the model draws a minibatch.
         supports: of the model's latent sites.
+        priors: of those that a ``JointPrior`` draws, the sites that they are made of.
     """
 
     elbo: Trace_ELBO | TraceEnum_ELBO
     subsampled: bool
     supports: dict[str, Any]
+    priors: Priors
 
 
 def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_particles: int, *, vectorize: bool) -> Choice:
@@ -50,11 +53,12 @@ def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_partic
     nodes: dict[str, Any] = prune_subsample_sites(seen.trace).nodes
     latents = {name: site for name, site in nodes.items() if is_latent(site)}
     supports = {name: site["fn"].support for name, site in latents.items()}
+    priors = priors_of(latents)
     if any(site["infer"].get("enumerate") for name, site in latents.items() if name not in known.trace.nodes):
         nesting = elbo.max_plate_nesting - vectorize
         options = {"num_particles": num_particles, "vectorize_particles": vectorize, "max_plate_nesting": nesting}
-        return Choice(TraceEnum_ELBO(**options), subsampled, supports)
-    return Choice(elbo, subsampled, supports)
+        return Choice(TraceEnum_ELBO(**options), subsampled, supports, priors)
+    return Choice(elbo, subsampled, supports, priors)
 
 
 def _run(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, Any]:

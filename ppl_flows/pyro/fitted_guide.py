@@ -16,13 +16,17 @@ from pyro.infer import Predictive, TraceEnum_ELBO
 
 import ppl_flows
 from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.joint_prior import Priors
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
+from ppl_flows.inference.prior_source import OwnFlow, PriorSource
 from ppl_flows.pyro.elbo import Choice
 from ppl_flows.pyro.enumeration import enumerated_draws
 from ppl_flows.pyro.flow_handlers import EvaluationMode
 from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
+from ppl_flows.pyro.joint_prior import LANGUAGE
 from ppl_flows.pyro.model_runs import prior_draws, run_at, with_deterministic_sites
+from ppl_flows.pyro.params import trained_flow
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class FittedGuide:
         subsampled: whether a plate draws a minibatch.
         enumerates: whether sites are summed over.
         supports: of the model's latent sites.
+        priors: as of ``Choice``.
         seed: of the deterministic sites and of scores.
     """
 
@@ -52,6 +57,7 @@ class FittedGuide:
     subsampled: bool
     enumerates: bool
     supports: dict[str, Any]
+    priors: Priors
     seed: int
 
     @property
@@ -127,6 +133,16 @@ class FittedGuide:
         """Of the model, by name."""
         return named_arguments(self.model.func, self.model.args, self.model.keywords)
 
+    @property
+    def prior_source(self) -> PriorSource:
+        """What a ``JointPrior`` can be made of."""
+        guide: Any = self.guide.func
+        own = None
+        if hasattr(guide, "latent_sites"):
+            sites = [site.name for site in guide.latent_sites()]
+            own = OwnFlow(sites, guide.bijection, trained_flow(guide, self.params)[0])
+        return PriorSource(self.supports, self.priors, own, LANGUAGE)
+
     def draw_discrete(self, draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Enumerated sites, given draws of the guide."""
         with self._trained_at(seed), EvaluationMode():
@@ -158,7 +174,7 @@ def fitted_guide(
     seed: int,
 ) -> FittedGuide:
     """A guide at these parameters, with Pyro's store as it is now, and what was found out when its ELBO was chosen."""
-    elbo, subsampled, supports = choice
+    elbo, subsampled, supports, priors = choice
     return FittedGuide(
         model=partial(model),
         guide=partial(guide),
@@ -170,5 +186,6 @@ def fitted_guide(
         subsampled=subsampled,
         enumerates=isinstance(elbo, TraceEnum_ELBO),
         supports=supports,
+        priors=priors,
         seed=seed,
     )

@@ -28,8 +28,9 @@ from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.lazy_guide import LazyGuide
-from ppl_flows.pyro.load_fit import SUPPORTS, load_fit, transform_of
+from ppl_flows.pyro.load_fit import load_fit, transform_of
 from ppl_flows.pyro.log_density import LogDensity
+from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.torch.params import to_tensor
 

@@ -10,29 +10,20 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
-from torch.distributions import biject_to
 
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.files import load, save_fit, to_numpy
+from ppl_flows.files import load, save_fit
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.neutral_supports import NeutralSupports
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
+from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.safe_files import faults_of
 from ppl_flows.torch.params import to_tensor
-
-
-def _array(numbers: Any) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(numbers), dtype=torch.get_default_dtype())
-
-
-SUPPORTS = NeutralSupports("Pyro", constraints, biject_to, to_numpy, _array)
 
 
 def load_fit(

@@ -9,6 +9,7 @@ import torch
 
 from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.torch.params import to_tensor
 
 MARK = "$state."  # in the names of what is state in Pyro's store
@@ -59,3 +60,11 @@ def _stored_name(name: str, leaf: str) -> str:
 
 def _is_state(leaf: str) -> bool:
     return "state" in leaf.split(".")
+
+
+def trained_flow(guide: Any, trained: dict[str, torch.Tensor]) -> tuple[Params, dict[str, torch.Tensor]]:
+    """Of an ``AutoFlow`` and trained parameters, as the store names them: the flow's, in NumPy, and all others."""
+    others = dict(trained)
+    names = {id(p): guide.parameter_name(leaf) for leaf, p in guide.transform.named_parameters()}
+    # state is the guide's, as no store has it
+    return map_params(lambda _, a: to_numpy(others.pop(names.get(id(a), ""), a)), guide.transform.params), others

@@ -9,11 +9,11 @@ import pyro
 import torch
 
 import ppl_flows
-from ppl_flows.core.params import map_params
 from ppl_flows.files import save_fit, to_numpy
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_results import refuse_guide, saved_fit
 from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.params import trained_flow
 
 
 def save_result(
@@ -27,17 +27,14 @@ def save_result(
     """
     if not isinstance(guide, AutoFlow):
         return refuse_guide(guide, "pyro.get_param_store().save(file), or torch.save(guide.state_dict(), file)")
-    trained = dict(result.params)
-    names = {id(p): guide.parameter_name(leaf) for leaf, p in guide.transform.named_parameters()}
-    # state is the guide's, as no store has it
-    params = map_params(lambda _, a: to_numpy(trained.pop(names.get(id(a), ""), a)), guide.transform.params)
+    params, others = trained_flow(guide, result.params)
     save_fit(
         path,
         saved_fit(
             result,
             guide,
             params=params,
-            model_params={(name,): to_numpy(value) for name, value in trained.items()},
+            model_params={(name,): to_numpy(value) for name, value in others.items()},
             sites=guide.latent_sites(),
             prefix=None,
             num_particles=num_particles,

@@ -19,6 +19,7 @@ import ppl_flows.numpyro
 import ppl_flows.pyro
 
 SHORT = {"steps": 20, "progress": False}
+FITTED = {"draws": 200, "steps": 20}
 
 
 def small(dim, context_dim=0):
@@ -42,7 +43,9 @@ def main() -> None:
     guide = ppl_flows.numpyro.AutoFlow(model, small)
     ppl_flows.numpyro.fit(model, guide, 0.3, draws=100, **SHORT).save(folder / "fit_numpyro.safetensors")
     guide, y = ppl_flows.pyro.AutoFlow(pyro_model, small), torch.tensor(0.3)
-    ppl_flows.pyro.fit(pyro_model, guide, y, draws=100, **SHORT).save(folder / "fit_pyro.safetensors")
+    result = ppl_flows.pyro.fit(pyro_model, guide, y, draws=100, **SHORT)
+    result.save(folder / "fit_pyro.safetensors")
+    pf.save(folder / "prior.safetensors", result.as_prior(["p", "scale"], reweighted=False, flow=small, **FITTED))
     density = ppl_flows.numpyro.fit_density(small(2), rows, base=pf.StudentT(2), validation=0.2, **SHORT)
     density.save(folder / "density.safetensors")
     amortized = ppl_flows.numpyro.fit_amortized(model, 0.3, flow=small, simulations=200, **SHORT)
@@ -52,11 +55,11 @@ def main() -> None:
 
 
 def summary(saved) -> list[float]:
-    """Of a fit, a density or an amortised fit: two log determinants, and the losses' sum."""
+    """Of a fit, a density, an amortised fit or a prior: two log determinants, and the losses' sum."""
     density = getattr(saved, "density", saved)
     flow, y = density.bijection, np.linspace(-1, 1, 2 * density.bijection.event_shape[0]).reshape(2, -1)
     context = np.ones((2, flow.context_dim)) if flow.context_dim else None
-    return [*map(float, flow.inverse(density.params, y, context)[1]), float(density.losses.sum())]
+    return [*map(float, flow.inverse(density.params, y, context)[1]), float(np.sum(getattr(density, "losses", 0.0)))]
 
 
 if __name__ == "__main__":
