@@ -18,6 +18,7 @@ from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
 
 if TYPE_CHECKING:
+    from ppl_flows.core.base_distribution import Base
     from ppl_flows.jax.flow import Flow as JaxFlow
     from ppl_flows.torch.flow import Flow as TorchFlow
 
@@ -112,20 +113,34 @@ class Bijection(abc.ABC):
         params, out, log_det = self._run_checked(run, params, value, context, shape)
         return params, out, log_det
 
-    def to_torch(self, params: Params | None = None, **arguments: Any) -> TorchFlow:
-        """The density in plain torch: an ``nn.Module`` with ``log_prob``, ``sample``, ``condition``.
-
-        Arguments as of ``ppl_flows.torch.Flow``. Pyro has ``ppl_flows.pyro.Flow``.
-        """
-        made: TorchFlow = flow_class("torch")(self, params, **arguments)
+    def to_torch(
+        self,
+        params: Params | None = None,
+        *,
+        base: Base | None = None,
+        base_params: Params | None = None,
+        context: Any = None,
+        seed: int = 0,
+    ) -> TorchFlow:
+        """The density in plain torch, an ``nn.Module`` with ``log_prob``, ``sample``, ``condition``: see
+        ``ppl_flows.torch.Flow``. Pyro has ``ppl_flows.pyro.Flow``."""
+        make = flow_class("torch")
+        made: TorchFlow = make(self, params, base=base, base_params=base_params, context=context, seed=seed)
         return made
 
-    def to_jax(self, params: Params | None = None, **arguments: Any) -> JaxFlow:
-        """The density in plain JAX: a pytree with ``log_prob``, ``sample``, ``condition``, all pure.
-
-        Arguments as of ``ppl_flows.jax.Flow``. NumPyro has ``ppl_flows.numpyro.Flow``.
-        """
-        made: JaxFlow = flow_class("jax")(self, params, **arguments)
+    def to_jax(
+        self,
+        params: Params | None = None,
+        *,
+        base: Base | None = None,
+        base_params: Params | None = None,
+        context: Any = None,
+        seed: int = 0,
+    ) -> JaxFlow:
+        """The density in plain JAX, a pytree with ``log_prob``, ``sample``, ``condition``, all pure: see
+        ``ppl_flows.jax.Flow``. NumPyro has ``ppl_flows.numpyro.Flow``."""
+        make = flow_class("jax")
+        made: JaxFlow = make(self, params, base=base, base_params=base_params, context=context, seed=seed)
         return made
 
     # What follows runs unchecked: value and context have their shapes, the value has the batch shape of both together,

@@ -59,6 +59,7 @@ class DensityFit(PicklesOrSaysHow):
     _draw: Callable[[Any, int, int], Array] | None = None
     _write: Callable[[DensityFit, Path], None] | None = None
 
+    @one_at_a_time
     def to_arviz(
         self,
         num_samples: int = 4_000,
@@ -85,7 +86,7 @@ class DensityFit(PicklesOrSaysHow):
         flow = self.flow if context is None else self.flow.condition(context)
         draws = cast(Any, self._draw)(flow, num_samples, checked_seed("to_arviz", seed))
         found = FitGroups({"posterior": {name: draws}}, {}, {}, {"guide": str(self.bijection), "seed": seed})
-        return found.to_arviz(coords=coords or {}, dims=dims or {}, attrs={})
+        return found.to_arviz(coords=coords, dims=dims, attrs={})
 
     def save(self, path: Path) -> None:
         """Writes the fit to one file, which ``load_density(path)`` of either language, and ``pf.load``, read.
@@ -157,7 +158,7 @@ class AmortizedFit(PicklesOrSaysHow):
         }
         found = labels(seen.arguments, plate_sizes(draws, seen.dims))
         attrs = {"guide": f"amortised: {self.density.bijection}", "seed": seed}
-        return FitGroups(groups, seen.dims, found, attrs).to_arviz(coords=coords or {}, dims=dims or {}, attrs={})
+        return FitGroups(groups, seen.dims, found, attrs).to_arviz(coords=coords, dims=dims, attrs={})
 
     def __repr__(self) -> str:
         loss = self.density.losses[-len(self.density.losses) // 10 :].mean()

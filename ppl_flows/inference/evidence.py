@@ -55,8 +55,8 @@ class ComparedModel(NamedTuple):
     Attributes:
         name: of the model.
         log_evidence, se: of it, in nats.
-        log_bayes_factor, bayes_factor_se: its log evidence minus that of the best model, and the standard error of the
-            difference; 0 for the best.
+        log_bayes_factor, bayes_factor_se: its log evidence minus that of the most probable model, and the error of the
+            difference; 0 for that one.
         probability, probability_se: of the model, given the data and that one of these is true.
     """
 
@@ -84,7 +84,7 @@ class Comparison(tuple[ComparedModel, ...]):
 
 
 def compare(results: Mapping[str, Any], *, prior: Mapping[str, float] | None = None) -> Comparison:
-    """Compares models of the same data by their evidence.
+    """Compares models by their evidence. That they are of the same data is yours to see to.
 
     Args:
         results: of ``fit``, by the name of the model, or an ``Evidence`` itself.
@@ -109,27 +109,35 @@ def compare(results: Mapping[str, Any], *, prior: Mapping[str, float] | None = N
         raise TypeError(f'compare takes {{"name": result, ...}}, got {type(results).__name__}.')
     if not results:
         raise ValueError('compare takes {"name": result, ...}, and got no models.')
-    found = {name: _evidence(name, result) for name, result in results.items()}
-    prior = dict.fromkeys(found, 1.0) if prior is None else prior
-    if prior.keys() != found.keys() or not all(np.isfinite(weight) and weight > 0 for weight in prior.values()):
-        raise ValueError(f"compare: prior takes a positive weight for each of {', '.join(found)}, got {dict(prior)}.")
+    found = {str(name): _evidence(name, result) for name, result in results.items()}
+    weights = _prior_weights(found, prior)
     means = np.array([evidence.mean for evidence in found.values()])
     variances = np.array([evidence.se**2 for evidence in found.values()])
-    p = softmax(means + np.log([prior[name] for name in found]))
-    best = int(p.argmax())
-    spread = np.sqrt(np.where(np.arange(len(p)) == best, 0.0, variances + variances[best]))
+    log_posterior = means + np.log(weights)
+    p = softmax(log_posterior)
+    order = np.argsort(-log_posterior, kind="stable")
+    first = order[0]
+    spread = np.sqrt(np.where(np.arange(len(p)) == first, 0.0, variances + variances[first]))
     slopes = p[:, None] * (np.eye(len(p)) - p)  # of the probabilities in the log evidences
-    rows = zip(
-        found, means, variances**0.5, means - means[best], spread, p, (slopes**2 @ variances) ** 0.5, strict=True
-    )
-    models = [ComparedModel(name, *map(float, numbers)) for name, *numbers in rows]
-    return Comparison(sorted(models, key=lambda model: -model.probability))
+    of_p = (slopes**2 @ variances) ** 0.5
+    names, columns = [*found], (means, variances**0.5, means - means[first], spread, p, of_p)
+    return Comparison(ComparedModel(names[i], *(float(column[i]) for column in columns)) for i in order)
+
+
+def _prior_weights(found: Mapping[str, Evidence], prior: Mapping[str, float] | None) -> np.ndarray:
+    if prior is None:
+        return np.ones(len(found))
+    given = {str(name): weight for name, weight in prior.items()} if isinstance(prior, Mapping) else {}
+    numbers = [w for w in given.values() if isinstance(w, int | float | np.number) and np.isfinite(w) and w > 0]
+    if given.keys() != found.keys() or len(numbers) < len(given):
+        raise ValueError(f"compare: prior takes a positive weight for each of {', '.join(found)}, got {prior!r}.")
+    return np.array([float(given[name]) for name in found])
 
 
 def _evidence(name: str, result: Any) -> Evidence:
     evidence = result if isinstance(result, Evidence) else getattr(result, "log_evidence", None)
     if not isinstance(evidence, Evidence):
         raise TypeError(f"compare: {name!r} must be a result of fit, got {type(result).__name__}.")
-    if not np.isfinite(evidence.mean):
+    if not (np.isfinite(evidence.mean) and np.isfinite(evidence.se)):
         raise ValueError(f"compare: the evidence of {name!r} is {evidence.method}.")
     return evidence

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_flows.core.types import Array
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.inference_data import constants, inference_data, labels
+from ppl_flows.inference.inference_data import check_labels, constants, inference_data, labels
 from ppl_flows.inference.model_runs import Dims
 
 OF_GUIDE, RESAMPLED = "of the guide", "of the guide, resampled by smoothed importance weights"
@@ -25,9 +25,15 @@ class FitGroups(NamedTuple):
     attrs: dict[str, Any]
 
     def to_arviz(
-        self, *, coords: Mapping[str, Any], dims: Mapping[str, Sequence[str | None]], attrs: Mapping[str, Any]
+        self,
+        *,
+        coords: Mapping[str, Any] | None,
+        dims: Mapping[str, Sequence[str | None]] | None,
+        attrs: Mapping[str, Any],
     ) -> Any:
-        """As ArviZ has them; what is given goes before what was found."""
+        """As ArviZ has them; what is given overrides what was found."""
+        check_labels(dims, coords, self.groups, self.dims)
+        dims, coords = dims or {}, coords or {}
         return inference_data(
             self.groups, dims={**self.dims, **dims}, coords={**self.coords, **coords}, attrs={**self.attrs, **attrs}
         )
@@ -51,8 +57,10 @@ def fit_groups(
     attrs = {**fitted.words, "draws": RESAMPLED if resample else OF_GUIDE}
     if fitted.subsampled or not fitted.has_model:
         if resample:
-            fitted.weigh(1, seed)  # says what is missing
-            raise ValueError("to_arviz: the likelihood is sub-sampled, so the weights are noisy; use reweighted=False.")
+            missing = "the likelihood is sub-sampled, so that the weights are noisy"
+            if not fitted.has_model:
+                missing = "the fit was loaded without its model's arguments, so that there are no weights"
+            raise ValueError(f"to_arviz: {missing}; use reweighted=False.")
         if fitted.subsampled:
             return FitGroups({"posterior": fitted.draw(num_samples, seed)}, {}, {}, attrs)
         draws, log_q = fitted.draw_with_log_q(num_samples, seed)

@@ -31,8 +31,15 @@ class WeightedDraws(NamedTuple):
         return np.asarray(self.scores.log_p - self.scores.log_q)
 
     def resample(self, num_samples: int, seed: int) -> WeightedDraws:
-        """So many of them, with replacement, by their smoothed weights."""
-        weights = softmax(smoothed_log_weights(self.log_weights)[0])
+        """So many of them, with replacement, by their smoothed weights.
+
+        Raises:
+            ValueError: all of them are impossible under the model, or a density is infinite.
+        """
+        log_weights = np.where(np.isnan(self.log_weights), -np.inf, self.log_weights)
+        weights = softmax(smoothed_log_weights(log_weights)[0])
+        if not np.all(np.isfinite(weights)):
+            raise ValueError("no draw of the guide has a finite weight under the model; train it longer, or another.")
         rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
         return WeightedDraws(
             {name: value[rows] for name, value in self.draws.items()},

@@ -44,14 +44,14 @@ def plate_names(shape: tuple[int, ...], plates: Iterable[tuple[str, int, int]], 
     Args:
         shape: of the value.
         plates: that the site is in: name, batch dim (negative) and size of each.
-        event_dim: of the value; None: unknown, taken to be the first for which all plates fit.
+        event_dim: of the value; None: unknown, and the axes have names where the plates fit in one way only.
     """
-    plates = list(plates)
+    plates, fits = list(plates), []
     for events in range(len(shape) + 1) if event_dim is None else (event_dim,):
         axes = {len(shape) - events + dim: (name, size) for name, dim, size in plates}
         if all(axis >= 0 and shape[axis] == size for axis, (_, size) in axes.items()):
-            return tuple(axes[axis][0] if axis in axes else None for axis in range(len(shape)))
-    return (None,) * len(shape)
+            fits.append(tuple(axes[axis][0] if axis in axes else None for axis in range(len(shape))))
+    return fits[0] if len(fits) == 1 else (None,) * len(shape)
 
 
 def named_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

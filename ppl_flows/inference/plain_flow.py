@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.flow_checks import check_base, check_no_base_params, check_normal_base
 
@@ -48,5 +52,13 @@ def base_log_prob(bijection: Bijection, base: Base | None, base_params: Params, 
     """Log density of x under the base, in nats; None is the standard normal."""
     if base is not None:
         return base.log_prob(base_params, x)
+    x = wide(x)
     event = tuple(range(-len(bijection.event_shape), 0))
     return namespace(x).sum(-0.5 * x * x - 0.5 * math.log(2 * math.pi), axis=event)
+
+
+def checked_shape(shape: Any) -> tuple[int, ...]:
+    """The shape of draws; raises TypeError for a number, or anything else that is none."""
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in shape):
+        raise TypeError(f"sample takes a shape such as (1000,), got {shape!r}.")
+    return tuple(map(int, shape))

@@ -138,10 +138,10 @@ class FitResult(PicklesOrSaysHow):
 
     @one_at_a_time
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
-        """Joint posterior draws of all latents, ``{site: (num_samples, *site shape)}``, enumerated sites among them.
+        """Joint posterior draws of all latents, enumerated sites among them, ``{site: (num_samples, *site shape)}``.
 
         The continuous ones are those of ``sample``; given each of them the enumerated sites are drawn from their exact
-        conditional, by the language's own ``infer_discrete``.
+        conditional, and deterministic sites computed, by the language's own ``infer_discrete``.
 
         Raises:
             ValueError: the model has no enumerated sites, or a plate is sub-sampled.
@@ -153,8 +153,8 @@ class FitResult(PicklesOrSaysHow):
             )
         if np.isnan(self.khat):
             raise ValueError("infer_discrete: a plate is sub-sampled, so the sites of most rows are unknown.")
-        draws = self.sample(num_samples, seed=seed)
-        return draws | self._fitted.draw_discrete(draws, seed)
+        draws = self.sample(num_samples, deterministic=False, seed=seed)
+        return self._fitted.complete(draws | self._fitted.draw_discrete(draws, seed))
 
     @one_at_a_time
     def to_arviz(
@@ -175,8 +175,9 @@ class FitResult(PicklesOrSaysHow):
         ``posterior_predictive``, ``log_likelihood`` (in nats, by observed site and row), ``prior``,
         ``prior_predictive``, ``observed_data``, ``constant_data`` (the numbers among the model's arguments) and
         ``sample_stats``: ``lp``, the model's log density, and ``log_q``, the guide's, of each draw, both as of the
-        unconstrained latents. Axes have the names of their plates, with the labels of pandas and xarray arguments whose
-        index has the plate's name, or no name and its length. The verdict, KL, evidence and versions are attributes.
+        unconstrained latents. Axes have the names of their plates (``{plate}_dim`` where a variable
+        has that name), and the labels of pandas and xarray arguments whose index has the plate's name, or no name and
+        its length; "/" in names becomes ".". The verdict, KL, evidence and versions are attributes.
 
         A plate that is sub-sampled leaves the posterior alone; enumerated sites leave out ``log_likelihood``, as there
         is none of single rows; a fit that was loaded without its model's arguments has ``posterior`` and ``log_q``.
@@ -187,7 +188,9 @@ class FitResult(PicklesOrSaysHow):
                 is "usable after reweighting". The attribute ``draws`` says which.
             prior: draws of the prior; 0: none.
             coords: labels, ``{dim: values}``.
-            dims: names of axes, ``{site: names}``; both beside those that are found, and before them.
+            dims: names of axes, ``{site: names}``; both add to those that are found, and override them.
+            posterior_predictive, log_likelihood: whether to have these groups.
+            seed: of the draws, which are others than those of ``sample``.
 
         Raises:
             ImportError: ArviZ is not installed.
@@ -199,26 +202,28 @@ class FitResult(PicklesOrSaysHow):
         whole_number("to_arviz", "num_samples", num_samples)
         if prior:
             whole_number("to_arviz", "prior", prior)
+        resample = self.grade.startswith("usable") and self._fitted.has_model if reweighted is None else reweighted
         found = fit_groups(
             self._fitted,
             num_samples,
-            resample=self.grade.startswith("usable") if reweighted is None else reweighted,
+            resample=resample,
             prior=prior,
             posterior_predictive=posterior_predictive,
             log_likelihood=log_likelihood,
             seed=checked_seed("to_arviz", seed),
         )
-        if self.grade == "do not trust":
+        if self.grade == "do not trust" or (self.grade.startswith("usable") and reweighted is None and not resample):
             warnings.warn(f"to_arviz: the verdict on these draws is: {self.verdict}.", stacklevel=3)
         attrs = {
             "elbo": self.elbo.mean,
             "kl": self.kl.mean,
             "log_evidence": self.log_evidence.mean,
             "log_evidence_se": self.log_evidence.se,
+            "log_evidence_method": self.log_evidence.method,
             "verdict": self.verdict,
             "seed": seed,
         }
-        return found.to_arviz(coords=coords or {}, dims=dims or {}, attrs=attrs)
+        return found.to_arviz(coords=coords, dims=dims, attrs=attrs)
 
     @one_at_a_time
     def as_prior(

@@ -14,11 +14,12 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from ppl_flows.backends.jax import cached_pass
 from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import flatten, map_params, merge, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_event
-from ppl_flows.inference.plain_flow import base_log_prob, starting_params
+from ppl_flows.inference.plain_flow import base_log_prob, checked_shape, starting_params
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.jax.random import draw
 
@@ -27,12 +28,15 @@ CHILDREN = ("params", "base_params", "context")
 
 @register_pytree_with_keys_class
 class Flow:
-    """The density of ``y = f(x)``, x from a base: an immutable pytree, for JAX without NumPyro.
+    """The density of ``y = f(x)``, x from a base: a pytree, for JAX without NumPyro.
 
     ``pf.nsf(2).to_jax()`` makes one. Its leaves are the parameters, and a context if it has one: ``jax.grad`` with
-    respect to a flow is a flow, and so is what optax makes of it. All methods are pure, and outside of
-    ``jit`` are compiled once for the shapes of their arrays. State, such as running
-    averages, gets no gradient: ``observe`` moves it.
+    respect to a flow is a flow, and so is what optax makes of it. All methods are pure; ``log_prob`` and ``sample`` are
+    compiled once for the shapes of their arrays, also outside of ``jit``.
+
+    An optimiser trains every leaf: condition inside the loss, ``flow.condition(c).log_prob(y)``, where the context is
+    not to be trained. State, such as running averages, gets no gradient, and ``observe`` moves it; weight decay would
+    too (``optax.masked`` leaves it out).
 
     Args:
         bijection: the map.
@@ -97,6 +101,8 @@ class Flow:
         averages carry no gradient.
         """
         check_event(value, self.bijection.output_shape, jax.Array | np.ndarray)
+        if not is_stateful(self.bijection):
+            return self, self.log_prob(value)
         new, x, log_det = self.bijection.observe(self._params(), jnp.asarray(value), self.context)
         state = lax.stop_gradient(split(new)[1])
         log_prob = base_log_prob(self.bijection, self.base, self.base_params, x) + log_det
@@ -113,7 +119,7 @@ class Flow:
             NotImplementedError: a gradient is taken through draws of a base that have none.
         """
         f, params, base_params = self.bijection, self._params(), self.base_params
-        batch = (*shape, *f.joint_batch((), self.context))
+        batch = (*checked_shape(shape), *f.joint_batch((), self.context))
         like: Any = next((leaf for _, leaf in flatten(params)), self.context)
         dtype = jnp.zeros(()).dtype if like is None else wide(like).dtype
         x: jax.Array = (

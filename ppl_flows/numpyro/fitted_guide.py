@@ -63,12 +63,16 @@ class FittedGuide:
         key = jax.random.key(seed)
         if isinstance(self.guide, AutoGuide):
             sample_shape = (num_samples,)
-            return self.guide.sample_posterior(key, self.params, *self.args, sample_shape=sample_shape, **self.kwargs)
+            draws = self.guide.sample_posterior(key, self.params, *self.args, sample_shape=sample_shape, **self.kwargs)
+            # the host's deterministic sites are those of the prior's draws where sites are enumerated
+            return {n: draws[n] for n in draws if n in self.latents} if self.enumerates else draws
         return self.complete(Predictive(self._guide, params=self.params, num_samples=num_samples)(key))
 
     def complete(self, draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The draws, and the model's deterministic sites."""
-        return draws if self.subsampled else with_deterministic_sites(self._evaluated_model, self.params, draws)
+        if self.subsampled:
+            return draws
+        return with_deterministic_sites(self._evaluated_model, self.params, draws, self.num_particles)
 
     def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
         """Draws of the guide, scored."""

@@ -55,9 +55,9 @@ def run_at(
 
 
 def with_deterministic_sites(
-    model: Callable[..., Any], params: dict[str, Any], draws: dict[str, jax.Array]
+    model: Callable[..., Any], params: dict[str, Any], draws: dict[str, jax.Array], batch: int
 ) -> dict[str, jax.Array]:
-    """The draws, and the model's deterministic sites, computed from them.
+    """The draws, and the model's deterministic sites, computed from them, for so many at once.
 
     Without these where the model draws what is not among the draws, as they would be made of the prior.
     """
@@ -71,7 +71,7 @@ def with_deterministic_sites(
         return {name: site["value"] for name, site in trace.items() if site["type"] == "deterministic"}
 
     def all_of_them(draws: dict[str, jax.Array], params: dict[str, Any]) -> dict[str, jax.Array]:
-        return lax.map(partial(one, params=params), draws)
+        return lax.map(partial(one, params=params), draws, batch_size=batch)
 
     return {**draws, **compile_once(all_of_them, draws, params)(draws, params)}
 

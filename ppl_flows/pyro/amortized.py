@@ -25,7 +25,7 @@ from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.model_runs import model_data
+from ppl_flows.pyro.model_runs import WithoutData, is_data, model_data
 from ppl_flows.recipes import nsf
 
 
@@ -82,10 +82,10 @@ def fit_amortized(
     own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     check_compile(compile, optimizer=optimizer)
     sites = _sites(model, args, kwargs)
-    data = [n for n, s in sites.items() if s["is_observed"]]
+    data = [n for n, s in sites.items() if is_data(s)]
     latents = [n for n, s in sites.items() if not s["is_observed"]]
     nesting = max((-f.dim for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized), default=0)
-    free = poutine.uncondition(model)
+    free = WithoutData()(model)
 
     def rows(drawn: dict[str, Any], n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values = [biject_to(drawn[name]["fn"].support).inv(drawn[name]["value"]) for name in latents]

@@ -17,7 +17,7 @@ from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.model_runs import model_data
+from ppl_flows.pyro.model_runs import is_data, model_data
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.torch.params import to_tensor
 
@@ -52,7 +52,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
-            check_data([n for n, s in nodes.items() if s["type"] == "sample" and s["is_observed"]], scalers)
+            check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
             given = observations({n: nodes[n]["value"].cpu().numpy()[None] for n in scalers})
             rest = Flow(flow.bijection, flow.params, context=to_tensor(given)[0]).sample((num_samples,))
             draws = {}

@@ -102,12 +102,12 @@ class FittedGuide:
     ) -> ModelRuns:
         """Of the model at draws of all its latents."""
         nesting = self.nesting if self.together else None
-        with self._trained_at(seed), EvaluationMode():
+        with self._trained_at(seed, "predictions"), EvaluationMode():
             return run_at(self.model, draws, nesting, predictive=predictive, log_likelihood=log_likelihood)
 
     def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Draws of the model itself: latents and deterministic sites, and observed sites."""
-        with self._trained_at(seed), EvaluationMode():
+        with self._trained_at(seed, "prior"), EvaluationMode():
             return prior_draws(self.model, num_samples, parallel=self.together)
 
     @property
@@ -145,7 +145,7 @@ class FittedGuide:
 
     def draw_discrete(self, draws: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Enumerated sites, given draws of the guide."""
-        with self._trained_at(seed), EvaluationMode():
+        with self._trained_at(seed, "enumerated sites"), EvaluationMode():
             return enumerated_draws(self.model, draws, self.nesting, self.num_particles if self.vectorized else 1)
 
     def _scored(self, num_samples: int, seed: int, vectors: np.ndarray | None = None) -> WeightedDraws:
@@ -157,9 +157,11 @@ class FittedGuide:
             return sampler(num_samples, vectors)
 
     @contextmanager
-    def _trained_at(self, seed: int) -> Iterator[None]:
+    def _trained_at(self, seed: int, of: str = "") -> Iterator[None]:
+        """Random numbers of the guide's draws, or of something else, which must not follow them."""
         with store_at(self.params, self.state), torch.random.fork_rng(), torch.no_grad(), poutine.block():
-            torch.manual_seed(seed)
+            own = np.random.SeedSequence([seed, *of.encode()]).generate_state(1)[0]
+            torch.manual_seed(int(own) if of else seed)
             yield
 
 

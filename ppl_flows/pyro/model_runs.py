@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import Predictive
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
@@ -37,7 +38,7 @@ def run_at(
     data = {name: site for name, site in first.items() if is_data(site) and name not in draws}  # these are conditioned
 
     def scores(sites: Sites) -> Tensors:
-        return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in data}
+        return {name: _masked(sites[name]["fn"].log_prob(sites[name]["value"]), sites[name]["mask"]) for name in data}
 
     return ModelRuns(
         at_draws(WithoutData()(model), draws, nesting, first, values_of(data), random=True) if predictive else {},
@@ -154,6 +155,11 @@ def is_data(site: dict[str, Any]) -> bool:
 def _run(model: Callable[..., Any], rows: Tensors) -> Sites:
     nodes: Sites = prune_subsample_sites(poutine.trace(poutine.condition(model, data=rows)).get_trace()).nodes
     return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+
+
+def _masked(log_prob: torch.Tensor, mask: bool | torch.Tensor | None) -> torch.Tensor:
+    """0 for masked rows, as the host has it in its sums."""
+    return log_prob if mask is None else torch.as_tensor(scale_and_mask(log_prob, mask=mask))
 
 
 def _row(draws: Tensors, i: int) -> Tensors:

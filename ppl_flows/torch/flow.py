@@ -14,7 +14,7 @@ from ppl_flows.core.params import flatten
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_event
-from ppl_flows.inference.plain_flow import base_log_prob, starting_params
+from ppl_flows.inference.plain_flow import base_log_prob, checked_shape, starting_params
 from ppl_flows.torch.params import ParamTree, set_state, to_tensor
 from ppl_flows.torch.random import TorchRandom
 
@@ -83,7 +83,10 @@ class Flow(torch.nn.Module):
         return self.base_weights.tree()
 
     def condition(self, context: Any) -> Flow:
-        """The same flow, with the same parameters, given a context ``(*batch, context_dim)``."""
+        """The same flow, given a context ``(*batch, context_dim)``.
+
+        Its parameters and modules are those of this flow, so that ``eval()``, or a cast, of one is one of both.
+        """
         context = to_tensor(context)
         self.bijection.check_context(context)
         new = copy.copy(self)
@@ -132,7 +135,7 @@ class Flow(torch.nn.Module):
 
     def _draw(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         f, params, base_params = self.bijection, self.params, self.base_params
-        batch = (*shape, *f.joint_batch((), self.context))
+        batch = (*checked_shape(shape), *f.joint_batch((), self.context))
         like: Any = next((leaf for _, leaf in [*flatten(base_params), *flatten(params)]), self.context)
         random = TorchRandom(wide(torch.zeros(()) if like is None else like))
         x: torch.Tensor = (
