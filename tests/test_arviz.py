@@ -6,9 +6,11 @@ from functools import partial
 
 import arviz as az
 import numpy as np
+import numpyro
 import pandas as pd
 import pyro
 import pytest
+import torch
 import xarray
 from languages import SHORT, STILL, identity_flow, small
 from scipy import stats
@@ -18,6 +20,10 @@ from test_guide_sites import mixture
 import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
+from ppl_flows.inference.evidence import Evidence
+from ppl_flows.inference.fit_groups import FitGroups
+from ppl_flows.inference.inference_data import constants, labels
+from ppl_flows.inference.model_runs import plate_names
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 SIGMA = np.array([1.0, 2.0, 0.5, 1.5])
@@ -372,3 +378,94 @@ def test_an_amortised_fit_gives_draws_given_data(lang):
 
 def shell_of(lang):
     return {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[lang.ppl.__name__]
+
+
+def test_masked_rows_count_nothing_and_predictions_have_random_numbers_of_their_own(lang):
+    y, seen = np.array([0.5, 1.0, 99.0, -0.3]), np.array([True, True, False, True])
+
+    def model():
+        mu = lang.ppl.sample("mu", lang.dist.Normal(lang.array(0.0), 1.0))
+        with lang.ppl.plate("row", 4):
+            if lang.ppl is pyro:
+                with pyro.poutine.mask(mask=torch.as_tensor(seen)):
+                    pyro.sample("y", lang.dist.Normal(mu, 1.0), obs=lang.array(y))
+            else:
+                with numpyro.handlers.mask(mask=seen):
+                    numpyro.sample("y", lang.dist.Normal(mu, 1.0), obs=lang.array(y))
+
+    def guide():
+        lang.ppl.sample("mu", lang.dist.Normal(lang.ppl.param("m", lang.array(0.3)), 0.5))
+
+    data = lang.fit(model, guide, **(STILL | {"draws": 500})).to_arviz(1500, prior=1500, reweighted=False)
+    rows = data["log_likelihood"]["y"].values[0]
+    mu = data["posterior"]["mu"].values[0]
+    np.testing.assert_allclose(rows, np.where(seen, stats.norm.logpdf(y, mu[:, None]), 0), rtol=1e-6)
+    noise = data["posterior_predictive"]["y"].values[0] - mu[:, None]
+    z = (mu - 0.3) / 0.5
+    for other in (noise.ravel(), data["prior"]["mu"].values[0]):
+        a, b = z - z.mean(), other[:1500] - other.mean()
+        lagged = np.correlate(a, b, "full") / (1500 * a.std() * b.std())
+        assert np.abs(lagged).max() < 0.2, "at any distance between draws"
+
+
+@pytest.mark.slow_in_numpyro
+def test_deterministic_sites_follow_the_enumerated_ones(lang):
+    def model():
+        with lang.ppl.plate("rows", 3):
+            k = lang.ppl.sample("k", lang.dist.Bernoulli(lang.array(0.5)), **{"infer": {"enumerate": "parallel"}})
+            lang.ppl.deterministic("ten", 10.0 * k)
+            z = lang.ppl.sample("z", lang.dist.Normal(lang.array(np.zeros(3)), 1.0))
+            lang.ppl.sample("y", lang.dist.Normal(z + 8.0 * k, 0.5), obs=lang.array(np.array([0.0, 8.0, 8.0])))
+
+    def guide():
+        with lang.ppl.plate("rows", 3):
+            lang.ppl.sample("z", lang.dist.Normal(lang.ppl.param("m", lang.array(np.zeros(3))), 0.4))
+
+    result = lang.fit(model, guide, **(STILL | {"draws": 200}))
+    draws = {name: np.asarray(value) for name, value in result.infer_discrete(40).items()}
+    np.testing.assert_allclose(draws["k"].mean(0), [0, 1, 1])
+    np.testing.assert_allclose(draws["ten"], 10 * draws["k"])
+    assert result.sample(5).keys() == {"z"}
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"dims": {"theta": "row"}}, r"dims\['theta'\] must be a list"),
+        ({"dims": {"thta": ["row"]}}, "dims has 'thta', but the variables are"),
+        ({"dims": {"theta": ["a", "b"]}}, "must name each of 1 axes once"),
+        ({"coords": {"rwo": [1]}}, "coords has 'rwo', but the axes are"),
+        ({"coords": {"row": 4}}, r"coords\['row'\] must be a list"),
+        ({"dims": ["row"]}, "dims must be a dict by name, got list"),
+    ],
+)
+def test_names_of_axes_that_are_not_there_are_errors(option, error):
+    groups = {"posterior": {"theta": np.zeros((5, 4))}}
+    with pytest.raises((TypeError, ValueError), match=error):
+        FitGroups(groups, {"theta": ("row",)}, {}, {}).to_arviz(**({"dims": None, "coords": None} | option), attrs={})
+
+
+def test_arguments_keep_what_is_no_data_and_labels_are_not_guessed():
+    y = np.array([1.0, np.nan, 3.0])
+    found = constants({"x": y, "y": y, "n": 3, "parts": (y + 1, np.zeros((2, 2))), "none": None}, {"y": y})
+    assert set(found) == {"x", "n", "parts.0", "parts.1"}
+    assert set(constants({"data": y}, {"y": y})) == set()
+    table = pd.DataFrame(np.zeros((8, 3)), columns=list("abc"))
+    assert labels({"table": table, "n": pd.Series(np.zeros(3), index=list("NEW"))}, {"group": 3})["group"][0] == "N"
+    assert labels({"a": pd.Series(0, index=list("abc")), "b": pd.Series(0, index=list("def"))}, {"group": 3}) == {}
+    pairs = pd.MultiIndex.from_tuples([(1, 2), (3, 4), (5, 6)])
+    assert labels({"a": pd.Series(0, index=pairs)}, {"group": 3}) == {}
+    assert plate_names((3, 3), [("row", -1, 3)], None) == (None, None), "either axis could be the plate"
+    assert plate_names((3, 2), [("row", -1, 3)], None) == ("row", None)
+    data = FitGroups({"posterior": {"a/b": np.zeros((5, 2))}}, {}, {}, {}).to_arviz(dims=None, coords=None, attrs={})
+    assert data["posterior"]["a.b"].dims == ("chain", "draw", "a.b_dim_0")
+    with pytest.raises(ValueError, match="'draw' is ArviZ's own name"):
+        FitGroups({"posterior": {"draw": np.zeros(5)}}, {}, {}, {}).to_arviz(dims=None, coords=None, attrs={})
+
+
+def test_models_far_apart_are_sorted_and_named():
+    far = pf.compare({1: Evidence(-5000.0, 0.1, ""), 2: Evidence(0.0, 0.1, ""), 3: Evidence(-2000.0, 0.1, "")})
+    assert [model.name for model in far] == ["2", "3", "1"]
+    assert "-5000.000" in repr(far)
+    with pytest.raises(ValueError, match="a positive weight"):
+        pf.compare({"a": Evidence(0.0, 0.1, "")}, prior={"a": "x"})

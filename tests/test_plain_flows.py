@@ -183,6 +183,17 @@ def test_mistakes_are_named(to):
         make().log_prob((torch.zeros if to == "to_torch" else jnp.zeros)((4, 1)))
     with pytest.raises(TypeError, match="array of the language"):
         make().log_prob([0.0, 0.0])
+    with pytest.raises(TypeError, match=r"a shape such as \(1000,\), got 5"):
+        make().sample(5) if to == "to_torch" else make().sample(jax.random.key(0), 5)
+
+
+def test_narrow_values_are_scored_in_float32(float64):
+    """512 numbers, whose squares would lose nats in bfloat16."""
+    flow = pf.Elementwise(512, pf.Affine()).to_torch()
+    value = torch.randn(3, 512).bfloat16()
+    np.testing.assert_allclose(
+        flow.bfloat16().log_prob(value).detach().float(), flow.float().log_prob(value.float()).detach(), rtol=1e-4
+    )
 
 
 def test_a_flow_of_the_identity_is_its_base():
