@@ -13,6 +13,8 @@ import pyro
 import pytest
 import torch
 
+collect_ignore = ["memory_of_a_process.py"]  # a script that takes an argument
+
 jax.config.update("jax_enable_x64", True)  # laws are checked in float64; float32 arrays stay float32
 jax.config.update("jax_disable_most_optimizations", True)
 torch.set_num_threads(1)  # two test processes share two cores

@@ -195,6 +195,7 @@ def test_the_hosts_run_trains_the_guide_in_every_mode(options):
     assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, trained, start)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [lambda m: AutoFlow(m, SMALL, start="init"), AutoDelta], ids=["flow", "delta"])
 def test_a_list_with_our_guides_has_the_hosts_methods(second):
     guide = AutoGuideList(two_sites)
@@ -207,6 +208,7 @@ def test_a_list_with_our_guides_has_the_hosts_methods(second):
     assert (predicted["a"].shape, predicted["b"].shape) == ((3,), (3, 2))
 
 
+@pytest.mark.slow
 def test_neutra_and_predictive_take_the_guide():
     guide = AutoFlow(two_sites, SMALL, start="init")
     params = run(guide)

@@ -17,7 +17,7 @@ X = 3 * RNG.standard_normal((7, 2))
 
 def test_deep_sigmoidal_is_pyros_map_besides_its_share_of_the_identity():
     h, theta = pf.DeepSigmoidal(units=5), torch.tensor(RNG.standard_normal((7, 2, 15)))
-    a, b = slope_and_shift(theta[..., :5], theta[..., 5:10], h.min_slope)
+    a, b = slope_and_shift(theta[..., :5], theta[..., 5:10], 5, h.min_slope)
     given = [torch.log(torch.expm1(a)), theta[..., 10:], b]  # what pyro takes: a before softplus, w before softmax, b
     theirs = NeuralAutoregressive(lambda x: [v.swapaxes(-1, -2) for v in given], hidden_units=5)
     x = torch.tensor(X)
@@ -37,7 +37,7 @@ def test_deep_dense_sigmoidal_is_the_papers_formula():
             :4
         ]
         stop += 6 + 3 * outputs + u.shape[-1]
-        a, b = slope_and_shift(a, b, t.min_slope)
+        a, b = slope_and_shift(a, b, t.units, t.min_slope)
         u = softmax(u.reshape(7, 2, 3, inputs), -1) if inputs > 1 else np.ones((7, 2, 3, 1))
         w = softmax(w.reshape(7, 2, outputs, 3), -1)
         h = logit(np.einsum("...ij,...j", w, expit(a * np.einsum("...ij,...j", u, h) + b)))

@@ -59,7 +59,9 @@ def fit_groups(
         if resample:
             missing = "the likelihood is sub-sampled, so that the weights are noisy"
             if not fitted.has_model:
-                missing = "the fit was loaded without the model's arguments, AutoFlow.load(path, model, *args), to weigh by"
+                missing = (
+                    "the fit was loaded without the model's arguments, AutoFlow.load(path, model, *args), to weigh by"
+                )
             raise ValueError(f"to_arviz: {missing}; use reweighted=False.")
         if fitted.subsampled:
             return FitGroups({"posterior": fitted.draw(num_samples, seed)}, {}, {}, attrs)
