@@ -98,7 +98,7 @@ def run(lang, model, *args):
 
 
 def same_law(a, b):
-    """Two samples of numbers: Kolmogorov-Smirnov's distance is below what the noise of the 2,000 draws that were fitted,
+    """Two samples of numbers: Kolmogorov-Smirnov's distance is below what the noise of the draws that were fitted,
     and of these, makes of it."""
     return stats.ks_2samp(np.ravel(a), np.ravel(b)).statistic < 0.08
 
