@@ -31,6 +31,7 @@ def of_a_mean(lang):
     return model
 
 
+@pytest.mark.slow_in_numpyro
 def test_fit_calls_back_after_every_twentieth_of_the_steps(lang):
     calls = []
     guide = lang.AutoFlow(correlated(lang), small, start="init")

@@ -45,6 +45,7 @@ def kill(kind, times, folder):
 
 
 @pytest.mark.parametrize("kind", ["pyro", "numpyro"])
+@pytest.mark.slow_in_numpyro
 def test_a_killed_fit_ends_as_one_that_nothing_stopped(kind, tmp_path):
     report = kill(kind, 2, tmp_path)
     assert report["same"]

@@ -56,6 +56,7 @@ def test_equal_flows_of_one_name_are_one_flow(lang):
     assert all(name.startswith("shared") for name in names)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_name_is_free_again_in_the_next_run_and_in_the_guide(lang):
     def model():
         u = lang.ppl.sample("u", lang.flow("shared", iaf()))

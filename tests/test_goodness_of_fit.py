@@ -174,6 +174,7 @@ def test_draws_follow_the_density_on_every_support(host, support, recipe):
 
 
 @pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.slow_in_numpyro
 def test_the_maps_of_this_test_are_right_and_see_a_wrong_density(host):
     host = HOSTS[host]
     d, array = host.dist, host.array

@@ -199,6 +199,7 @@ def test_a_guide_leaves_out_enumerated_sites_and_starts_at_their_sum(lang):
     assert set(result.sample(10)) == {"loc"}
 
 
+@pytest.mark.slow_in_numpyro
 def test_enumerated_sites_are_drawn_given_the_draws_of_the_guide(lang):
     """Against their exact conditional; at data between the components, where that is not 0 or 1."""
     data = np.array([-1.0, 0.5, 1.0])

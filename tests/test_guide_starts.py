@@ -8,6 +8,7 @@ import pytest
 from languages import COVARIANCE, MEAN, STILL, Regression, correlated, identity_flow, small, sub_sampled
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_badly_scaled_and_collinear_posterior_is_found_in_few_steps(lang):
     target = Regression(lang)
     assert np.linalg.cond(target.covariance) > 1e8

@@ -183,7 +183,8 @@ def test_a_model_that_runs_for_one_draw_only_is_told_of_vectorize_particles(floa
     with pytest.raises(ValueError, match=r"not for all particles at once.*pass vectorize_particles=False"):
         fit(model, AutoFlow(model, identity_flow, start="init"), **(FEW | {"num_particles": 3}))
     pyro.clear_param_store()
-    assert len(fit(model, AutoFlow(model, identity_flow), vectorize_particles=False, **FEW).losses) == 2
+    guide = AutoFlow(model, identity_flow, start="init")
+    assert len(fit(model, guide, vectorize_particles=False, **FEW).losses) == 2
 
 
 def test_a_name_that_the_model_takes_is_the_models(lang):

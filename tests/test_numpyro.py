@@ -333,6 +333,7 @@ def test_the_hosts_guide_methods_work():
     assert type(pickle.loads(pickle.dumps(guide))) is AutoFlow
 
 
+@pytest.mark.slow
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
         guide = AutoFlow(mixed, small, start="init")
