@@ -36,7 +36,7 @@ python-arviz1:
 
 test-arviz1: .venv-arviz1/installed
 	.venv-arviz1/bin/python -m pytest -n 2 tests/test_arviz.py
-	.venv-arviz1/bin/python -m pytest -n 2 -m "slow or not slow" tests/test_examples.py -k "trains_its_flows or learned_population"
+	.venv-arviz1/bin/python -m pytest -n 2 -m "slow or not slow" tests/test_examples.py -k trains_its_flows
 
 fuzz: .venv/installed
 	$(BIN)/python -W error tests/fuzz_files.py

@@ -432,9 +432,9 @@ def test_a_loaded_fit_makes_a_prior_with_the_models_arguments(lang, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["pyro", "numpyro"])
-def test_ten_batches_end_at_the_posterior_of_all_data_and_gaussian_priors_do_not(language):
-    lang = streams.pyro_language() if language == "pyro" else streams.numpyro_language()
+def test_ten_batches_end_at_the_posterior_of_all_data_and_gaussian_priors_do_not():
+    """In NumPyro; tests/benchmarks/streams.py runs both languages."""
+    lang = streams.numpyro_language()
     log_z, se, _ = streams.evidence(*streams.data())
     assert se < 0.005
     kinds = {"flow": (0.0, 0.05), "gaussian": (0.3, np.inf)}
