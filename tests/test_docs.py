@@ -39,9 +39,10 @@ def test_the_blocks_of_a_host_run_one_after_the_other(section):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # ArviZ's, of Pareto tails
 def test_the_blocks_of_the_page_on_arviz_run():
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "arviz.md").read_text(), re.DOTALL)
-    assert all(len(block.splitlines()) <= 12 for block in blocks)
+    assert all(sum(map(bool, block.splitlines())) <= 12 for block in blocks), "without the blank ones"
     in_numpyro, *in_pyro = blocks
     for some in ([in_numpyro], in_pyro):
         names = {}
