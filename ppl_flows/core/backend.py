@@ -196,6 +196,15 @@ class Hooks(Activations, Protocol):
         f returns a tuple, the first of it a nested dict.
         """
 
+    def recurrence(self, gain: Array, term: Array) -> Array:
+        """``x_t = gain_t x_(t-1) + term_t`` along the last axis, with ``x_(-1) = 0``; both of one shape."""
+
+    def fractions(self, a: Array, b: Array, c: Array, d: Array) -> Array:
+        """``x_t = (a_t x_(t-1) + b_t) / (c_t x_(t-1) + d_t)`` along the last axis, with ``x_(-1) = 0``.
+
+        All are of one shape, and at least 0, d positive.
+        """
+
     # Solvers.
 
     def autoregressive_inverse(

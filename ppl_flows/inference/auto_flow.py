@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian
+from ppl_flows.inference.informed_start import Observations, map_params_at
+from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
 
@@ -34,22 +37,42 @@ QUALITIES = {
     "standard": Quality(flow_layers=16, steps=2_000, num_particles=64),
     "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
+# by the nats that a start leaves over
+ENOUGH = {0.01: Quality(flow_layers=4, steps=500, num_particles=32)}
+
+
+def sized(quality: str, kl: float) -> Quality:
+    """What a wish for a guide means after a start whose KL to the posterior is about so many nats."""
+    full = QUALITIES[quality]
+    for bound, enough in ENOUGH.items():
+        if kl < bound:
+            return Quality(*(min(pair) for pair in zip(full, enough, strict=True)))
+    return full
 
 
 def fit_budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
-    """Steps and particles of ``fit``: as given, or as the guide's quality says."""
-    quality = QUALITIES[getattr(guide, "quality", "standard")]
+    """Steps and particles of ``fit``: as given, or as the guide's quality and start say."""
+    size = sized(getattr(guide, "quality", "standard"), getattr(guide, "kl_of_start", np.nan))
     return (
-        quality.steps if steps is None else steps,
-        quality.num_particles if num_particles is None else num_particles,
+        size.steps if steps is None else steps,
+        size.num_particles if num_particles is None else num_particles,
     )
 
 
+SEARCHED = ("auto", "full_rank", "mean_field", "laplace")  # starts in which a guide may find its coordinates
 ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
 
 
-def check_guide(quality: str, start: str | Mapping[str, Any] | Gaussian, init_scale: float) -> None:
+def check_guide(
+    quality: str, start: str | Mapping[str, Any] | Gaussian, init_scale: float, informed: bool | str = False
+) -> None:
     """Raises ValueError, or TypeError for those of the wrong kind, for options that ``AutoFlow`` does not have."""
+    if not isinstance(informed, bool) and informed != "auto":
+        raise ValueError(f"informed must be 'auto', True or False; got {informed!r}.")
+    if informed is True and start not in SEARCHED:
+        raise ValueError(
+            f"informed=True goes with a start that is searched for, {', '.join(SEARCHED)}; got start={start!r:.100}."
+        )
     if quality not in QUALITIES:
         raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
     kinds = ("auto", "full_rank", "mean_field", "laplace", "init")
@@ -78,18 +101,18 @@ def check_start(draws: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]],
             raise ValueError(f"AutoFlow: start[{name!r}] must be finite; drop the draws that are not.")
 
 
-def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int, quality: str) -> Bijection:
-    """What ``AutoFlow`` trains: the recipe's flow, checked, a trainable affine map, and one that stays as it starts.
+def guide_bijection(
+    recipe: Callable[[int], Bijection] | None, dim: int, flow_layers: int, informed: ModelMap | None = None
+) -> Chain:
+    """What ``AutoFlow`` trains: the recipe's flow, checked, a trainable affine map, one that stays as it starts, and
+    the map of the model, if it has any.
 
     Raises:
         TypeError: the recipe gives something else than a Bijection.
         ValueError: its flow has another event size, or wants a context.
     """
-    flow: Any
-    if recipe is None:
-        flow = guide_flow(dim, flow_layers=QUALITIES[quality].flow_layers)
-    else:
-        flow = recipe(dim) if callable(recipe) else recipe
+    make: Any = partial(guide_flow, flow_layers=flow_layers) if recipe is None else recipe
+    flow = make(dim) if callable(make) else make
     if not (recipe is None or callable(recipe)) or not isinstance(flow, Bijection):
         raise TypeError(
             f"AutoFlow: flow must be a callable dim -> Bijection, such as pf.iaf, but it gave {type(flow).__name__}; "
@@ -100,13 +123,29 @@ def guide_bijection(recipe: Callable[[int], Bijection] | None, dim: int, quality
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
     affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
-    return Chain({"flow": flow, "affine": affine, "start": Frozen(affine)})
+    parts = {"flow": flow, "affine": affine, "start": Frozen(affine)}
+    return Chain(parts if informed is None else {**parts, "informed": informed})
 
 
-def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: bool) -> Params:
+def with_map(bijection: Any, informed: ModelMap) -> Chain:
+    """What ``guide_bijection`` has made, with another map of the model."""
+    return Chain({**dict(zip(bijection.names or (), bijection.parts, strict=True)), "informed": informed})
+
+
+def without_map(bijection: Chain) -> Chain:
+    """What ``guide_bijection`` has made, up to the coordinates that the map of the model starts from."""
+    return Chain(bijection.parts[:-1], names=(bijection.names or ())[:-1])
+
+
+def guide_params(
+    bijection: Bijection, start: Gaussian, seed: int, *, fixed: bool, seen: Observations | None = None
+) -> Params:
     """Initial parameters of ``guide_bijection(...)`` that start it at this Gaussian.
 
-    The Gaussian is in the last map, which stays as it is, or, not fixed, in the trainable one.
+    The Gaussian is in the last affine map, which stays as it is, or, not fixed, in the trainable one.
+
+    Args:
+        seen: pseudo-observations of the map of the model.
     """
     params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
     if "theta" in params["affine"]:
@@ -114,4 +153,5 @@ def guide_params(bijection: Bijection, start: Gaussian, seed: int, *, fixed: boo
     else:
         factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
         affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}
-    return {**params, **({"start": {"state": affine}} if fixed else {"affine": affine})}
+    placed = {} if seen is None else {"informed": map_params_at(seen, {})}
+    return {**params, **({"start": {"state": affine}} if fixed else {"affine": affine}), **placed}

@@ -39,11 +39,16 @@ class Density(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The normal distribution of ``mean + factor @ u``, u standard normal; factor lower triangular, or its diagonal."""
+    """The normal distribution of ``mean + factor @ u``, u standard normal; factor lower triangular, or its diagonal.
+
+    ``elbo`` is that of the density it was found for; ``kl``, half the variance of the log weights, is about its KL to
+    the posterior; both in nats, of a few draws.
+    """
 
     mean: Array
     factor: Array
     elbo: float = -np.inf
+    kl: float = np.nan
 
     @property
     def diagonal(self) -> Array:
@@ -66,7 +71,7 @@ def laplace(density: Density, init: Array, seed: int = 0) -> Gaussian:
     paths = [optimisation_path(density, start) for start in starting_points(density, init, np.random.default_rng(seed))]
     ends = np.stack([path[-1] for path in paths])
     mode = ends[np.argmax(_finite(density.value_and_gradient(ends)[0]))]
-    return Gaussian(mode, _inverse_root(density.hessian(mode[None])[0]))
+    return Gaussian(mode, inverse_root(density.hessian(mode[None])[0]))
 
 
 def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
@@ -85,7 +90,7 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
     found = []
     for start in starting_points(density, init, rng):
         points = thin_path(optimisation_path(density, start))
-        factors = [_inverse_root(h) if np.all(np.isfinite(h)) else None for h in density.hessian(points)]
+        factors = [inverse_root(h) if np.all(np.isfinite(h)) else None for h in density.hessian(points)]
         candidates = [
             Gaussian(z, scale * factor)
             for z, factor in zip(points, factors, strict=True)
@@ -116,7 +121,7 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
         points = thin_path(optimisation_path(density, start))
         candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.1, 0.01)]
         best = max(with_elbos(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
-        found += [best, _match_diagonal(density, best, rng)]
+        found += [best, match_diagonal(density, best, rng)]
     return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
 
 
@@ -154,7 +159,7 @@ def starting_points(density: Density, init: Array, rng: np.random.Generator) -> 
     yield from candidates[fine][: STARTS + int(fine[0])]
 
 
-def optimisation_path(density: Density, start: Array) -> Array:
+def optimisation_path(density: Density, start: Array, gradients: int = GRADIENTS) -> Array:
     """Points that L-BFGS visits on its way to a mode, ``(n, dim)``, from the start on."""
 
     def loss(z: Array) -> tuple[float, Array]:
@@ -171,22 +176,32 @@ def optimisation_path(density: Density, start: Array) -> Array:
         method="L-BFGS-B",
         callback=lambda z: path.append(np.array(z)),
         # centred hierarchies have no mode: their density grows without bound, and so would the path
-        options={"maxfun": GRADIENTS, "maxcor": 20},
+        options={"maxfun": gradients, "maxcor": 20},
     )
     return np.stack(path)
 
 
-def thin_path(path: Array) -> Array:
-    """At most ``PATH_POINTS`` of the points, evenly spaced, both ends among them."""
-    return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, PATH_POINTS).round().astype(int))])
+def thin_path(path: Array, points: int = PATH_POINTS) -> Array:
+    """At most so many of the points, evenly spaced, both ends among them."""
+    return np.asarray(path[np.unique(np.linspace(0, len(path) - 1, points).round().astype(int))])
 
 
 def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> list[Gaussian]:
-    """The candidates with their ELBO, on the same noise ``(n, dim)``; minus infinity where a draw is impossible."""
+    """The candidates with ELBO and KL, on the same noise ``(n, dim)``; minus infinity, nan where a draw is impossible.
+
+    They are of log weights, whose spread is small near the posterior, and not by the known entropy.
+    """
     z = np.concatenate([g.draw(noise) for g in candidates])
-    values = density.value_and_gradient(z)[0].reshape(len(candidates), len(noise)).mean(axis=1)
-    elbos = _finite(values) + [g.entropy() for g in candidates]
-    return [Gaussian(g.mean, g.factor, float(elbo)) for g, elbo in zip(candidates, elbos, strict=True)]
+    values = density.value_and_gradient(z)[0].reshape(len(candidates), len(noise))
+    made = []
+    for g, log_p in zip(candidates, values, strict=True):
+        log_q = -0.5 * (noise**2).sum(1) - np.log(g.diagonal).sum() - 0.5 * len(g.mean) * np.log(2 * np.pi)
+        log_weights = np.where(np.isfinite(log_p), log_p, -np.inf) - log_q
+        elbo = float(log_weights.mean())
+        with np.errstate(over="ignore"):
+            kl = float(log_weights.var() / 2) if np.isfinite(elbo) else np.nan
+        made.append(Gaussian(g.mean, g.factor, elbo, kl))
+    return made
 
 
 def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
@@ -222,7 +237,8 @@ def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator)
     return Gaussian(start.draw(mu), start.factor @ root)
 
 
-def _match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+def match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+    """The refinement of ``mean_field``."""
     mean, log_scale = start.mean, np.log(start.factor)
     for t in range(REFINEMENTS):
         z = mean + rng.standard_normal((DRAWS, len(mean))) * np.exp(log_scale)
@@ -238,7 +254,7 @@ def _match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator)
     return Gaussian(mean, np.exp(log_scale))
 
 
-def _inverse_root(hessian: Array) -> Array:
+def inverse_root(hessian: Array) -> Array:
     """Lower triangular R with ``R R^T = |-hessian|^-1``: absolute values, and a floor, make it positive definite."""
     h = -0.5 * (hessian + hessian.T)
     scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(h)), np.finfo(float).tiny ** 0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -19,16 +20,33 @@ GOOD_MISSED = 0.01  # share of the posterior where the guide has next to no draw
 SURE_LOG_Z = 0.1
 
 
+Map = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Near(NamedTuple):
+    """A Gaussian near the posterior, of the latent vector or of coordinates of it.
+
+    Attributes:
+        gaussian: of them.
+        place: coordinates ``(n, dim)`` to latent vectors and log det, ``(n,)``; None: they are the same.
+        unplace: the way back.
+    """
+
+    gaussian: Gaussian
+    place: Map | None = None
+    unplace: Map | None = None
+
+
 def measure_fit(
     training: Training,
     fitted: Fitted,
     *,
-    near: Gaussian | None,
+    near: Near | None,
     num_draws: int,
     seed: int,
     write: Callable[[FitResult, Path], None],
 ) -> FitResult:
-    """The result of a training, measured by so many fresh draws; ``near`` is a Gaussian near the posterior."""
+    """The result of a training, measured by so many fresh draws; ``near`` is near the posterior."""
     weighted = fitted.weigh(num_draws, seed)
     log_weights = weighted.log_weights
     with np.errstate(invalid="ignore"):  # of draws that are impossible under the model
@@ -63,17 +81,31 @@ def measure_fit(
 
 
 def check_around(
-    weighted: WeightedDraws, score: Callable[[np.ndarray], Scores], near: Gaussian | None, seed: int
+    weighted: WeightedDraws, score: Callable[[np.ndarray], Scores], near: Near | None, seed: int
 ) -> WideCheck | None:
     """The check by wide draws, around a Gaussian or else around the guide; None where none can be made or scored."""
     if weighted.vectors is None:
         return None
+    vectors, own, score_there = weighted.vectors, weighted.scores, score
     if near is None:
         try:
-            near = gaussian_of_draws(weighted.vectors)
+            near = Near(gaussian_of_draws(vectors))
         except ValueError:  # a number that does not vary, or that is a function of others
             return None
+    if near.place and near.unplace:
+        place, (vectors, log_det) = near.place, near.unplace(vectors)
+        own = _moved(own, -log_det)
+
+        def score_there(w: np.ndarray) -> Scores:
+            u, log_det = place(w)
+            return _moved(score(u), log_det)
+
     try:
-        return check_widely(weighted.vectors, weighted.scores, score, near, seed)
+        return check_widely(vectors, own, score_there, near.gaussian, seed)
     except NotImplementedError:  # a density without an inverse
         return None
+
+
+def _moved(scores: Scores, log_det: np.ndarray) -> Scores:
+    """As densities of coordinates, by the log det of the way from these."""
+    return Scores(scores.log_p + log_det, scores.log_q + log_det)

@@ -51,6 +51,8 @@ class SavedFit:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
         gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
+        placed: names of those that the model's priors place; the guide then draws by runs of the model alone.
+        map_params: trained parameters of the map that does it, under dotted names.
         model_params: the parameters of the model that were trained with it, the path of each in nested dicts first.
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
@@ -68,6 +70,8 @@ class SavedFit:
     params: Params
     gaussian: tuple[np.ndarray, np.ndarray] | None
     sites: tuple[SavedSite, ...]
+    placed: tuple[str, ...]
+    map_params: Arrays
     model_params: tuple[tuple[tuple[str, ...], np.ndarray], ...]
     losses: np.ndarray
     skipped: int
@@ -154,11 +158,13 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     arrays |= of_sites
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
+    arrays |= {f"informed.{name}": array for name, array in fit.map_params.items()}
     if fit.gaussian is not None:
         arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
     return {
-        "needs": None,  # a guide may need its model and arguments to draw; this one does not
+        "needs": "model" if fit.placed else None,  # to draw
         "sites": sites,
+        "placed": fit.placed,
         "model_params": [path for path, _ in fit.model_params],
         **{name: getattr(fit, name) for name in PLAIN},
     }, arrays
@@ -171,8 +177,9 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         ValueError: arrays and sites do not go together, or the fit needs what this version does not know.
         KeyError, TypeError: something is not there, or of another kind.
     """
-    if document["needs"] is not None:
-        raise ValueError(f"its guide needs {document['needs']!r} to draw; a newer ppl_flows may read it.")
+    placed = tuple(map(str, document.get("placed", ())))
+    if document["needs"] != ("model" if placed else None):
+        raise ValueError(f"its guide needs {document['needs']!r:.100} to draw; a newer ppl_flows may read it.")
     sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
@@ -180,6 +187,9 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
+    moved = {site.name: math.prod(site.numbers) for site in sites if site.name in placed}
+    if len(moved) < len(placed) or any(arrays[f"informed.{n}"].shape != (sum(moved.values()),) for n in MAP if placed):
+        raise ValueError("the parameters of its map are not those of sites it has.")
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
     document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
@@ -194,6 +204,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         params=params,
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
+        placed=placed,
+        map_params={name: arrays[f"informed.{name}"] for name in MAP if placed},
         model_params=tuple(
             (tuple(map(str, path)), arrays[f"model.{i}"]) for i, path in enumerate(document["model_params"])
         ),
@@ -250,6 +262,8 @@ def site_from_file(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
         raise ValueError(f"the site {site['name']!r} takes {numbers} numbers for a value of shape {shape}.")
     return SavedSite(site["name"], shape, site["support"], numbers, value, image)
 
+
+MAP = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``
 
 # what JSON holds as it is, and its kind
 PLAIN: dict[str, tuple[type, ...]] = {

@@ -10,15 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.params import flatten
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.auto_flow import with_map, without_map
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
+from ppl_flows.inference.model_map import LatentSite, ModelMap, Step, place_sites
 from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import MAP, SavedFit, SavedSite
+from ppl_flows.safe_files import nest
 
+NEEDS_MODEL = (
+    "the guide is informed: it draws by runs of its model, and was loaded without the model's arguments; "
+    "AutoFlow.load(path, model, *args, **kwargs) draws."
+)
 PASS_THEM = "the fit was loaded without the model's arguments; AutoFlow.load(path, model, *args, **kwargs) with them"
 
 
@@ -46,10 +55,13 @@ def saved_fit(
     versions: dict[str, str],
 ) -> SavedFit:
     """What a file has of the result of an ``AutoFlow``."""
-    near = guide.near_posterior
+    near, bijection = guide.near_posterior, guide.bijection
+    of_map = dict(flatten(params["informed"])) if guide.informed else {}
     return SavedFit(
-        bijection=guide.bijection,
-        params=params,
+        bijection=without_map(bijection) if guide.informed else bijection,
+        params={name: part for name, part in params.items() if name != "informed"},
+        placed=guide.informed,
+        map_params={name: array for name, array in of_map.items() if name in MAP},
         gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),
         sites=tuple(sites),
         model_params=tuple(model_params.items()),
@@ -96,6 +108,35 @@ def loaded_result(
     )
 
 
+def whole_flow(saved: SavedFit, informed: ModelMap | None = None) -> tuple[Bijection, Params]:
+    """From a standard normal to the latent vector, and its parameters.
+
+    Args:
+        informed: the map of the model, where the fit has one; None: one that says that it needs the model to run.
+    """
+    if not saved.placed:
+        return saved.bijection, saved.params
+    if informed is None:
+        informed = place_sites(
+            [LatentSite(s.name, s.numbers, 0, None) for s in saved.sites], {*saved.placed}, NoModel()
+        )
+    return with_map(saved.bijection, informed), {**saved.params, "informed": nest(saved.map_params)}
+
+
+class NoModel:
+    """A ``ModelWalk`` without a model.
+
+    Raises:
+        ValueError: it should run.
+    """
+
+    def __call__(self, sites: tuple[LatentSite, ...], step: Step, x: Array, params: Params, *, forward: bool) -> Any:
+        raise ValueError(NEEDS_MODEL)
+
+    def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoModel:
+        return self
+
+
 def gaussian_of(saved: SavedFit) -> Gaussian | None:
     """Where its guide started."""
     return None if saved.gaussian is None else Gaussian(*saved.gaussian)
@@ -109,7 +150,7 @@ def loaded_guide(
     """Of a file, with what a language draws from it, and makes of it with the model's arguments."""
     subsampled = bool(np.isnan(saved.kl[0]))
     latents = [site.name for site in saved.sites]
-    return LoadedGuide(subsampled, partial(draw_sites, saved), _words(saved), latents, start)
+    return LoadedGuide(subsampled, partial(draw_sites, saved), _words(saved), latents, start, bool(saved.placed))
 
 
 def _words(saved: SavedFit) -> dict[str, str]:
@@ -140,6 +181,7 @@ class LoadedGuide:
         draw_sites: ``(num_samples, seed)``: of the sites in the file, and their log q.
         words, latents: as of ``Fitted``.
         start: makes it a guide of the model and its arguments; None without these.
+        informed: whether its map is of the model, so that it draws by no other way.
     """
 
     subsampled: bool
@@ -147,6 +189,7 @@ class LoadedGuide:
     words: dict[str, str]
     latents: Collection[str]
     start: Callable[[], Fitted] | None
+    informed: bool
     _started: Fitted | None = field(default=None, repr=False)
 
     @property
@@ -154,6 +197,8 @@ class LoadedGuide:
         return self._with_model("infers discrete sites").enumerates
 
     def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
+        if self.informed:
+            return self._with_model("draws").draw(num_samples, seed)
         draws, _ = self.draw_sites(num_samples, seed)
         return draws if self.start is None else self.complete(draws)
 
@@ -162,6 +207,8 @@ class LoadedGuide:
         return self.start is not None
 
     def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, Array], np.ndarray]:
+        if self.informed:
+            return self._with_model("draws").draw_with_log_q(num_samples, seed)
         return self.draw_sites(num_samples, seed)
 
     def complete(self, draws: dict[str, Array]) -> dict[str, Array]:
@@ -193,7 +240,7 @@ class LoadedGuide:
 
     def _with_model(self, what: str) -> Fitted:
         if self.start is None:
-            raise ValueError(f"{PASS_THEM} {what}.")
+            raise ValueError(NEEDS_MODEL if self.informed else f"{PASS_THEM} {what}.")
         if self._started is None:
             self._started = self.start()
         return self._started

@@ -17,9 +17,12 @@ def flow_repr(flow: Any) -> str:
     return f"Flow({', '.join(parts)})"
 
 
-def guide_repr(name: str, latents: str, start: str, quality: str, *bijections: Any) -> str:
+def guide_repr(
+    name: str, latents: str, start: str, quality: str, *bijections: Any, informed: tuple[str, ...] = ()
+) -> str:
     """Of a guide that is set up."""
-    return f"{name}({', '.join([latents, *map(str, bijections)])}, start={start!r}, quality={quality!r})"
+    words = [latents, *map(str, bijections), f"start={start!r}", f"quality={quality!r}"]
+    return f"{name}({', '.join(words + ([f'informed={list(informed)}'] if informed else []))})"
 
 
 def unset_guide_repr(name: str, quality: str) -> str:

@@ -23,8 +23,11 @@ from ppl_flows.inference.validation import check_fit, check_functions, check_los
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.elbo import choose_elbo
+from ppl_flows.numpyro.fit_errors import data_errors
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.flow_handlers import PathGradients
+from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.lazy_guide import set_up
 from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
 
@@ -112,6 +115,10 @@ def fit(
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
+    train_key, _ = jax.random.split(jax.random.key(seed))  # the other one weighs
+    with data_errors(bound_model):
+        set_up(guide, args, kwargs, train_key, init_params or {})  # as steps and particles follow from the start
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     saved = open_checkpoint(
@@ -134,8 +141,6 @@ def fit(
         loss=loss,
         init_params=init_params,
     )
-    bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    train_key, _ = jax.random.split(jax.random.key(seed))  # the other one weighs
 
     def weighted_model(weight: jax.Array) -> Any:
         with handlers.scale(scale=weight):
@@ -173,7 +178,7 @@ def fit(
     return measure_fit(
         trained,
         FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
-        near=getattr(guide, "near_posterior", None),
+        near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else None,
         num_draws=draws,
         seed=seed,
         write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),

@@ -11,30 +11,31 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
-from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_median, init_to_value
-from numpyro.infer.util import initialize_model
-from numpyro.primitives import Messenger
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.core.types import Params
+from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.measure_fit import Near
+from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
-from ppl_flows.inference.saved_results import gaussian_of
+from ppl_flows.inference.saved_results import gaussian_of, whole_flow
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
+from ppl_flows.numpyro.guide_start import first_start, guide_map
+from ppl_flows.numpyro.informed import ways
+from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.load_fit import load_fit
-from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.numpyro.transform import FlowTransform
 
@@ -42,11 +43,12 @@ QUANTILE_DRAWS = 10_000
 
 
 class AutoFlow(LazyGuide, AutoContinuous):
-    """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
+    """Guide over all latent variables: a flow, an affine map that places it near the posterior, and the model's priors.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
-    model's log density, and keeps it as its last, fixed map; the flow before it starts next to the identity. Its
-    parameters are one site, ``{prefix}_flow``.
+    model's log density, and keeps it as a fixed map; the flow before it starts next to the identity. After it, sites
+    whose prior has a location and a scale that depend on earlier sites are placed by these (``informed``), which wants
+    one run of the model per draw. Its parameters are one site, ``{prefix}_flow``.
 
     Args:
         model: a NumPyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete
@@ -61,6 +63,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
+        informed: whether the model's priors place its sites. ``"auto"``: where some can, the start is searched for, and
+            the Gaussian found in these coordinates has the larger ELBO. The model then runs with the arguments of the
+            call, or, where a call has none, with those of the set-up. ``guide.informed`` names the sites.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -70,7 +75,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     Raises:
         ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
-            flow of the wrong size; a log density that is finite nowhere; a start that the model does not allow.
+            flow of the wrong size; a log density that is finite nowhere; a start that the model does not allow;
+            ``informed=True`` where no site can be placed.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
         RuntimeError: a method that needs the set-up, before it.
 
@@ -84,7 +90,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     prefix: str | None
     model: HideEnumerated
+    kl_of_start: float = np.nan  # KL(Gaussian of the start || posterior) in nats, about
     _gaussian: Gaussian | None = None
+    _map: ModelMap | None = None
     _file: SavedFit | None = None  # that it was loaded from
 
     def __init__(
@@ -94,18 +102,19 @@ class AutoFlow(LazyGuide, AutoContinuous):
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
+        informed: bool | str = "auto",
         prefix: str | None = None,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_guide(quality, start, init_scale)
+        check_guide(quality, start, init_scale, informed)
         checked_seed("AutoFlow", seed)
         check_not_jitted(model)
         super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
         self._bare = model
         self.quality, self.start = quality, start
-        self._recipe = flow
+        self._recipe, self._wish = flow, informed
         self._init_scale = init_scale
         self._seed = seed
 
@@ -123,74 +132,20 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.prefix is None:
             self.prefix = f"auto_{next(iter(self._init_locs))}"
+        self._arguments = args, kwargs
         if self._file is not None:
             check_sites(self._file.sites, self.latent_sites())
-            self._bijection, self._start = self._file.bijection, self._file.params
+            if self._file.placed:
+                self._map = loaded_map(self._file.placed, guide_map(self, args, kwargs))
+            self._bijection, self._start = whole_flow(self._file, self._map)
             self.start, self._gaussian = self._file.start, gaussian_of(self._file)
             return
-        self._bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-        gaussian = self._gaussian = self._first_gaussian(args, kwargs)
-        self._start = guide_params(self._bijection, gaussian, self._seed, fixed=self.start != "init")
-
-    def _first_gaussian(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gaussian:
-        if isinstance(self.start, Gaussian):
-            gaussian, self.start = self.start, "given"
-            return gaussian
-        if isinstance(self.start, Mapping):
-            latents = {name: jnp.shape(self.prototype_trace[name]["value"]) for name in self._init_locs}
-            check_start(self.start, latents, self.prototype_trace)
-            maps = {name: biject_to(self.prototype_trace[name]["fn"].support) for name in latents}
-            draws = {name: to_array(self.start[name]) for name in latents}
-            # in the host's order: a pytree would be sorted by name
-            rows = jax.vmap(lambda site: jnp.concatenate([jnp.ravel(maps[n].inv(site[n])) for n in maps]))(draws)
-            self.start = "draws"
-            return gaussian_of_draws(np.asarray(rows, dtype=np.float64))
-        obstacle = self._obstacle(args, kwargs)
-        if self.start == "auto":
-            self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
-        if self.start == "init":
-            return Gaussian(self._init_latent, np.full(self.latent_dim, self._init_scale))
-        if obstacle:
-            raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        potential = self._potential(args, kwargs)
-        density = LogDensity(lambda z: -potential(self._unpack_latent(z)), self._init_latent.dtype)
-        # not in the trace that this call is part of; and without the host's checks, which programs would only trace
-        with handlers.block(), numpyro.validation_enabled(False):
-            return find_gaussian(self.start, density, np.asarray(self._init_latent, dtype=np.float64), self._seed)
-
-    def _obstacle(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        """What makes the log density no function of the latents alone."""
-        if isinstance(self._init_latent, jax.core.Tracer):
-            return "the guide is set up inside a traced function"
-        if is_subsampled(self.prototype_trace):
-            return "the likelihood is sub-sampled"
-        return "the model draws numbers that the guide does not" if self._hides_draws(args, kwargs) else None
-
-    def _hides_draws(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a ``block`` around the model keeps latent sites from the guide, as in an ``AutoGuideList``."""
-        inner = self._bare
-        while isinstance(inner, Messenger) and not isinstance(inner, handlers.block):
-            inner = inner.fn
-        if not isinstance(inner, handlers.block):
-            return False
-        with handlers.block():
-            trace = handlers.trace(handlers.seed(inner.fn, 0)).get_trace(*args, **kwargs)
-        latents = {n for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
-        return not latents <= self.prototype_trace.keys() | self.model.names
-
-    def _potential(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[dict[str, Any]], jax.Array]:
-        """The potential energy of the unconstrained sites, with enumerated ones summed over."""
-        if not self.model.names:
-            return self._potential_fn
-        values = {name: self.prototype_trace[name]["value"] for name in self._init_locs}
-        with handlers.block():
-            return initialize_model(
-                jax.random.key(self._seed),
-                self._bare,
-                init_strategy=init_to_value(values=values),
-                model_args=args,
-                model_kwargs=kwargs,
-            ).potential_fn
+        start, self._map = first_start(self, self._wish, args, kwargs)
+        self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+        layers = sized(self.quality, self.kl_of_start).flow_layers
+        self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
+        fixed = self.start != "init"
+        self._start = guide_params(self._bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
 
     @classmethod
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
@@ -238,15 +193,29 @@ class AutoFlow(LazyGuide, AutoContinuous):
         """From a standard normal to the latent vector."""
         return self._bijection
 
+    @property
+    def informed(self) -> tuple[str, ...]:
+        """The sites that are placed by their priors."""
+        return () if self._map is None else self._map.placed
+
     def __repr__(self) -> str:
         if self.prototype_trace is None:
             return unset_guide_repr("AutoFlow", self.quality)
-        return guide_repr("AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self._bijection)
+        size = f"{self.latent_dim} latents"
+        return guide_repr("AutoFlow", size, str(self.start), self.quality, self._bijection, informed=self.informed)
 
     @property
     def near_posterior(self) -> Gaussian | None:
-        """The Gaussian near the posterior that the guide started at; None where it had none."""
+        """The Gaussian near the posterior that the guide started at, of the latent vector, or of its coordinates where
+        the guide is ``informed``; None where it had none."""
         return None if self.start == "init" else self._gaussian
+
+    def near(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Near | None:
+        """The same, with the way from coordinates to the latent vector at trained parameters."""
+        if self.near_posterior is None or self._map is None:
+            return None if self.near_posterior is None else Near(self.near_posterior)
+        whole: Any = self.get_transform(params, *args, **kwargs)
+        return Near(self.near_posterior, *ways(FlowTransform(whole.bijection.parts[-1], whole.params["informed"])))
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -254,31 +223,54 @@ class AutoFlow(LazyGuide, AutoContinuous):
         dtype = self._init_latent.dtype
         return dist.Normal(jnp.zeros(self.latent_dim, dtype), jnp.ones(self.latent_dim, dtype)).to_event(1)
 
-    def _get_posterior(self) -> Flow:
+    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
         # under a handler as a function of the key, as a dict is no array that the host's `param` could check
         params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
-        return Flow(self._bijection, params, base=self.get_base_dist())
+        sites = self.prototype_trace
+        model = {n: numpyro.param(n, sites[n]["value"], **sites[n]["kwargs"]) for n in self._map_params()}
+        return Flow(self._bijection_at(args, kwargs), self._with_model_params(params, model), base=self.get_base_dist())
+
+    def _bijection_at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bijection:
+        """With the model's arguments of a call; of the set-up, where it has none."""
+        if self._map is None or not (args or kwargs) or same_arguments((args, kwargs), self._arguments):
+            return self._bijection
+        return with_map(self._bijection, self._map.with_arguments(args, kwargs))
+
+    def _map_params(self) -> list[str]:
+        return [] if self._map is None else [name for name, _ in self._map.model_params]
+
+    def _with_model_params(self, params: Params, model: dict[str, Any]) -> Params:
+        """The flow's, with the model's own that its map reads."""
+        values = {f"{i}": model[name] for i, name in enumerate(self._map_params())}
+        return {**params, "informed": {**params["informed"], "model": values}} if values else params
 
     def _sample_latent(self, *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any) -> jax.Array:
-        posterior = self._get_posterior().expand_by(sample_shape)
+        posterior = self._get_posterior(*args, **kwargs).expand_by(sample_shape)
         infer = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
         return numpyro.sample(f"_{self.prefix}_latent", posterior, infer=infer)
 
-    def get_transform(self, params: dict[str, Any]) -> FlowTransform:
-        """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
-        self._check_set_up()
-        return FlowTransform(self._bijection, params[f"{self.prefix}_flow"])
+    def get_transform(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> FlowTransform:
+        """The trained map from the base to the unconstrained latents.
 
-    def get_posterior(self, params: dict[str, Any]) -> Flow:
+        ``.bijection`` and ``.params`` can be saved, unless the model has a part in it: ``informed``. Then the map is
+        that of these arguments of the model, or of those of the set-up.
+        """
+        self._check_set_up()
+        flow = self._with_model_params(params[f"{self.prefix}_flow"], params)
+        return FlowTransform(self._bijection_at(args, kwargs), flow)
+
+    def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
-        return Flow(self.get_transform(params), base=self.get_base_dist())
+        return Flow(self.get_transform(params, *args, **kwargs), base=self.get_base_dist())
 
     def sample_posterior(self, rng_key: Any, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
         """Posterior draws, ``{site: (*sample_shape, *site shape)}``, of latent and deterministic sites."""
         self._check_set_up()
-        draws: dict[str, jax.Array] = super().sample_posterior(rng_key, params, *args, **kwargs)
+        shape = kwargs.pop("sample_shape", ())
+        vectors = self.get_posterior(params, *args, **kwargs).sample(rng_key, shape)
+        draws: dict[str, jax.Array] = self._unpack_and_constrain(vectors, params)
         return draws
 
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:

@@ -49,6 +49,13 @@ class LazyGuide(AutoGuide):
         check_set_up(self, "call it once with the model's arguments, numpyro.handlers.seed(guide, key)(*args)")
 
 
+def set_up(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any, params: dict[str, Any]) -> None:
+    """Shows a guide its model, if it is lazy and has not seen it; params are the model's."""
+    if isinstance(guide, LazyGuide) and guide.prototype_trace is None:
+        with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
+            guide._setup_prototype(*args, **kwargs)
+
+
 class HideEnumerated(handlers.block):
     """The model without the latents that are summed over; a ValueError at its run for other discrete ones.
 

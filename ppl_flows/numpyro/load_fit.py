@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result
+from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result, whole_flow
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
@@ -43,7 +44,7 @@ def load_fit(
     guide = make(saved)
     start: Callable[[], Fitted] | None = None
     prefix = saved.prefix or f"auto_{saved.sites[0].name}"
-    params: dict[str, Any] = {f"{prefix}_flow": params_of(saved)}
+    params: dict[str, Any] = {f"{prefix}_flow": flow_of(saved)[1]}
     for names, array in saved.model_params:
         node = params
         for name in names[:-1]:
@@ -57,19 +58,21 @@ def load_fit(
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
 
 
-def params_of(saved: SavedFit) -> Params:
-    """Of the flow, as arrays of the language."""
-    return map_params(lambda _, a: to_array(a), saved.params)
+def flow_of(saved: SavedFit) -> tuple[Bijection, Params]:
+    """From a standard normal to the latent vector, and its parameters, as arrays of the language."""
+    bijection, params = whole_flow(saved)
+    return bijection, map_params(lambda _, a: to_array(a), params)
 
 
 def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, jax.Array], np.ndarray]:
     """Draws of the sites in a file, and the log density of the vectors they are made of."""
     transforms = [SUPPORTS.transform(site) for site in saved.sites]
+    bijection, params = flow_of(saved)
     ends = np.cumsum([int(np.prod(site.numbers)) for site in saved.sites])
 
     @jax.jit  # one program, not one per operation
     def draw(key: jax.Array, params: Params) -> tuple[dict[str, jax.Array], jax.Array]:
-        flow = Flow(saved.bijection, params)
+        flow = Flow(bijection, params)
         vectors, intermediates = flow.sample_with_intermediates(key, (num_samples,))
         parts = jnp.split(vectors, ends[:-1], axis=-1)
         return {
@@ -77,7 +80,7 @@ def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, 
             for site, transform, part in zip(saved.sites, transforms, parts, strict=True)
         }, flow.log_prob(vectors, intermediates)
 
-    draws, log_q = draw(jax.random.key(seed), params_of(saved))
+    draws, log_q = draw(jax.random.key(seed), params)
     return draws, np.asarray(log_q, dtype=np.float64)
 
 

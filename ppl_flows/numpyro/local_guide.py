@@ -131,7 +131,9 @@ class AutoLocalFlow(LazyGuide):
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"
             return None
-        whole = AutoFlow(self._bare, identity_flow, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed)
+        whole = AutoFlow(
+            self._bare, identity_flow, informed=False, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed
+        )
         with handlers.block():
             handlers.seed(whole, 0)(*args, **kwargs)
         self.start = str(whole.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,24 +15,41 @@ POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
 
 class LogDensity:
-    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile."""
+    """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile.
 
-    def __init__(self, log_density: Callable[[jax.Array], jax.Array], dtype: Any) -> None:
-        self._dtype = dtype
+    Args:
+        log_density: of a vector, and of ``given``.
+        given: what else it depends on, arrays.
+    """
+
+    def __init__(self, log_density: Callable[[jax.Array, Any], jax.Array], dtype: Any, given: Any = None) -> None:
+        self._dtype, self._given = dtype, given
         self._one = jax.jit(jax.value_and_grad(log_density))
-        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density)))
-        self._hessians = jax.jit(lambda z: lax.map(jax.hessian(log_density), z, batch_size=8))
+        self._many = jax.jit(jax.vmap(jax.value_and_grad(log_density), (0, None)))
+
+        def hessian(z: jax.Array, given: Any) -> jax.Array:
+            _, product = jax.linearize(lambda z: jax.grad(log_density)(z, given), z)
+            return lax.map(product, jnp.eye(len(z), dtype=z.dtype), batch_size=32)
+
+        self._hessians = jax.jit(lambda z, given: lax.map(lambda z: hessian(z, given), z))
+
+    def at(self, given: Any) -> LogDensity:
+        """The same programs, given something else of the same shapes."""
+        new = copy.copy(self)
+        new._given = given
+        return new
 
     def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(z) == 1:
-            value, gradient = self._one(jnp.asarray(z[0], self._dtype))
+            value, gradient = self._one(jnp.asarray(z[0], self._dtype), self._given)
             return np.asarray(value, np.float64)[None], np.asarray(gradient, np.float64)[None]
-        blocks = [self._many(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
+        blocks = [self._many(jnp.asarray(block, self._dtype), self._given) for block in _blocks(z, POINTS_PER_CALL)]
         values, gradients = (np.concatenate(arrays)[: len(z)] for arrays in zip(*blocks, strict=True))
         return values.astype(np.float64), gradients.astype(np.float64)
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        blocks = [self._hessians(jnp.asarray(block, self._dtype)) for block in _blocks(z, POINTS_PER_CALL)]
+        size = 1 if len(z) == 1 else POINTS_PER_CALL
+        blocks = [self._hessians(jnp.asarray(block, self._dtype), self._given) for block in _blocks(z, size)]
         return np.concatenate(blocks)[: len(z)].astype(np.float64)
 
 

@@ -24,9 +24,11 @@ from ppl_flows.inference.validation import check_fit, check_functions, check_los
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
-from ppl_flows.pyro.fit_errors import vectorized_errors
+from ppl_flows.pyro.fit_errors import data_errors, vectorized_errors
 from ppl_flows.pyro.fitted_guide import fitted_guide
 from ppl_flows.pyro.flow_handlers import PathGradients
+from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.lazy_guide import set_up
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
@@ -132,6 +134,8 @@ def fit(
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    with data_errors(lambda _: model(*args, **kwargs)):
+        set_up(guide, args, kwargs, seed)  # as steps and particles follow from the start
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
@@ -203,7 +207,7 @@ def fit(
         return measure_fit(
             trained,
             fitted,
-            near=getattr(given, "near_posterior", None),
+            near=given.near(*args, **kwargs) if isinstance(given, AutoFlow) else None,
             num_draws=draws,
             seed=seed,
             write=partial(

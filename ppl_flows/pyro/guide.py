@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,32 +17,35 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import check_guide, check_start, guide_bijection, guide_params
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, find_gaussian, gaussian_of_draws
+from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
+from ppl_flows.inference.measure_fit import Near
+from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
 from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.guide_start import first_start, guide_map, loaded_start
+from ppl_flows.pyro.informed import ways
 from ppl_flows.pyro.lazy_guide import LazyGuide
 from ppl_flows.pyro.load_fit import load_fit, transform_of
-from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
-from ppl_flows.torch.params import to_tensor
 
 QUANTILE_DRAWS = 10_000
 
 
 class AutoFlow(LazyGuide, AutoContinuous):
-    """Guide over all latent variables: a flow, then an affine map that places it near the posterior.
+    """Guide over all latent variables: a flow, an affine map that places it near the posterior, and the model's priors.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
-    model's log density, and keeps it as its last, fixed map, in buffers; the flow before it starts next to the
-    identity. After ``load_state_dict``, which may come before that call, it looks for none. Pyro's parameter store
-    does not have the fixed map, so ``state_dict`` is what to save.
+    model's log density, and keeps it as a fixed map, in buffers; the flow before it starts next to the identity. After
+    it, sites whose prior has a location and a scale that depend on earlier sites are placed by these (``informed``),
+    which wants one run of the model for all draws. After ``load_state_dict``, which may come before that call, it looks
+    for none. Pyro's parameter store does not have the fixed map, so ``state_dict`` is what to save.
 
     Args:
         model: a Pyro model; none of its latents is local to a sub-sampled plate. They are continuous, or discrete and
@@ -58,6 +60,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, draws hidden from the guide). ``guide.start`` says which.
+        informed: whether the model's priors place its sites. ``"auto"``: where some can, the start is searched for, and
+            the Gaussian found in these coordinates has the larger ELBO. The model then runs with the arguments of the
+            call, or, where a call has none, with those of the set-up. ``guide.informed`` names the sites.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
             uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
@@ -66,7 +71,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     Raises:
         ValueError: at the first call: latents local to a sub-sampled plate; a discrete latent that is not marked; a
             name that Pyro's parameter store has already; a flow of the wrong size; a log density that is finite
-            nowhere; a start that the model does not allow.
+            nowhere; a start that the model does not allow; ``informed=True`` where no site can be placed.
         TypeError: at the first call: ``flow`` gives something else than a Bijection.
         RuntimeError: a method that needs the set-up, before it.
 
@@ -79,7 +84,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
     """
 
     prototype_trace: Any
+    kl_of_start: float = np.nan  # KL(Gaussian of the start || posterior) in nats, about
     _gaussian: Gaussian | None = None
+    _map: ModelMap | None = None
     _file: SavedFit | None = None  # that it was loaded from
 
     def __init__(
@@ -89,40 +96,45 @@ class AutoFlow(LazyGuide, AutoContinuous):
         *,
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
+        informed: bool | str = "auto",
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_guide(quality, start, init_scale)
+        check_guide(quality, start, init_scale, informed)
         checked_seed("AutoFlow", seed)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._bare, self._init_loc_fn = (model,), init_loc_fn
         self.quality, self.start = quality, start
-        self._recipe = flow
+        self._recipe, self._wish = flow, informed
         self._init_scale = init_scale
         self._seed = seed
 
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._check_plates()
         loc = self._init_loc()
+        self._arguments = args, kwargs
         if self._file is None:
             self.transform = self._first_transform(loc, args, kwargs)
         else:
             check_sites(self._file.sites, self.latent_sites())
             self._set_model_params(self._file)
-            self.transform, self._gaussian = transform_of(self._file, loc), gaussian_of(self._file)
+            if self._file.placed:
+                self._map = loaded_map(self._file.placed, guide_map(self, loc, args, kwargs))
+            self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
             self.start = self._file.start
         self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
 
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
-        bijection = guide_bijection(self._recipe, self.latent_dim, self.quality)
-        init = loc.double().cpu().numpy()
         if self._saved is None:
-            density = LogDensity(partial(self._bare[0], *args, **kwargs), self._unpack_latent, loc)
-            gaussian = self._gaussian = self._first_gaussian(init, density)
+            start, self._map = first_start(self, self._wish, loc, args, kwargs)
+            layers = sized(self.quality, start.gaussian.kl).flow_layers
         else:
-            gaussian, self.start = Gaussian(init, np.ones(len(init))), "loaded"
-        params = guide_params(bijection, gaussian, self._seed, fixed=self.start != "init")
+            start, self._map, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
+        self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+        bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
+        fixed = self.start != "init"
+        params = guide_params(bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
         weights, state = split(params)
         weights = map_params(lambda _, a: torch.nn.Parameter(torch.tensor(a).to(loc)), weights)
         state = map_params(lambda _, a: torch.tensor(a).to(loc), state)
@@ -147,28 +159,6 @@ class AutoFlow(LazyGuide, AutoContinuous):
                         f"({frame.size} of {frame.full_size}): one flow over all latents would silently fit the "
                         "wrong rows. Run the plate at full size, or use AutoLocalFlow."
                     )
-
-    def _first_gaussian(self, init: np.ndarray, density: LogDensity) -> Gaussian:
-        if isinstance(self.start, Gaussian):
-            gaussian, self.start = self.start, "given"
-            return gaussian
-        if isinstance(self.start, Mapping):
-            latents = {name: tuple(site["value"].shape) for name, site in self.prototype_trace.iter_stochastic_nodes()}
-            check_start(self.start, latents, self.prototype_trace.nodes)
-            sites = [
-                biject_to(site["fn"].support).inv(value := to_tensor(self.start[name])).reshape(len(value), -1)
-                for name, site in self.prototype_trace.iter_stochastic_nodes()
-            ]
-            self.start = "draws"
-            return gaussian_of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())
-        obstacle = None if self.start == "init" else density.obstacle(init)
-        if self.start == "auto":
-            self.start = "init" if obstacle else "full_rank" if self.latent_dim <= FULL_RANK_DIM else "mean_field"
-        if self.start == "init":
-            return Gaussian(init, np.full(len(init), self._init_scale))
-        if obstacle:
-            raise ValueError(f"AutoFlow: start={self.start!r} is not possible: {obstacle}; use start='init'.")
-        return find_gaussian(self.start, density, init, self._seed)
 
     @classmethod
     def load(cls, path: Path, model: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[AutoFlow, FitResult]:
@@ -228,14 +218,26 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def __repr__(self) -> str:
         if self.prototype_trace is None:
             return unset_guide_repr("AutoFlow", self.quality)
-        return guide_repr(
-            "AutoFlow", f"{self.latent_dim} latents", str(self.start), self.quality, self.transform.bijection
-        )
+        size, bijection = f"{self.latent_dim} latents", self.transform.bijection
+        return guide_repr("AutoFlow", size, str(self.start), self.quality, bijection, informed=self.informed)
+
+    @property
+    def informed(self) -> tuple[str, ...]:
+        """The sites that are placed by their priors."""
+        return () if self._map is None else self._map.placed
 
     @property
     def near_posterior(self) -> Gaussian | None:
-        """The Gaussian near the posterior that the guide started at; None where it had none."""
+        """The Gaussian near the posterior that the guide started at, of the latent vector, or of its coordinates where
+        the guide is ``informed``; None where it had none."""
         return None if self.start == "init" else self._gaussian
+
+    def near(self, *args: Any, **kwargs: Any) -> Near | None:
+        """The same, with the way from coordinates to the latent vector, as it is trained."""
+        if self.near_posterior is None or self._map is None:
+            return None if self.near_posterior is None else Near(self.near_posterior)
+        whole: Any = self.get_transform(*args, **kwargs)
+        return Near(self.near_posterior, *ways(whole.bijection.parts[-1], whole.params["informed"]))
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -243,9 +245,17 @@ class AutoFlow(LazyGuide, AutoContinuous):
         return dist.Normal(self._zeros, torch.ones_like(self._zeros)).to_event(1)
 
     def get_transform(self, *args: Any, **kwargs: Any) -> FlowTransform:
-        """The trained map from the base to the unconstrained latents; ``.bijection`` and ``.params`` can be saved."""
+        """The trained map from the base to the unconstrained latents.
+
+        ``.bijection`` and ``.params`` can be saved, unless the model has a part in it: ``informed``. Then the map is
+        that of these arguments of the model, or of those of the set-up.
+        """
         self._check_set_up()
-        return self.transform
+        transform: FlowTransform = self.transform
+        if self._map is None or not (args or kwargs) or same_arguments((args, kwargs), self._arguments):
+            return transform
+        bijection: Any = transform.bijection
+        return FlowTransform(with_map(bijection, self._map.with_arguments(args, kwargs)), transform.params)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""

@@ -82,6 +82,14 @@ class LazyGuide(AutoGuide):
         self._saved = (own, strict) if own else None
 
 
+def set_up(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int) -> None:
+    """Shows a guide its model, if it is lazy and has not seen it."""
+    if isinstance(guide, LazyGuide) and guide.prototype_trace is None:
+        with poutine.block(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            guide._setup_prototype(*args, **kwargs)
+
+
 def hide_enumerated(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model without the latents that are summed over; a ValueError at its run for other discrete ones."""
 

@@ -14,9 +14,10 @@ from pyro import poutine
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result
+from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result, whole_flow
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
@@ -54,15 +55,16 @@ def load_fit(
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
 
 
-def transform_of(saved: SavedFit, like: torch.Tensor | None = None) -> FlowTransform:
+def transform_of(saved: SavedFit, like: torch.Tensor | None = None, informed: ModelMap | None = None) -> FlowTransform:
     """From a standard normal to the latent vector, with parameters that train, on the device of a tensor."""
+    bijection, params = whole_flow(saved, informed)
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return to_tensor(array) if like is None else torch.tensor(array).to(like)
 
-    weights, state = split(saved.params)
+    weights, state = split(params)
     trained = map_params(lambda _, a: torch.nn.Parameter(tensor(a)), weights)
-    return FlowTransform(saved.bijection, merge(trained, map_params(lambda _, a: tensor(a), state)))
+    return FlowTransform(bijection, merge(trained, map_params(lambda _, a: tensor(a), state)))
 
 
 def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], np.ndarray]:

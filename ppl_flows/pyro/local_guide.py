@@ -141,7 +141,7 @@ class AutoLocalFlow(LazyGuide):
         if self.start == "init" or self._features is not None or self._minibatch != self._rows:
             self.start = "init"
             return None
-        whole = AutoFlow(self._bare[0], identity_flow, init_loc_fn=self._init_loc_fn, seed=self._seed)
+        whole = AutoFlow(self._bare[0], identity_flow, informed=False, init_loc_fn=self._init_loc_fn, seed=self._seed)
         whole._pyro_name = f"{self._pyro_name}.whole"  # the store may have an AutoFlow
         whole._setup_prototype(*args, **kwargs)
         self.start = str(whole.start)

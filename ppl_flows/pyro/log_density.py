@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,7 @@ class LogDensity:
         self, model: Callable[..., Any], unpack: Callable[[torch.Tensor], Iterable[Any]], like: torch.Tensor
     ) -> None:
         self._model, self._unpack, self._like = model, unpack, like
+        self._through: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
         with poutine.block():
             nodes: list[Any] = [*poutine.trace(model).get_trace().nodes.values()]
         self._enumerates = any(is_enumerated(site) for site in nodes)
@@ -37,6 +39,12 @@ class LogDensity:
         ]
         self._nesting = max((-frame.dim for frame in self._frames), default=0)
         self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
+
+    def through(self, place: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> LogDensity:
+        """The density of coordinates, which ``place`` makes latent vectors of, with the log determinants."""
+        new = copy.copy(self)
+        new._through = place
+        return new
 
     def obstacle(self, init: np.ndarray) -> str | None:
         """What makes the log density no function of the latents alone."""
@@ -65,7 +73,8 @@ class LogDensity:
     def _with_gradient(self, z: torch.Tensor, *, create_graph: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         z = z if z.requires_grad else z.requires_grad_()
         with torch.enable_grad():
-            values = self._values(z)
+            latent, log_det = (z, 0.0) if self._through is None else self._through(z)
+            values = self._values(latent) + log_det
             (gradients,) = torch.autograd.grad(values.sum(), z, create_graph=create_graph)
         return values, gradients
 

@@ -9,7 +9,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.recipes.spline import nsf
 from ppl_flows.recipes.stacks import Hidden, autoregressive, check_recipe, couplings, network_of
-from ppl_flows.transformers import Additive, Affine, Multiplicative
+from ppl_flows.transformers import Additive, Affine, Multiplicative, SinhArcsinh
 
 
 def nice(
@@ -112,7 +112,8 @@ def maf(
 
 
 def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bijection:
-    """What ``AutoFlow`` uses by default: shuffled affine couplings; two splines in one dimension.
+    """What ``AutoFlow`` uses by default: shuffled affine couplings, then a skew and tails for every coordinate; two
+    splines in one dimension.
 
     Args:
         dim: event size.
@@ -123,4 +124,5 @@ def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bije
         return nsf(1, flow_layers=2, context_dim=context_dim)
     network = MLP((min(max(2 * dim, 16), 32),) * 2)
     pair = (Coupling(dim, flip=flip, conditioner=network, context_dim=context_dim) for flip in (False, True))
-    return Repeat(Chain((Shuffle(dim), *pair)), times=(flow_layers + 1) // 2)
+    couplings = Repeat(Chain((Shuffle(dim), *pair)), times=(flow_layers + 1) // 2)
+    return Chain((couplings, Elementwise(dim, SinhArcsinh())))

@@ -150,3 +150,26 @@ def repeat_passes(
         return (v, carry[1] + log_det), None
 
     return lax.scan(step, (v, zero), params, length=n, reverse=reverse)[0]
+
+
+def recurrence(gain: Array, term: Array) -> Array:
+    def step(x: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        x = row[0] * x + row[1]
+        return x, x
+
+    return _along_last(step, gain, term)
+
+
+def fractions(a: Array, b: Array, c: Array, d: Array) -> Array:
+    def step(x: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+        a, b, c, d = row
+        x = (a * x + b) / (c * x + d)
+        return x, x
+
+    return _along_last(step, a, b, c, d)
+
+
+def _along_last(step: Callable[..., Any], *rows: Array) -> Array:
+    """A loop: rounds over whole arrays, as in the other libraries, take long to compile, and longer to run."""
+    rows = tuple(jnp.moveaxis(a, -1, 0) for a in jnp.broadcast_arrays(*rows))
+    return jnp.moveaxis(lax.scan(step, jnp.zeros_like(rows[0][0]), rows, unroll=4)[1], 0, -1)

@@ -14,6 +14,7 @@ from scipy.special import erfc, ndtri
 from scipy.special import expit as sigmoid
 from scipy.special import gammaln as lgamma
 
+from ppl_flows.backends.eager_recurrence import fractions, recurrence
 from ppl_flows.backends.eager_scan import repeat_passes, scan
 from ppl_flows.core.params import stack as _stack
 from ppl_flows.core.params import unstack as _unstack

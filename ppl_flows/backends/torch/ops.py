@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.functional import elu, relu, silu
 from torch.special import ndtri
 
+from ppl_flows.backends.eager_recurrence import fractions, recurrence
 from ppl_flows.backends.eager_scan import repeat_passes, scan
 from ppl_flows.backends.torch.autoregressive import autoregressive_inverse
 from ppl_flows.backends.torch.remat import checkpoint, reversible

@@ -1,0 +1,196 @@
+"""Where an informed guide starts: its pseudo-observations, and a Gaussian in its coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ppl_flows.core.types import Params
+from ppl_flows.inference.gaussian_start import (
+    CHECK_DRAWS,
+    Density,
+    Gaussian,
+    batch_and_match,
+    find_gaussian,
+    inverse_root,
+    match_diagonal,
+    optimisation_path,
+    starting_points,
+    thin_path,
+    with_elbos,
+)
+from ppl_flows.inference.model_map import LatentSite
+from ppl_flows.inference.site_priors import Independent, Prior
+
+Array = np.ndarray
+
+LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the prior's
+PATH_GRADIENTS, PATH_POINTS, FEW_DRAWS = 200, 16, 8  # of the search in the non-centred form
+DRAWS = 128  # that show how the likelihood's gradient changes along a chain
+GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
+
+
+class Observations(NamedTuple):
+    """Pseudo-observations as a start finds them, ``(n,)`` each: precisions, values, the unit that values move in."""
+
+    precision: Array
+    value: Array
+    unit: Array
+
+
+class Coordinates(Protocol):
+    """The coordinates of an informed guide, of a language."""
+
+    sites: tuple[LatentSite, ...]
+
+    def density(self, seen: Observations) -> Density:
+        """The model's log density as one of the coordinates."""
+
+    def to_latents(self, seen: Observations, w: Array) -> Array:
+        """Latent vectors of coordinates, ``(n, dim)``."""
+
+    def to_coordinates(self, seen: Observations, u: Array) -> Array:
+        """The way back."""
+
+    def priors(self, u: Array) -> Mapping[str, Prior]:
+        """Those of the placed sites at latent vectors."""
+
+
+def no_observations(sites: tuple[LatentSite, ...]) -> Observations:
+    """The non-centred form."""
+    n = sum(site.size for site in sites if site.pseudo is not None)
+    return Observations(np.zeros(n), np.zeros(n), np.ones(n))
+
+
+def map_params_at(seen: Observations, model: Params) -> Params:
+    """Parameters of a ``ModelMap`` before training, with these observations, and values of the model's own."""
+    zeros = np.zeros(len(seen.value))
+    made: dict[str, Any] = {"log_precision": zeros, "value": zeros, "state": seen._asdict()}
+    return {**made, "model": {f"{i}": value for i, value in enumerate(model.values())}} if model else made
+
+
+def informed_start(
+    kind: str, coordinates: Coordinates, density: Density, init: Array, seed: int
+) -> tuple[Gaussian, Observations]:
+    """A Gaussian in the coordinates, and the pseudo-observations that these have.
+
+    A mean-field Gaussian in the non-centred form shows how much the likelihood says of each coordinate.
+    """
+    rng, none = np.random.default_rng(seed), no_observations(coordinates.sites)
+    first = non_centred(coordinates.density(none), coordinates.to_coordinates(none, init[None])[0], rng)
+    seen = observe(coordinates, density, first, none, seed)
+    mean = coordinates.to_coordinates(seen, coordinates.to_latents(none, first.mean[None]))[0]
+    placed = np.zeros(len(init), dtype=bool)
+    for site in coordinates.sites:
+        placed[site.at] = site.pseudo is not None
+    informed = coordinates.density(seen)
+    start = Gaussian(mean, np.where(placed, 1.0, first.factor))
+    found = [start, match_diagonal(informed, start, rng)]
+    if kind != "mean_field":
+        best = max(with_elbos(informed, found, rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo)
+        curved = Gaussian(best.mean, inverse_root(informed.hessian(best.mean[None])[0]))
+        full = Gaussian(best.mean, np.diag(best.factor))
+        best = max(with_elbos(informed, [full, curved], rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo)
+        found = [best, batch_and_match(informed, best, rng)]
+    return max(with_elbos(informed, found, rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo), seen
+
+
+def non_centred(density: Density, init: Array, rng: np.random.Generator) -> Gaussian:
+    """A mean-field Gaussian, from the best point on several short paths."""
+    candidates = []
+    for start in starting_points(density, init, rng):
+        path = thin_path(optimisation_path(density, start, PATH_GRADIENTS), PATH_POINTS)
+        candidates += [Gaussian(z, np.full(len(init), scale)) for z in path for scale in (1.0, 0.3, 0.1)]
+    tried = sorted(with_elbos(density, candidates, rng.standard_normal((FEW_DRAWS, len(init)))), key=_elbo)[-FEW_DRAWS:]
+    best = max(with_elbos(density, tried, rng.standard_normal((DRAWS, len(init)))), key=_elbo)
+    found = [best, match_diagonal(density, best, rng)]
+    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=_elbo)
+
+
+def _elbo(gaussian: Gaussian) -> float:
+    return gaussian.elbo
+
+
+def observe(coordinates: Coordinates, density: Density, fit: Gaussian, none: Observations, seed: int) -> Observations:
+    """What pseudo-observations a mean-field Gaussian in the non-centred coordinates stands for.
+
+    Where coordinates are independent given the sites before, its precision there is 1 plus that of the likelihood, in
+    units of the prior. Along chains, and in multivariate normals, the likelihood's gradient is regressed on the latent
+    vector, over draws.
+    """
+    mean, sd = fit.mean, fit.diagonal
+    at = coordinates.priors(coordinates.to_latents(none, mean[None]))
+    made = [np.array(a) for a in none]
+    placed = [site for site in coordinates.sites if site.pseudo is not None]
+    if not all(isinstance(at[site.name], Independent) for site in placed):
+        noise = np.random.default_rng(seed).standard_normal((DRAWS, len(mean)))
+        u = coordinates.to_latents(none, fit.draw(noise))
+        gradients, priors = density.value_and_gradient(u)[1], coordinates.priors(u)
+        fine = np.isfinite(gradients).all(axis=1)
+    for site in placed:
+        prior = at[site.name]
+        if isinstance(prior, Independent):
+            found = _conditional(prior, mean[site.at].reshape(site.numbers), sd[site.at].reshape(site.numbers))
+        else:
+            v, g = (a[fine][:, site.at].reshape(-1, *site.numbers) for a in (u, gradients))
+            found = _regression(type(prior)(*(a[fine] for a in priors[site.name])), v, g)
+        for array, part in zip(made, found, strict=True):
+            array[site.pseudo_at] = np.ravel(part)
+    return Observations(*made)
+
+
+def _conditional(prior: Independent, mean: Array, sd: Array) -> Observations:
+    loc, scale = (a[0] for a in prior)
+    ratio = np.clip(1 / sd**2 - 1, LEAST, MOST)
+    value = loc + scale * mean * np.where(ratio > LEAST, (1 + ratio) / ratio, 1.0)
+    return _observations(ratio, value, scale)
+
+
+def _regression(prior: Prior, v: Array, gradient: Array) -> Observations:
+    likelihood = gradient + prior.pull(v)
+    off = v - v.mean(0)
+    slope = -(off * (likelihood - likelihood.mean(0))).mean(0) / np.maximum((off**2).mean(0), 1e-300)
+    scale = prior.spread.mean(0)
+    ratio = np.clip(slope * scale**2, LEAST, MOST)
+    value = v.mean(0) + likelihood.mean(0) * scale**2 / ratio
+    return _observations(ratio, np.where(ratio > LEAST, value, v.mean(0)), scale)
+
+
+def _observations(ratio: Array, value: Array, scale: Array) -> Observations:
+    """Of precisions in units of the prior's."""
+    unit = scale * np.sqrt(1 + ratio) / np.maximum(ratio, 0.1)  # about what moves the site by a standard deviation
+    return Observations(ratio / scale**2, value, unit)
+
+
+class Start(NamedTuple):
+    """What a search finds.
+
+    Attributes:
+        gaussian: of the latent vector, or, where there are pseudo-observations, of its coordinates.
+        observations: the pseudo-observations.
+    """
+
+    gaussian: Gaussian
+    observations: Observations | None = None
+
+
+def find_start(
+    kind: str, density: Density, coordinates: Coordinates | None, init: Array, seed: int, *, always: bool
+) -> Start:
+    """The better of the two spaces, by the ELBO of the Gaussian found there.
+
+    The latent space is not looked at where it could gain little.
+
+    Args:
+        coordinates: None: there is no other space.
+        always: the coordinates, whatever the ELBO.
+    """
+    if coordinates is None:
+        return Start(find_gaussian(kind, density, init, seed))
+    gaussian, seen = informed_start(kind, coordinates, density, init, seed)
+    if always or gaussian.kl < GAIN:
+        return Start(gaussian, seen)
+    plain = find_gaussian(kind, density, init, seed)
+    return Start(plain) if plain.elbo > gaussian.elbo else Start(gaussian, seen)

@@ -1,0 +1,110 @@
+"""The coordinates of an informed guide, for a NumPyro model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions.transforms import biject_to
+
+from ppl_flows.core.types import Params
+from ppl_flows.inference.gaussian_start import Density
+from ppl_flows.inference.informed_start import Observations, map_params_at
+from ppl_flows.inference.measure_fit import Map
+from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
+from ppl_flows.inference.read_prior import kind_of
+from ppl_flows.inference.saved_fits import probe
+from ppl_flows.inference.site_priors import Prior
+from ppl_flows.numpyro.log_density import LogDensity
+from ppl_flows.numpyro.model_walk import NumPyroWalk
+from ppl_flows.numpyro.transform import FlowTransform
+
+
+def model_map(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    latents: dict[str, Any],
+    init: np.ndarray,
+    params: Params,
+) -> ModelMap | None:
+    """The map of a model; None where no site has a location and scale that depend on earlier ones.
+
+    Args:
+        latents: of a trace, in the order of the latent vector.
+        init: a latent vector.
+        params: values of the model's own.
+    """
+    sites: list[LatentSite] = []
+    for name, site in latents.items():
+        transform = biject_to(site["fn"].support)
+        numbers = tuple(transform.inverse_shape(jnp.shape(site["value"])))
+        sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind_of(transform, probe(numbers))))
+    every, walk = tuple(sites), NumPyroWalk(model, args, kwargs, latents)
+    program = jax.jit(lambda u, variant: walk.read(every, u, params, variant))
+
+    def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, Any]]:
+        return {n: (_to_numpy(p), error) for n, (p, error) in program(jnp.asarray(u), jnp.asarray(variant)).items()}
+
+    return find_map(every, walk, read, init, params)
+
+
+class NumPyroCoordinates:
+    """Those of a map, as a start asks for them.
+
+    Args:
+        log_density: of a latent vector.
+        params: values of the model's own.
+    """
+
+    def __init__(
+        self, informed: ModelMap, log_density: Callable[[jax.Array], jax.Array], dtype: Any, params: Params
+    ) -> None:
+        self.sites = informed.sites
+        self._params, self._dtype = params, dtype
+
+        def of_coordinates(w: jax.Array, params: Params) -> jax.Array:
+            u, log_det = informed.forward(params, w)
+            return log_density(u) + log_det
+
+        walk: Any = informed.walk
+        self._density = LogDensity(of_coordinates, dtype)
+        self._forward = jax.jit(lambda params, w: informed.forward(params, w)[0])
+        self._inverse = jax.jit(lambda params, u: informed.inverse(params, u)[0])
+        self._priors = jax.jit(jax.vmap(lambda u: walk.read(self.sites, u, params, 0)))
+
+    def density(self, seen: Observations) -> Density:
+        return self._density.at(self._params_at(seen))
+
+    def to_latents(self, seen: Observations, w: np.ndarray) -> np.ndarray:
+        return np.asarray(self._forward(self._params_at(seen), jnp.asarray(w, self._dtype)), np.float64)
+
+    def to_coordinates(self, seen: Observations, u: np.ndarray) -> np.ndarray:
+        return np.asarray(self._inverse(self._params_at(seen), jnp.asarray(u, self._dtype)), np.float64)
+
+    def priors(self, u: np.ndarray) -> dict[str, Prior]:
+        return {n: _to_numpy(p) for n, (p, _) in self._priors(jnp.asarray(u, self._dtype)).items()}
+
+    def _params_at(self, seen: Observations) -> Params:
+        params: Params = jax.tree.map(lambda a: jnp.asarray(a, self._dtype), map_params_at(seen, self._params))
+        return params
+
+
+def ways(last: FlowTransform) -> tuple[Map, Map]:
+    """From coordinates to latent vectors, and back, by the map of a model with its parameters."""
+    dtype = last.params["log_precision"].dtype
+
+    def as_numpy(run: Callable[..., tuple[jax.Array, jax.Array]], v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moved, log_det = run(jnp.asarray(v, dtype))
+        return np.asarray(moved, np.float64), np.asarray(log_det, np.float64)
+
+    return partial(as_numpy, last.call_with_intermediates), partial(as_numpy, last.inverse_and_log_det)
+
+
+def _to_numpy(prior: Prior) -> Prior:
+    return type(prior)(*(np.asarray(a, np.float64) for a in prior))
