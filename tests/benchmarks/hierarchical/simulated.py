@@ -19,7 +19,7 @@ def radon(groups: int, rows: int, seed: int) -> Arrays:
     shares = rng.dirichlet(np.full(groups, 0.6))
     group = np.concatenate([np.arange(groups), rng.choice(groups, rows - groups, p=shares)])
     x = (rng.random(rows) < 0.17).astype(np.float64)
-    a, b = 1.4 + 0.3 * rng.standard_normal(groups), -0.65 + 0.25 * rng.standard_normal(groups)
+    a, b = 1.4 + 0.3 * rng.standard_normal(groups), -0.65 + 0.35 * rng.standard_normal(groups)
     return {"group": group, "x": x, "y": a[group] + b[group] * x + 0.75 * rng.standard_normal(rows)}
 
 
