@@ -1,6 +1,6 @@
 """The hierarchical models in NumPyro, as users write them; ``targets_pyro.py`` is the twin.
 
-The data take JAX's default precision at import: enable float64 before.
+The data take JAX's default precision when a model first runs: enable float64 before.
 """
 
 from __future__ import annotations
