@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 from numpyro.diagnostics import effective_sample_size
@@ -45,20 +46,38 @@ def log_half_cauchy_of(w: Array) -> Array:
     return -jnp.sign(w) * jnp.log(jnp.tan(jnp.pi / 2 * norm.cdf(-jnp.abs(w))))
 
 
+class Coefficients(NamedTuple):
+    """A linear regression's coefficients given all scales, the intercept last: ``scales * (mean + root^-T e)``."""
+
+    log_likelihood: Array  # with them summed out
+    scales: Array
+    mean: Array
+    root: Array  # lower triangular
+
+    def at(self, e: Array) -> Array:
+        return self.scales * (self.mean + solve_triangular(self.root.T, e))
+
+
+def regression(X: np.ndarray, y: np.ndarray, scales: Array, sigma: Array) -> Coefficients:
+    """Of ``y ~ Normal(X beta + alpha, sigma)``, scales those of beta's prior, and the intercept's 5."""
+    X = np.concatenate([X, np.ones((len(y), 1))], axis=1)
+    scales = jnp.append(scales, 5.0)
+    root = jnp.linalg.cholesky(jnp.eye(len(scales)) + scales[:, None] * (X.T @ X) * scales / sigma**2)
+    white = solve_triangular(root, scales * (X.T @ y) / sigma**2, lower=True)
+    log_likelihood = -0.5 * (y @ y / sigma**2 - white @ white + len(y) * jnp.log(2 * jnp.pi * sigma**2))
+    mean = solve_triangular(root.T, white)
+    return Coefficients(log_likelihood - jnp.log(jnp.diag(root)).sum(), scales, mean, root)
+
+
 def horseshoe(X: np.ndarray, y: np.ndarray) -> Collapsed:
-    """Given all scales, coefficients and intercept are Gaussian; scales in coordinates that are normal a priori."""
-    n, k = X.shape
+    """Scales in coordinates that are normal a priori."""
+    k = X.shape[1]
 
     def log_density(point: Array) -> Array:
         w, log_sigma = point[: k + 1], point[k + 1]
         log_s = log_half_cauchy_of(w)
-        scales = jnp.exp(log_s[1:] + log_s[0])
-        covariance = (X * scales**2) @ X.T + 25 + jnp.exp(2 * log_sigma) * jnp.eye(n)
-        root = jnp.linalg.cholesky(covariance)
-        white = jax.scipy.linalg.solve_triangular(root, jnp.asarray(y), lower=True)
-        log_likelihood = norm.logpdf(white).sum() - jnp.log(jnp.diag(root)).sum()
         log_prior = norm.logpdf(w).sum() + jnp.log(2) + norm.logpdf(jnp.exp(log_sigma), 0, 5) + log_sigma
-        return log_likelihood + log_prior
+        return log_prior + regression(X, y, jnp.exp(log_s[1:] + log_s[0]), jnp.exp(log_sigma)).log_likelihood
 
     def points(q: dict[str, np.ndarray]) -> np.ndarray:
         scales = normal_of_tail(np.concatenate([q["tau"][..., None], q["lambda"]], axis=-1))
