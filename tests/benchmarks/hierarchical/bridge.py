@@ -112,7 +112,28 @@ def item_response(correct: np.ndarray) -> Collapsed:
     return Collapsed(log_density, points)
 
 
-COLLAPSED = {"horseshoe": horseshoe, "item_response": item_response}
+def irt501(student: np.ndarray, question: np.ndarray, correct: np.ndarray) -> Collapsed:
+    """Given the questions, students are independent; on one grid of mean plus ability."""
+    answered = np.zeros((student.max() + 1, question.max() + 1))
+    right = np.zeros_like(answered)
+    answered[student, question], right[student, question] = 1, correct
+    u = np.linspace(-5.5, 7.0, 76)
+
+    def log_density(point: Array) -> Array:
+        mean, difficulty = point[0], point[1:]
+        log_likelihood = right.sum(1)[:, None] * u - (right @ difficulty)[:, None]
+        log_likelihood -= answered @ jax.nn.softplus(u - difficulty[:, None])
+        log_weight = norm.logpdf(u - mean) + np.log(u[1] - u[0])
+        log_prior = norm.logpdf(mean - 0.75) + norm.logpdf(difficulty).sum()
+        return log_prior + logsumexp(log_likelihood + log_weight, axis=1).sum()
+
+    def points(q: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([q["mean_student_ability"][..., None], q["question_difficulty"]], axis=-1)
+
+    return Collapsed(log_density, points)
+
+
+COLLAPSED = {f.__name__: f for f in (horseshoe, item_response, irt501)}
 
 
 def log_evidence(collapsed: Collapsed, quantities: dict[str, np.ndarray], seed: int = 0) -> Estimate:

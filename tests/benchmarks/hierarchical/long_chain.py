@@ -1,4 +1,4 @@
-"""Log evidence of the stochastic volatility of 2,519 dimensions: a filter on a grid, and quadrature over three globals."""
+"""Log evidence of the stochastic volatility of 2,519 dimensions: a filter on a grid; quadrature over its globals."""
 
 from __future__ import annotations
 
