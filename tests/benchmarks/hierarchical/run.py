@@ -174,7 +174,7 @@ def nuts_rows(target: Target) -> Iterable[dict[str, Any]]:
     for text, cost in target.stored.get("nuts", {}).items():
         yield {
             "target": target.name,
-            "guide": f"NUTS, {text}",
+            "guide": f"NUTS, {text}" + (f" in {target.same_as}" if target.same_as else ""),
             "ess": f"{cost['min_ess']:.0f} of {cost['samples']}, {cost['divergences']} divergent",
             "gradients": cost["gradients"],
             "seconds": f"{cost['cpu_seconds']:.0f}",
