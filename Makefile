@@ -4,7 +4,7 @@ PYTHON_ARVIZ1 ?= $(shell for p in python3.12 python3.13 "$$(pyenv root 2>/dev/nu
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
 
-.PHONY: demo test test-slow test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-verdict docs clean
+.PHONY: demo test test-slow test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -57,6 +57,10 @@ bench: .venv/installed
 bench-posteriors: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language numpyro
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language pyro
+
+bench-hierarchical: .venv/installed
+	$(BIN)/python tests/benchmarks/hierarchical/run.py --language numpyro
+	$(BIN)/python tests/benchmarks/hierarchical/run.py --language pyro
 
 bench-verdict: .venv/installed
 	mkdir -p out

@@ -1,0 +1,236 @@
+"""How near AutoFlow comes to hierarchical posteriors of hundreds of dimensions; prints a markdown table.
+
+    python tests/benchmarks/hierarchical/run.py --language numpyro --targets radon,volatility --seeds 0,1,2
+
+KL(guide || posterior) = log Z - ELBO in nats, from fresh draws, with the standard errors of both; where log Z is not
+known, the ELBO. Over globals, positive ones on the log scale, and over locals: the smallest and largest ratio of sds,
+and the largest error of the means in posterior sds. Gradients of the log density: those of the start, a Hessian counted
+as dim of them, and one for each draw of a training step. CPU seconds of the whole call of ``fit``, with compilation,
+start and measure. Rows of NUTS are NumPyro's, stored: its defaults, one chain of 1,000 + 1,000, warm-up included.
+
+An ELBO above log Z is an error in the target or the guide, and of this script's exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data import Target
+
+from ppl_flows.inference.auto_flow import QUALITIES
+from ppl_flows.inference.results import FitResult
+
+DRAWS = 20_000  # that measure a guide
+NUMBERS = 20_000_000  # of them at most, in draws that the moments are taken of
+IMPOSSIBLE = 4  # standard errors by which an ELBO may be above log Z
+COLUMNS = {
+    "target": "",
+    "guide": "",
+    "seed": "",
+    "kl": "KL, nats",
+    "khat": "k-hat",
+    "ess": "ESS",
+    "grade": "verdict",
+    "sd_globals": "sd ratio, globals",
+    "mean_globals": "mean error, globals",
+    "sd_locals": "sd ratio, locals",
+    "mean_locals": "mean error, locals",
+    "start": "start",
+    "steps": "steps",
+    "gradients": "gradients",
+    "seconds": "CPU s",
+}
+
+
+@dataclass
+class Counter:
+    """Gradients of the log density that a start looks at."""
+
+    gradients: int = 0
+
+    def watch(self, density: type) -> None:
+        """Counts the calls of a class of log densities: a Hessian is dim gradients, a product with it is two."""
+        for name, method in [*vars(density).items()]:
+            if callable(method) and not name.startswith("_") and name not in {"at", "obstacle"}:
+                setattr(density, name, self._counted(name, method))
+
+    def _counted(self, name: str, method: Callable) -> Callable:
+        def counted(density: Any, z: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+            before = self.gradients
+            result = method(density, z, *args, **kwargs)
+            self.gradients = before + len(z) * {"value_and_gradient": 1, "hessian": z.shape[-1]}.get(name, 2)
+            return result
+
+        return counted
+
+
+@dataclass(frozen=True)
+class Language:
+    """What the twins have: their targets, ``AutoFlow`` and ``fit``, and the class of log densities."""
+
+    targets: dict[str, Target]
+    guide: Callable
+    fit: Callable[..., FitResult]
+    density: type
+    forget: Callable[[], None]  # parameters of an earlier training
+
+
+def numpyro_language() -> Language:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from targets_numpyro import TARGETS
+
+    from ppl_flows.numpyro import AutoFlow, fit
+    from ppl_flows.numpyro.log_density import LogDensity
+
+    return Language(TARGETS, AutoFlow, fit, LogDensity, lambda: None)
+
+
+def pyro_language() -> Language:
+    import pyro
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    from targets_pyro import TARGETS
+
+    from ppl_flows.pyro import AutoFlow, fit
+    from ppl_flows.pyro.log_density import LogDensity
+
+    return Language(TARGETS, AutoFlow, fit, LogDensity, pyro.clear_param_store)
+
+
+def accuracy(target: Target, result: FitResult) -> dict[str, Any]:
+    """Range of the ratios of sds and largest error of the means, over globals and over locals; by quantity too."""
+    if not (moments := target.moments()):
+        return {}
+    n = min(DRAWS, NUMBERS // target.dim)
+    drawn = result.sample(n, batch_size=min(n, 2_000))
+    quantities = target.quantities({name: np.asarray(value, dtype=np.float64) for name, value in drawn.items()})
+    quantities = {name: quantities[name].reshape(n, *m.mean.shape) for name, m in moments.items()}  # plates of size one
+    errors = {n: np.abs(quantities[n].mean(0) - m.mean) / m.sd for n, m in moments.items()}
+    ratios = {n: quantities[n].std(0) / m.sd for n, m in moments.items()}
+    found: dict[str, Any] = {"each": {n: [float(errors[n]), float(ratios[n])] for n in target.scalars}}
+    for kind, names in (("globals", target.scalars), ("locals", target.locals_)):
+        ratio = np.concatenate([np.ravel(ratios[n]) for n in names])
+        found[f"sd_{kind}"] = f"{number(ratio.min(), 3)} to {number(ratio.max(), 3)}"
+        found[f"mean_{kind}"] = number(max(np.max(errors[n]) for n in names), 3)
+    return found
+
+
+def measure(
+    language: Language, counter: Counter, target: Target, seed: int, given: argparse.Namespace
+) -> dict[str, Any]:
+    """A row, and what it is made of."""
+    language.forget()
+    options = {} if given.informed is None else {"informed": {"true": True, "false": False}.get(given.informed, "auto")}
+    counter.gradients, start = 0, time.process_time()
+    guide = language.guide(target.model, quality=given.quality, seed=seed, **options)
+    result = language.fit(
+        target.model,
+        guide,
+        steps=given.steps,
+        num_particles=given.particles,
+        draws=DRAWS if target.dim <= NUMBERS / DRAWS else NUMBERS // target.dim,
+        seed=seed,
+        progress=False,
+    )
+    seconds = time.process_time() - start
+    particles = given.particles or QUALITIES[given.quality].num_particles
+    kl, se = target.log_z - result.elbo.mean, float(np.hypot(result.elbo.se, target.log_z_se))
+    known = bool(np.isfinite(kl))
+    return {
+        "target": target.name,
+        "guide": f"AutoFlow, {given.language}" + (f", informed={given.informed}" if given.informed else ""),
+        "seed": seed,
+        "kl": f"{number(kl, 4)} ± {number(se, 4)}" if known else f"ELBO {result.elbo.mean:.2f} ± {result.elbo.se:.2f}",
+        "khat": f"{result.khat:.2f}",
+        "ess": f"{result.ess:.3f}",
+        "grade": result.grade,
+        **accuracy(target, result),
+        "start": str(guide.start),
+        "steps": len(result.losses),
+        "start_gradients": counter.gradients,
+        "gradients": counter.gradients + len(result.losses) * particles,
+        "seconds": f"{seconds:.0f}",
+        "kl_number": float(kl),
+        "kl_se": se,
+        "bound": target.bound,
+        "elbo": result.elbo.mean,
+        "repr": repr(guide),
+        "verdict": result.verdict,
+    }
+
+
+def nuts_rows(target: Target) -> Iterable[dict[str, Any]]:
+    for text, cost in target.stored.get("nuts", {}).items():
+        yield {
+            "target": target.name,
+            "guide": f"NUTS, {text}" + (f" in {target.same_as}" if target.same_as else ""),
+            "ess": f"{cost['min_ess']:.0f} of {cost['samples']}, {cost['divergences']} divergent",
+            "gradients": cost["gradients"],
+            "seconds": f"{cost['cpu_seconds']:.0f}",
+        }
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"  # far guides have means such as 1e70
+
+
+def line(row: dict[str, Any]) -> str:
+    return "| " + " | ".join(str(row.get(column, "–")).replace("|", "\\|") for column in COLUMNS) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language", choices=("numpyro", "pyro"), required=True)
+    parser.add_argument("--targets", help="names with commas between; all by default")
+    parser.add_argument("--seeds", default="0,1,2", help="with commas between")
+    parser.add_argument(
+        "--informed", choices=("auto", "true", "false"), help="option of AutoFlow; by default not given"
+    )
+    parser.add_argument("--quality", choices=tuple(QUALITIES), default="standard", help="AutoFlow's, and the budget")
+    parser.add_argument("--steps", type=int, help="by default what the guide says")
+    parser.add_argument("--particles", type=int, help="draws per step; by default what the guide says")
+    parser.add_argument("--output", type=Path, help="file to which the rows are added, one JSON object a line")
+    given = parser.parse_args()
+
+    language = {"numpyro": numpyro_language, "pyro": pyro_language}[given.language]()
+    names = (given.targets or ",".join(language.targets)).split(",")
+    if unknown := [name for name in names if name not in language.targets]:
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(language.targets)}.")
+    counter = Counter()
+    counter.watch(language.density)
+
+    impossible = []
+    print("| " + " | ".join(title or column for column, title in COLUMNS.items()) + " |")
+    print("|---" * len(COLUMNS) + "|", flush=True)
+    for target in (language.targets[name] for name in names):
+        for seed in map(int, given.seeds.split(",")):
+            try:
+                row = measure(language, counter, target, seed, given)
+            except (RuntimeError, ValueError) as error:  # of this target only: the others go on
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                row = {"target": target.name, "guide": f"AutoFlow, {given.language}", "seed": seed, "kl": reason}
+            print(line(row), flush=True)
+            if row.get("kl_number", 0.0) < -IMPOSSIBLE * row.get("kl_se", 0.0):
+                impossible.append(f"{target.name}, seed {seed}")
+            if given.output:
+                with given.output.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        for row in nuts_rows(target):
+            print(line(row), flush=True)
+    if impossible:
+        sys.exit(f"ELBO above log Z by more than {IMPOSSIBLE} standard errors: {'; '.join(impossible)}.")
+
+
+if __name__ == "__main__":
+    main()
