@@ -11,6 +11,7 @@ import numpy as np
 from ppl_flows.bijections import Elementwise, TriangularAffine
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.combinators.frozen import Frozen
+from ppl_flows.combinators.partial import Partial
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import POSITIVE, real_number
 from ppl_flows.core.initialisation import initial_params
@@ -41,9 +42,16 @@ QUALITIES = {
 ENOUGH = {0.01: Quality(flow_layers=4, steps=500, num_particles=32)}
 
 
-def sized(quality: str, kl: float) -> Quality:
-    """What a wish for a guide means after a start whose KL to the posterior is about so many nats."""
+def sized(quality: str, kl: float, dim: int) -> Quality:
+    """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
+
+    Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing.
+    """
     full = QUALITIES[quality]
+    if dim > FULL_RANK_DIM:
+        share = (FULL_RANK_DIM / dim) ** 0.5
+        steps, particles = round(full.steps * share), round(full.num_particles * share)
+        full = full._replace(steps=max(steps, 1), num_particles=max(particles, 1))
     for bound, enough in ENOUGH.items():
         if kl < bound:
             return Quality(*(min(pair) for pair in zip(full, enough, strict=True)))
@@ -52,7 +60,8 @@ def sized(quality: str, kl: float) -> Quality:
 
 def fit_budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
     """Steps and particles of ``fit``: as given, or as the guide's quality and start say."""
-    size = sized(getattr(guide, "quality", "standard"), getattr(guide, "kl_of_start", np.nan))
+    wish, dim = getattr(guide, "quality", "standard"), getattr(guide, "latent_dim", 1)
+    size = sized(wish, getattr(guide, "kl_of_start", np.nan), dim or 1)
     return (
         size.steps if steps is None else steps,
         size.num_particles if num_particles is None else num_particles,
@@ -123,7 +132,10 @@ def guide_bijection(
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
     affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
-    parts = {"flow": flow, "affine": affine, "start": Frozen(affine)}
+    parts: dict[str, Bijection] = {"flow": flow, "affine": affine, "start": Frozen(affine)}
+    if dim > FULL_RANK_DIM and informed is not None and 1 < len(informed.left_alone) <= FULL_RANK_DIM:
+        block = TriangularAffine(len(informed.left_alone))
+        parts = {"flow": flow, "left_alone": Partial(block, dim=dim, index=informed.left_alone), **parts}
     return Chain(parts if informed is None else {**parts, "informed": informed})
 
 

@@ -21,6 +21,7 @@ STARTS, RADIUS, TRIES = 3, 2.0, 100  # uniform draws beside the host's own initi
 GRADIENTS = 500  # of each optimiser's path
 PATH_POINTS = 32  # of each optimiser's path that are tried as means
 SCALES = (1.0, 0.3)  # of the inverse curvature there: a funnel's mode is far wider than its mass
+FEW_GRADIENTS, FEW_POINTS, FEW_DRAWS, FEW_ROUNDS = 200, 16, 8, 25  # where second derivatives are not asked for
 DRAWS, CHECK_DRAWS = 32, 256  # per ELBO of a candidate, and of the final ones
 REFINEMENTS = 100  # rounds of Batch-and-Match, of DRAWS draws each
 FLAT = 1e-6  # smallest curvature, relative to the diagonal
@@ -61,6 +62,10 @@ class Gaussian:
         return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
 
 
+def elbo_of(gaussian: Gaussian) -> float:
+    return gaussian.elbo
+
+
 def find_gaussian(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
     """What the function called ``kind`` finds: ``full_rank``, ``mean_field`` or ``laplace``."""
     return {"full_rank": full_rank, "mean_field": mean_field, "laplace": laplace}[kind](density, init, seed)
@@ -98,16 +103,16 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
             for scale in SCALES
         ]
         candidates += [Gaussian(start, scale * np.eye(len(init))) for scale in (1.0, 0.1)]
-        best = max(with_elbos(density, candidates, noise), key=lambda g: g.elbo)
+        best = max(with_elbos(density, candidates, noise), key=elbo_of)
         found += [best, batch_and_match(density, best, rng)]
-    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=elbo_of)
 
 
 def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     """The best of several Gaussians with independent coordinates; no second derivatives.
 
-    From the best point of each optimiser's path, location and scales are refined by matching scores: among normals
-    with independent coordinates, the Fisher divergence on draws z with scores g is least where
+    From the best point of each optimiser's path, location and scales are refined by matching scores, the best of them
+    longer: among normals with independent coordinates, the Fisher divergence on draws z with scores g is least where
     ``sd^4 = var(z) / var(g)`` and ``mean = mean(z) + sd^2 mean(g)``.
 
     Raises:
@@ -118,11 +123,13 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     rng = np.random.default_rng(seed)
     found = []
     for start in starting_points(density, init, rng):
-        points = thin_path(optimisation_path(density, start))
-        candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.1, 0.01)]
-        best = max(with_elbos(density, candidates, rng.standard_normal((DRAWS, len(init)))), key=lambda g: g.elbo)
-        found += [best, match_diagonal(density, best, rng)]
-    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=lambda g: g.elbo)
+        points = thin_path(optimisation_path(density, start, FEW_GRADIENTS), FEW_POINTS)
+        candidates = [Gaussian(z, np.full(len(init), scale)) for z in points for scale in (1.0, 0.3, 0.1, 0.01)]
+        best = max(with_elbos(density, candidates, rng.standard_normal((FEW_DRAWS, len(init)))), key=elbo_of)
+        found += [best, match_diagonal(density, best, rng, FEW_ROUNDS)]
+    best = max(with_elbos(density, found, rng.standard_normal((DRAWS, len(init)))), key=elbo_of)
+    found = [best, match_diagonal(density, best, rng)]
+    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=elbo_of)
 
 
 def gaussian_of_draws(z: Array) -> Gaussian:
@@ -237,10 +244,10 @@ def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator)
     return Gaussian(start.draw(mu), start.factor @ root)
 
 
-def match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+def match_diagonal(density: Density, start: Gaussian, rng: np.random.Generator, rounds: int = REFINEMENTS) -> Gaussian:
     """The refinement of ``mean_field``."""
     mean, log_scale = start.mean, np.log(start.factor)
-    for t in range(REFINEMENTS):
+    for t in range(rounds):
         z = mean + rng.standard_normal((DRAWS, len(mean))) * np.exp(log_scale)
         _, g = density.value_and_gradient(z)
         if not np.all(np.isfinite(g)):

@@ -13,22 +13,21 @@ from ppl_flows.inference.gaussian_start import (
     Density,
     Gaussian,
     batch_and_match,
+    elbo_of,
     find_gaussian,
     inverse_root,
     match_diagonal,
-    optimisation_path,
-    starting_points,
-    thin_path,
+    mean_field,
     with_elbos,
 )
 from ppl_flows.inference.model_map import LatentSite
-from ppl_flows.inference.site_priors import Independent, Prior
+from ppl_flows.inference.site_priors import Independent, Prior, Pseudo
 
 Array = np.ndarray
 
 LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the prior's
-PATH_GRADIENTS, PATH_POINTS, FEW_DRAWS = 200, 16, 8  # of the search in the non-centred form
-DRAWS = 128  # that show how the likelihood's gradient changes along a chain
+ROUNDS = 2
+DRAWS = 512  # that show how the likelihood's gradient changes along a chain
 GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
 
 
@@ -78,74 +77,60 @@ def informed_start(
 
     A mean-field Gaussian in the non-centred form shows how much the likelihood says of each coordinate.
     """
-    rng, none = np.random.default_rng(seed), no_observations(coordinates.sites)
-    first = non_centred(coordinates.density(none), coordinates.to_coordinates(none, init[None])[0], rng)
-    seen = observe(coordinates, density, first, none, seed)
-    mean = coordinates.to_coordinates(seen, coordinates.to_latents(none, first.mean[None]))[0]
+    rng, seen = np.random.default_rng(seed), no_observations(coordinates.sites)
+    noise = rng.standard_normal((CHECK_DRAWS, len(init)))
     placed = np.zeros(len(init), dtype=bool)
     for site in coordinates.sites:
         placed[site.at] = site.pseudo is not None
+    best = mean_field(coordinates.density(seen), coordinates.to_coordinates(seen, init[None])[0], seed)
     informed = coordinates.density(seen)
-    start = Gaussian(mean, np.where(placed, 1.0, first.factor))
-    found = [start, match_diagonal(informed, start, rng)]
-    if kind != "mean_field":
-        best = max(with_elbos(informed, found, rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo)
-        curved = Gaussian(best.mean, inverse_root(informed.hessian(best.mean[None])[0]))
-        full = Gaussian(best.mean, np.diag(best.factor))
-        best = max(with_elbos(informed, [full, curved], rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo)
-        found = [best, batch_and_match(informed, best, rng)]
-    return max(with_elbos(informed, found, rng.standard_normal((CHECK_DRAWS, len(mean)))), key=_elbo), seen
+    for _ in range(ROUNDS):
+        now = observe(coordinates, density, best, seen, rng)
+        mean = coordinates.to_coordinates(now, coordinates.to_latents(seen, best.mean[None]))[0]
+        start = Gaussian(mean, np.where(placed, 1.0, best.factor))
+        found = [start, match_diagonal(coordinates.density(now), start, rng)]
+        found = with_elbos(coordinates.density(now), found, noise)
+        if (better := max(found, key=elbo_of)).elbo > best.elbo:
+            best, seen, informed = better, now, coordinates.density(now)
+    if kind == "mean_field":
+        return best, seen
+    curved = Gaussian(best.mean, inverse_root(informed.hessian(best.mean[None])[0]))
+    best = max(with_elbos(informed, [Gaussian(best.mean, np.diag(best.factor)), curved], noise), key=elbo_of)
+    found = [best, batch_and_match(informed, best, rng)]
+    return max(with_elbos(informed, found, rng.standard_normal(noise.shape)), key=elbo_of), seen
 
 
-def non_centred(density: Density, init: Array, rng: np.random.Generator) -> Gaussian:
-    """A mean-field Gaussian, from the best point on several short paths."""
-    candidates = []
-    for start in starting_points(density, init, rng):
-        path = thin_path(optimisation_path(density, start, PATH_GRADIENTS), PATH_POINTS)
-        candidates += [Gaussian(z, np.full(len(init), scale)) for z in path for scale in (1.0, 0.3, 0.1)]
-    tried = sorted(with_elbos(density, candidates, rng.standard_normal((FEW_DRAWS, len(init)))), key=_elbo)[-FEW_DRAWS:]
-    best = max(with_elbos(density, tried, rng.standard_normal((DRAWS, len(init)))), key=_elbo)
-    found = [best, match_diagonal(density, best, rng)]
-    return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=_elbo)
+def observe(
+    coordinates: Coordinates, density: Density, fit: Gaussian, seen: Observations, rng: np.random.Generator
+) -> Observations:
+    """What pseudo-observations a mean-field Gaussian in the coordinates with others, ``seen``, stands for.
 
-
-def _elbo(gaussian: Gaussian) -> float:
-    return gaussian.elbo
-
-
-def observe(coordinates: Coordinates, density: Density, fit: Gaussian, none: Observations, seed: int) -> Observations:
-    """What pseudo-observations a mean-field Gaussian in the non-centred coordinates stands for.
-
-    Where coordinates are independent given the sites before, its precision there is 1 plus that of the likelihood, in
-    units of the prior. Along chains, and in multivariate normals, the likelihood's gradient is regressed on the latent
-    vector, over draws.
+    Where coordinates are independent given the sites before, its precision is that of the prior and the likelihood
+    together. Along chains, and in multivariate normals, the likelihood's gradient is regressed on the latent vector,
+    over draws.
     """
-    mean, sd = fit.mean, fit.diagonal
-    at = coordinates.priors(coordinates.to_latents(none, mean[None]))
-    made = [np.array(a) for a in none]
+    u = coordinates.to_latents(seen, fit.mean[None])
+    at, made = coordinates.priors(u), [np.array(a) for a in seen]
     placed = [site for site in coordinates.sites if site.pseudo is not None]
     if not all(isinstance(at[site.name], Independent) for site in placed):
-        noise = np.random.default_rng(seed).standard_normal((DRAWS, len(mean)))
-        u = coordinates.to_latents(none, fit.draw(noise))
-        gradients, priors = density.value_and_gradient(u)[1], coordinates.priors(u)
+        draws = coordinates.to_latents(seen, fit.draw(rng.standard_normal((DRAWS, len(fit.mean)))))
+        gradients, priors = density.value_and_gradient(draws)[1], coordinates.priors(draws)
         fine = np.isfinite(gradients).all(axis=1)
     for site in placed:
         prior = at[site.name]
         if isinstance(prior, Independent):
-            found = _conditional(prior, mean[site.at].reshape(site.numbers), sd[site.at].reshape(site.numbers))
+            pseudo = Pseudo(*(a[site.pseudo_at].reshape(site.numbers) for a in seen[:2]))
+            loc, scale = (a[0] for a in prior)
+            mean, log_slope = Independent(loc, scale).place(fit.mean[site.at].reshape(site.numbers), pseudo)
+            sd = np.exp(log_slope) * fit.factor[site.at].reshape(site.numbers)
+            ratio = np.clip((scale / sd) ** 2 - 1, LEAST, MOST)
+            found = _observations(ratio, mean + (mean - loc) / ratio * (ratio > LEAST), scale)
         else:
-            v, g = (a[fine][:, site.at].reshape(-1, *site.numbers) for a in (u, gradients))
+            v, g = (a[fine][:, site.at].reshape(-1, *site.numbers) for a in (draws, gradients))
             found = _regression(type(prior)(*(a[fine] for a in priors[site.name])), v, g)
         for array, part in zip(made, found, strict=True):
             array[site.pseudo_at] = np.ravel(part)
     return Observations(*made)
-
-
-def _conditional(prior: Independent, mean: Array, sd: Array) -> Observations:
-    loc, scale = (a[0] for a in prior)
-    ratio = np.clip(1 / sd**2 - 1, LEAST, MOST)
-    value = loc + scale * mean * np.where(ratio > LEAST, (1 + ratio) / ratio, 1.0)
-    return _observations(ratio, value, scale)
 
 
 def _regression(prior: Prior, v: Array, gradient: Array) -> Observations:

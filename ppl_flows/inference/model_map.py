@@ -102,6 +102,11 @@ class ModelMap(Bijection):
         """Names of the sites that are placed."""
         return tuple(site.name for site in self.sites if site.pseudo is not None)
 
+    @property
+    def left_alone(self) -> tuple[int, ...]:
+        """The numbers of the latent vector that are not placed."""
+        return tuple(i for s in self.sites if s.pseudo is None for i in range(s.first, s.first + s.size))
+
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelMap:
         """The same map for other arguments of the model."""
         return replace(self, walk=self.walk.with_arguments(args, kwargs))

@@ -142,7 +142,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
             return
         start, self._map = first_start(self, self._wish, args, kwargs)
         self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
-        layers = sized(self.quality, self.kl_of_start).flow_layers
+        layers = sized(self.quality, self.kl_of_start, self.latent_dim).flow_layers
         self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"
         self._start = guide_params(self._bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)

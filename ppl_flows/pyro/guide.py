@@ -128,7 +128,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
         if self._saved is None:
             start, self._map = first_start(self, self._wish, loc, args, kwargs)
-            layers = sized(self.quality, start.gaussian.kl).flow_layers
+            layers = sized(self.quality, start.gaussian.kl, self.latent_dim).flow_layers
         else:
             start, self._map, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
         self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
