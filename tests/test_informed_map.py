@@ -324,13 +324,17 @@ def distributions_of_numpyro_alone(lang):
     lang.ppl.sample("zero_sum", dist.ZeroSumNormal(s, (3,)))
     lang.ppl.sample("improper", dist.ImproperUniform(dist.constraints.real, (), ()))
     lang.ppl.sample("truncated", dist.TruncatedNormal(mu, s, low=0.0))
-    lang.ppl.sample("mixture", dist.MixtureSameFamily(dist.Categorical(probs=jnp.ones(2) / 2), dist.Normal(mu + jnp.arange(2.0), s)))
+    lang.ppl.sample(
+        "mixture", dist.MixtureSameFamily(dist.Categorical(probs=jnp.ones(2) / 2), dist.Normal(mu + jnp.arange(2.0), s))
+    )
 
 
 @of()
 def several_degrees_of_freedom(lang):
     mu, s = two_scales(lang)
-    lang.ppl.sample("z", lang.dist.MultivariateStudentT(lang.array(5.0), mu + lang.array([0.0, 1.0]), s * lang.array(TRIL)))
+    lang.ppl.sample(
+        "z", lang.dist.MultivariateStudentT(lang.array(5.0), mu + lang.array([0.0, 1.0]), s * lang.array(TRIL))
+    )
 
 
 @of()
@@ -409,7 +413,25 @@ def pyro_map(model, *args):
     return ppl_flows.pyro.informed.model_map(model, args, {}, latents=latents, init=init), [*latents]
 
 
-@pytest.mark.parametrize("name", MODELS)
+# in NumPyro their programs take long to compile, and its own code has seen others like them
+LONG_IN_NUMPYRO = {
+    "other_supports",
+    "transformed",
+    "where_on_latents",
+    "a_factor",
+    "masks",
+    "scopes",
+    "sites_without_parents",
+    "one_multivariate_normal",
+    "multivariate_normals_that_differ",
+    "a_chain_written_as_a_loop",
+    "several_degrees_of_freedom",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow_in_numpyro if n in LONG_IN_NUMPYRO else ()) for n in MODELS]
+)
 def test_the_map_of_a_model_is_exact_and_triangular_and_places_what_it_should(lang, name):
     make, placed, only = MODELS[name]
     if only not in (None, lang.ppl.__name__):
@@ -496,6 +518,24 @@ def test_pyro_leaves_plates_and_its_stack_as_they_were(float64):
         found.map.forward(found.params, torch.tensor(found.x))
     assert not pyro.poutine.runtime._PYRO_STACK
     assert not any(pyro.poutine.runtime._DIM_ALLOCATOR._stack)
+
+
+def test_pyros_model_may_branch_and_leave_sites_out(float64):
+    def model(at):
+        a = pyro.sample("a", pyro.distributions.Normal(torch.tensor(at), 0.01))
+        s = pyro.sample("s", pyro.distributions.HalfNormal(torch.tensor(1.0)))
+        if a < 0.2:
+            pyro.sample("b", pyro.distributions.Normal(a, s))
+        pyro.sample("c", pyro.distributions.Normal(a, s))
+
+    for at, placed in ((0.1, ("c",)), (-3.0, ("b", "c"))):  # of a, in the run that shows the sites
+        found = Found(LANGUAGES["pyro"], model, at)
+        assert found.map.placed == placed
+        rows = torch.tensor(np.random.default_rng(0).standard_normal((20, 4)))
+        y, log_det = found.map.forward(found.params, rows)
+        again, back = found.map.inverse(found.params, y)
+        torch.testing.assert_close(again, rows)
+        torch.testing.assert_close(back, -log_det)
 
 
 def test_runs_of_the_model_are_in_no_trace(lang):

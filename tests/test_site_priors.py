@@ -42,7 +42,7 @@ def moments(prior):
 
 
 KINDS = pytest.mark.parametrize("kind", [Independent, Walk, Joint], ids=lambda k: k.__name__)
-BATCHES = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+BATCHES = pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 
 
 @KINDS
@@ -120,26 +120,25 @@ def test_the_jacobian_is_lower_triangular_and_its_log_det_that_of_autodiff(kind,
 
 
 @KINDS
-@pytest.mark.parametrize("method", ["place", "unplace"])
-def test_every_library_gives_the_same_numbers_and_gradients(kind, method):
+def test_every_library_gives_the_same_numbers_and_gradients(kind):
     given = (*a_prior(kind, (2,)), *observed(), np.random.default_rng(2).standard_normal((2, SIZE)))
 
     def total(*arrays):
         *prior, precision, value, v = arrays
-        made, log_det = getattr(kind(*prior), method)(v, Pseudo(precision, value))
-        return (made**2).sum() + log_det.sum()
+        seen = Pseudo(precision, value)
+        (u, log_det), (w, back) = (getattr(kind(*prior), method)(v, seen) for method in ("place", "unplace"))
+        return (u**2).sum() + log_det.sum() + (w**2).sum() + 2 * back.sum()
 
-    in_jax, gradients = jax.value_and_grad(total, argnums=tuple(range(len(given))))(*map(jnp.asarray, given))
+    in_jax, gradients = jax.jit(jax.value_and_grad(total, argnums=range(len(given))))(*map(jnp.asarray, given))
     leaves = [torch.tensor(a, requires_grad=True) for a in given]
     in_torch = total(*leaves)
     in_torch.backward()
     assert total(*given) == pytest.approx(float(in_jax), rel=1e-10)
     assert in_torch.item() == pytest.approx(float(in_jax), rel=1e-10)
     for ours, theirs in zip(leaves, gradients, strict=True):
+        lower = np.tril if ours.ndim == 3 else np.asarray  # what is above the diagonal of a factor does not count
         grad = np.zeros(ours.shape) if ours.grad is None else ours.grad.numpy()
-        if ours.ndim == 3:  # above the diagonal there is nothing to differ by
-            grad, theirs = np.tril(grad), np.tril(theirs)
-        np.testing.assert_allclose(grad, theirs, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(lower(grad), lower(theirs), rtol=1e-8, atol=1e-9)
 
 
 @KINDS
