@@ -355,8 +355,9 @@ def test_nuts_in_the_coordinates_of_a_map_draws_from_the_posterior(lang):
             pyro.infer.NUTS(neutra.reparam(model)), warmup_steps=100, num_samples=300, disable_progbar=True
         )
         mcmc.run()
-        draws = neutra.transform_sample(next(iter(mcmc.get_samples().values())))
-    found = to_numpy(draws["s"])
+        latent = next(iter(mcmc.get_samples().values()))
+        draws = neutra.transform_sample(latent[:, None])  # left of the plate
+    found = to_numpy(draws["s"]).ravel()
     assert abs(found.mean()) < 6 / len(found) ** 0.5
     assert abs(found.std() - 1) < 0.2
     off = (to_numpy(draws["z"]) - 2 * found[:, None]) / np.exp(1.5 * found)[:, None]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from languages import LANGUAGES
 from numpyro import handlers
-from numpyro.contrib.control_flow import scan
+from numpyro.contrib.control_flow import cond, scan
 from numpyro.distributions.transforms import biject_to as numpyro_biject_to
 from numpyro.infer.reparam import LocScaleReparam as NumPyroLocScale
 from numpyro.infer.reparam import TransformReparam as NumPyroTransform
@@ -237,6 +237,51 @@ def a_site_after_a_scan(lang):
     numpyro.sample("after", numpyro.distributions.Normal(last, s))
 
 
+@of("x", only="numpyro")
+def a_scan_of_positive_sites(lang):
+    _, s = two_scales(lang)
+    scanned(lambda x: numpyro.sample("x", numpyro.distributions.LogNormal(jnp.log(x), s)), 1.0)
+
+
+@of("x", "w", only="numpyro")
+def a_scan_after_a_scan(lang):
+    _, s = two_scales(lang)
+
+    def step(name):
+        return lambda x, _: 2 * (numpyro.sample(name, numpyro.distributions.Normal(x, s)),)
+
+    last, _ = scan(step("x"), 0.0, None, length=3)
+    scan(step("w"), last, None, length=2)
+
+
+@of("after", only="numpyro")
+def sites_in_a_cond(lang):
+    mu, s = two_scales(lang)
+    ways = [lambda _, sign=sign: numpyro.sample("z", numpyro.distributions.Normal(sign * mu, s)) for sign in (1, -1)]
+    numpyro.sample("after", numpyro.distributions.Normal(cond(mu > 0, *ways, None), s))
+
+
+@of("z", only="numpyro")
+def a_cond_without_sites(lang):
+    mu, s = two_scales(lang)
+    numpyro.sample("z", numpyro.distributions.Normal(cond(mu > 0, lambda v: v, lambda v: -v, mu), s))
+
+
+@of("z", only="numpyro")
+def a_scope_around_a_scan(lang):
+    """The host itself does not find the site inside."""
+    mu, s = two_scales(lang)
+    with handlers.scope(prefix="one"):
+        scan(lambda x, _: 2 * (numpyro.sample("x", numpyro.distributions.Normal(x, s)),), 0.0, None, length=3)
+    numpyro.sample("z", numpyro.distributions.Normal(mu, s))
+
+
+@of(only="numpyro")
+def a_scan_backwards(lang):
+    _, s = two_scales(lang)
+    scan(lambda x, _: 2 * (numpyro.sample("x", numpyro.distributions.Normal(x, s)),), 0.0, None, length=3, reverse=True)
+
+
 @of(only="numpyro")
 def two_sites_in_a_scan(lang):
     _, s = two_scales(lang)
@@ -426,6 +471,12 @@ LONG_IN_NUMPYRO = {
     "multivariate_normals_that_differ",
     "a_chain_written_as_a_loop",
     "several_degrees_of_freedom",
+    "positive_sites",
+    "scanned_random_walk",
+    "a_site_after_a_scan",
+    "a_scope_around_a_scan",
+    "vectors_in_a_scan",
+    "gaussian_random_walk",
 }
 
 
@@ -454,6 +505,42 @@ def test_the_map_of_a_model_is_exact_and_triangular_and_places_what_it_should(la
     for site in found.map.sites:
         moves = not np.array_equal(y[site.at], x[site.at])
         assert moves == (site.name in expected), site.name
+
+
+NORMAL = {
+    "latents_that_come_late": (pytest.mark.slow_in_numpyro,),
+    "multivariate_normals_in_a_plate": (pytest.mark.slow_in_numpyro,),
+    "a_chain_written_as_a_loop": (pytest.mark.slow_in_numpyro,),
+    "gaussian_random_walk": (pytest.mark.slow_in_numpyro,),
+    "gaussian_random_walks_in_a_plate": (),
+    "a_site_after_a_scan": (pytest.mark.slow_in_numpyro,),
+    "a_scan_after_a_scan": (),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in NORMAL.items()])
+def test_without_observations_the_coordinates_of_normal_sites_are_standard_normal(lang, name):
+    """Given those of the sites before, by the host's own densities."""
+    make, placed, only = MODELS[name]
+    if only not in (None, lang.ppl.__name__):
+        pytest.skip(f"of {only} alone.")
+    model = lambda: make(lang)  # noqa: E731
+    found, rng = Found(lang, model), np.random.default_rng(0)
+    found.params = map_params(lambda _, a: lang.array(a), found.map.init(rng))
+    first, second = found.x, found.x.copy()
+    for site in found.map.sites:
+        if site.name in placed:
+            second[site.at] = rng.standard_normal(site.size)
+
+    def log_density(x):
+        y, log_det, _ = found.run("forward", x)
+        transforms = found.map.walk._transforms
+        values = {s.name: transforms[s.name](lang.array(y[s.at].reshape(s.numbers))) for s in found.map.sites}
+        own = sum(d for _, d in lang.unconstrained(model, values).values())
+        return lang.log_joint(model, values) + float(own) + log_det
+
+    expected = 0.5 * (first @ first - second @ second)
+    assert log_density(second) - log_density(first) == pytest.approx(expected, rel=1e-8)
 
 
 # their parameters, of so many rows, do not broadcast with events; Pyro's own particles do not either
