@@ -571,6 +571,23 @@ def test_pyro_places_many_rows_as_it_places_one(name, float64):
             np.testing.assert_allclose(log_det[i], own, rtol=1e-10, atol=1e-12)
 
 
+def test_pyros_maps_are_the_same_in_float32():
+    lang = LANGUAGES["pyro"]
+    for name, (make, placed, only) in MODELS.items():
+        found = Found(lang, lambda make=make: make(lang)) if only is None else None
+        if found is None or found.map is None:
+            assert only or not placed, name
+            continue
+        assert set(found.map.placed) == {*placed} & {*found.latents}, name
+        assert found.map.walk.vectorizes == (name not in ONE_BY_ONE), name
+        x = torch.tensor(found.x, dtype=torch.float32)
+        y, log_det = found.map.forward(found.params, x)
+        again, back = found.map.inverse(found.params, y)
+        assert y.dtype == log_det.dtype == again.dtype == torch.float32, name
+        np.testing.assert_allclose(again, x, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(back, -log_det, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize("convert", [float, int, lambda v: v.item(), lambda v: v + 1 if v > 0 else v], ids=range(4))
 def test_pyro_places_rows_one_by_one_where_the_model_cannot_run_for_many(float64, convert):
     def model():
