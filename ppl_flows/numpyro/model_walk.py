@@ -19,17 +19,24 @@ from ppl_flows.inference.site_priors import Independent, Prior, Walk
 
 
 class NumPyroWalk:
-    """A model with its arguments, as a ``ModelWalk``.
+    """A model with its arguments, as a ``ModelWalk``. Its parameters are trees: the leaves of them all, as ``leaves``.
 
     Args:
         model, args, kwargs: without the guide's handlers.
         latents: of a trace.
+        params: values of the model's own.
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], latents: Mapping[str, Any]
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        latents: Mapping[str, Any],
+        params: Params,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
+        self._tree = jax.tree.structure(params)
         self._transforms = {name: biject_to(site["fn"].support) for name, site in latents.items()}
 
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NumPyroWalk:
@@ -70,9 +77,15 @@ class NumPyroWalk:
         return found
 
     def _run(self, placing: Placing, params: Params) -> None:
+        values = jax.tree.unflatten(self._tree, params.values())
         with handlers.block():
-            seeded = handlers.seed(handlers.substitute(placing, params), jax.random.key(placing.variant))
+            seeded = handlers.seed(handlers.substitute(placing, values), jax.random.key(placing.variant))
             seeded(*self.args, **self.kwargs)
+
+
+def leaves(params: Params) -> dict[str, jax.Array]:
+    """Of parameters of a model, each of which may be a tree, by their paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 class Placing(Messenger):
