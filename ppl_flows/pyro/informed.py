@@ -66,8 +66,9 @@ def _runs_together(found: ModelMap, walk: PyroWalk, init: torch.Tensor) -> bool:
             together = found.forward(params, rows)
         except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
             return False
-    near = {"rtol": 1e-4, "atol": 10 * torch.finfo(init.dtype).eps, "equal_nan": True}  # differences may cancel
-    return all(torch.allclose(a, b, **near) for a, b in zip(apart, together, strict=True))
+    rounding = 10 * torch.finfo(init.dtype).eps  # of sums that cancel
+    pairs = zip(apart, together, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=rounding, equal_nan=True) for a, b in pairs)
 
 
 class PyroCoordinates:
