@@ -476,6 +476,10 @@ LONG_IN_NUMPYRO = {
     "a_site_after_a_scan",
     "a_scope_around_a_scan",
     "vectors_in_a_scan",
+    "a_scan_after_a_scan",
+    "a_scan_of_positive_sites",
+    "a_scan_that_looks_back_two_steps",
+    "real_sites",
     "gaussian_random_walk",
 }
 
