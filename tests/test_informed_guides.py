@@ -590,7 +590,7 @@ def test_results_pickle(lang):
     np.testing.assert_array_equal(np.asarray(again.sample(4)["z"]), np.asarray(result.sample(4)["z"]))
 
 
-@pytest.mark.slow_in_numpyro
+@pytest.mark.slow
 def test_a_fit_goes_on_from_a_checkpoint(lang, tmp_path):
     model, options = partial(funnel, lang), {"tolerance": None, "checkpoint_every": 0}
     whole = lang.fit(model, make(lang, model), **(SHORT | {"steps": 30} | options | {"checkpoint": tmp_path / "whole"}))

@@ -516,7 +516,7 @@ NORMAL = {
     "multivariate_normals_in_a_plate": (pytest.mark.slow_in_numpyro,),
     "a_chain_written_as_a_loop": (pytest.mark.slow_in_numpyro,),
     "gaussian_random_walk": (pytest.mark.slow_in_numpyro,),
-    "gaussian_random_walks_in_a_plate": (),
+    "gaussian_random_walks_in_a_plate": (pytest.mark.slow_in_numpyro,),
     "a_site_after_a_scan": (pytest.mark.slow_in_numpyro,),
     "a_scan_after_a_scan": (),
 }
