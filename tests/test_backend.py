@@ -158,6 +158,35 @@ def test_repeated_passes_are_a_loop_over_the_rows(library, reverse):
         np.testing.assert_allclose(np.asarray(a), b, rtol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_recurrences_are_a_loop_along_the_last_axis(library, length):
+    make, rng = LIBRARIES[library], np.random.default_rng(0)
+    gain, term = rng.standard_normal((2, 3, length))
+    rows = np.exp(rng.standard_normal((4, 3, length)))
+    rows[1, 0] = rows[2, 1] = 0.0  # of an observation, and a scale, that is none
+    linear, fraction, x, y = np.zeros((3, length)), np.zeros((3, length)), np.zeros(3), np.zeros(3)
+    for t in range(length):
+        x = linear[:, t] = gain[:, t] * x + term[:, t]
+        a, b, c, d = rows[..., t]
+        y = fraction[:, t] = (a * y + b) / (c * y + d)
+    found = ops(library).recurrence(make(gain), make(term))
+    np.testing.assert_allclose(np.asarray(found), linear, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(ops(library).fractions(*map(make, rows))), fraction, rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_long_recurrences_neither_overflow_nor_underflow(library):
+    make, n = LIBRARIES[library], 5_000
+    for row in ((1e3, 1.0, 1.0, 1.0), (1e-3, 1.0, 1.0, 1.0), (1e8, 1e-8, 1e-8, 1e8), (1.0, 1e12, 1e-12, 1.0)):
+        a, b, c, d = row
+        x, expected = 0.0, np.zeros(n)
+        for t in range(n):
+            x = expected[t] = (a * x + b) / (c * x + d)
+        found = ops(library).fractions(*(make(np.full(n, v)) for v in row))
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-10)
+
+
 def test_repeated_passes_put_no_frame_between():
     frames = []
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import foreign_flows  # noqa: F401  registers its classes, some of which are in files
 import numpy as np
 import pytest
-from golden.write_fits import summary
+import torch
+from golden.write_fits import HIERARCHY_Y, log_densities_of_hierarchy, pyro_hierarchy, summary
 
 import ppl_flows as pf
+import ppl_flows.pyro
 from ppl_flows.core.params import map_params
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +49,16 @@ def test_a_golden_fit_loads_and_is_what_it_was(name):
     if name.startswith("fit_"):
         assert [site.name for site in saved.sites] == ["scale", "p"]
         assert saved.verdict
+
+
+def test_a_golden_informed_fit_places_its_sites_as_it_did():
+    path = GOLDEN / "fits_2" / "informed.safetensors"
+    expected = json.loads(path.with_suffix(".json").read_text())
+    assert pf.load(path).placed == ("theta",)
+    np.testing.assert_allclose(log_densities_of_hierarchy(path), expected, rtol=1e-5)
+    guide, _ = ppl_flows.pyro.AutoFlow.load(path, pyro_hierarchy, torch.tensor(HIERARCHY_Y, dtype=torch.float32))
+    found = guide.get_posterior().log_prob(torch.linspace(-1, 1, 6).reshape(2, 3))
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-4)
 
 
 def log_density(made, params, y: np.ndarray, context: np.ndarray | None) -> np.ndarray:

@@ -7,10 +7,12 @@ import time
 import tracemalloc
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import fuzz_files
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import save as to_bytes
 
 import ppl_flows as pf
@@ -244,6 +246,57 @@ def test_what_load_would_refuse_is_not_saved(path):
     with pytest.raises(ValueError, match="far above the 0 numbers"):
         pf.save(path, made, {})
     assert not list(path.parent.iterdir())
+
+
+INFORMED = (Path(__file__).parent / "golden" / "fits_2" / "informed.safetensors").read_bytes()
+
+
+def informed(change) -> bytes:
+    """A fit whose prior places a site, with a change of what JSON holds of it, and its arrays."""
+    whole, arrays = safetensors.deserialize(INFORMED), {}
+    for name, array in whole:
+        arrays[name] = np.frombuffer(array["data"], "float32" if array["dtype"] == "F32" else "float64").reshape(
+            array["shape"]
+        )
+    metadata = fuzz_files.taken_apart(INFORMED)[0]["__metadata__"]
+    document = json.loads(metadata["fit"])
+    change(document, arrays)
+    return to_bytes(arrays, metadata | {"fit": json.dumps(document)})
+
+
+MAP = ("log_precision", "value", "state.precision", "state.value", "state.unit")
+
+
+def test_an_informed_fit_comes_back(path):
+    path.write_bytes(informed(lambda document, arrays: None))
+    assert pf.load(path).placed == ("theta",)
+
+
+@pytest.mark.parametrize("name", MAP)
+def test_arrays_of_a_map_are_those_of_its_sites(path, name):
+    def resized(document, arrays):
+        arrays[f"informed.{name}"] = np.zeros(3)
+
+    refused(path, informed(resized), "parameters of its map are not those of sites it has")
+    refused(path, informed(lambda document, arrays: arrays.pop(f"informed.{name}")), f"informed.{name}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"placed": ["other"]}, "parameters of its map are not those of sites it has"),
+        ({"placed": ["theta", "theta"]}, "parameters of its map are not those of sites it has"),
+        ({"placed": ["scale"]}, "parameters of its map are not those of sites it has"),
+        ({"placed": []}, "its guide needs 'model' to draw"),
+        ({"placed": 3}, "not iterable"),
+        ({"placed": [BIG] * 10**4}, "parameters of its map are not those of sites it has"),
+        ({"needs": None}, "its guide needs None to draw"),
+        ({"needs": "more"}, "its guide needs 'more' to draw; a newer ppl_flows may read it"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_what_a_fit_places_are_its_sites(path, change, message):
+    refused(path, informed(lambda document, arrays: document.update(change)), message)
 
 
 def test_mutated_files_load_or_are_refused(path):

@@ -66,6 +66,8 @@ def write_sites(path, *sites):
         params=flow.init(np.random.default_rng(0)),
         gaussian=None,
         sites=sites,
+        placed=(),
+        map_params={},
         model_params=(),
         losses=np.zeros(1),
         elbo=(0.0, 0.0),

@@ -173,7 +173,8 @@ def find_map(
     placed = {
         name
         for name, (prior, _) in first.items()
-        if any(_differ(prior, seen[name][0]) for seen in elsewhere)
+        if all(name in seen for seen in (*elsewhere, *otherwise))  # a model may branch
+        and any(_differ(prior, seen[name][0]) for seen in elsewhere)
         and not any(_differ(prior, seen[name][0]) for seen in otherwise)
         and all(seen[name][1] < WRONG for seen in (first, *elsewhere))
     }

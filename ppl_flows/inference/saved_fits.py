@@ -15,6 +15,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
+from ppl_flows.inference.saved_fields import PLAIN, as_kind
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -193,7 +194,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
     document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
-    plain = {name: _as_kind(name, document[name]) for name in PLAIN}
+    plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
     if plain["quality"] not in QUALITIES:
@@ -264,48 +265,3 @@ def site_from_file(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
 
 
 MAP = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``
-
-# what JSON holds as it is, and its kind
-PLAIN: dict[str, tuple[type, ...]] = {
-    "skipped": (int,),
-    "interrupted": (bool,),
-    "elbo": (list, float),
-    "kl": (list, float),
-    "khat": (float,),
-    "ess": (float,),
-    "log_evidence": (Evidence,),
-    "missed": (float,),
-    "doubt": (str,),
-    "verdict": (str,),
-    "start": (str,),
-    "quality": (str,),
-    "seed": (int,),
-    "prefix": (str, type(None)),
-    "num_particles": (int,),
-    "vectorized": (bool,),
-    "language": (str,),
-    "versions": (dict, str),
-}
-
-
-def _as_kind(name: str, value: Any) -> Any:
-    kind, *inner = PLAIN[name]
-    if kind is list:
-        first, second = value
-        return _float(first), _float(second)
-    if kind is float:
-        return _float(value)
-    if kind is Evidence:
-        mean, se, method = value
-        return Evidence(_float(mean), _float(se), str(method))
-    if kind is dict:
-        return {str(k): str(v) for k, v in value.items()}
-    if not isinstance(value, (kind, *inner)):
-        raise ValueError(f"{name} should be of type {kind.__name__}, got {value!r:.100}.")
-    return value
-
-
-def _float(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise ValueError(f"expected a number, got {value!r:.100}.")
-    return float(value)

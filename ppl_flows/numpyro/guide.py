@@ -229,7 +229,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
         sites = self.prototype_trace
-        model = {n: numpyro.param(n, sites[n]["value"], **sites[n]["kwargs"]) for n in self._map_params()}
+        model = {n: numpyro.param(n, sites[n]["value"], **sites[n]["kwargs"]) for n in self._map_params}
         return Flow(self._bijection_at(args, kwargs), self._with_model_params(params, model), base=self.get_base_dist())
 
     def _bijection_at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bijection:
@@ -238,12 +238,15 @@ class AutoFlow(LazyGuide, AutoContinuous):
             return self._bijection
         return with_map(self._bijection, self._map.with_arguments(args, kwargs))
 
+    @property
     def _map_params(self) -> list[str]:
-        return [] if self._map is None else [name for name, _ in self._map.model_params]
+        """Parameters of the model that its map may read."""
+        sites = {} if self._map is None else self.prototype_trace
+        return [name for name, site in sites.items() if site["type"] == "param"]
 
     def _with_model_params(self, params: Params, model: dict[str, Any]) -> Params:
-        """The flow's, with the model's own that its map reads."""
-        values = {f"{i}": model[name] for i, name in enumerate(self._map_params())}
+        """The flow's, with the model's own."""
+        values = {f"{i}": leaf for i, leaf in enumerate(jax.tree.leaves({n: model[n] for n in self._map_params}))}
         return {**params, "informed": {**params["informed"], "model": values}} if values else params
 
     def _sample_latent(self, *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any) -> jax.Array:

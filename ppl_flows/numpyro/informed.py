@@ -20,7 +20,7 @@ from ppl_flows.inference.read_prior import kind_of
 from ppl_flows.inference.saved_fits import probe
 from ppl_flows.inference.site_priors import Prior
 from ppl_flows.numpyro.log_density import LogDensity
-from ppl_flows.numpyro.model_walk import NumPyroWalk
+from ppl_flows.numpyro.model_walk import NumPyroWalk, leaves
 from ppl_flows.numpyro.transform import FlowTransform
 
 
@@ -45,13 +45,13 @@ def model_map(
         transform = biject_to(site["fn"].support)
         numbers = tuple(transform.inverse_shape(jnp.shape(site["value"])))
         sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind_of(transform, probe(numbers))))
-    every, walk = tuple(sites), NumPyroWalk(model, args, kwargs, latents)
-    program = jax.jit(lambda u, variant: walk.read(every, u, params, variant))
+    every, walk, values = tuple(sites), NumPyroWalk(model, args, kwargs, latents, params), leaves(params)
+    program = jax.jit(lambda u, variant: walk.read(every, u, values, variant))
 
     def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, Any]]:
         return {n: (_to_numpy(p), error) for n, (p, error) in program(jnp.asarray(u), jnp.asarray(variant)).items()}
 
-    return find_map(every, walk, read, init, params)
+    return find_map(every, walk, read, init, values)
 
 
 class NumPyroCoordinates:
@@ -66,7 +66,7 @@ class NumPyroCoordinates:
         self, informed: ModelMap, log_density: Callable[[jax.Array], jax.Array], dtype: Any, params: Params
     ) -> None:
         self.sites = informed.sites
-        self._params, self._dtype = params, dtype
+        self._params, self._dtype = leaves(params), dtype
 
         def of_coordinates(w: jax.Array, params: Params) -> jax.Array:
             u, log_det = informed.forward(params, w)
@@ -76,7 +76,7 @@ class NumPyroCoordinates:
         self._density = LogDensity(of_coordinates, dtype)
         self._forward = jax.jit(lambda params, w: informed.forward(params, w)[0])
         self._inverse = jax.jit(lambda params, u: informed.inverse(params, u)[0])
-        self._priors = jax.jit(jax.vmap(lambda u: walk.read(self.sites, u, params, 0)))
+        self._priors = jax.jit(jax.vmap(lambda u: walk.read(self.sites, u, self._params, 0)))
 
     def density(self, seen: Observations) -> Density:
         return self._density.at(self._params_at(seen))

@@ -19,17 +19,24 @@ from ppl_flows.inference.site_priors import Independent, Prior, Walk
 
 
 class NumPyroWalk:
-    """A model with its arguments, as a ``ModelWalk``.
+    """A model with its arguments, as a ``ModelWalk``. Its parameters are trees: the leaves of them all, as ``leaves``.
 
     Args:
         model, args, kwargs: without the guide's handlers.
         latents: of a trace.
+        params: values of the model's own.
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], latents: Mapping[str, Any]
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        latents: Mapping[str, Any],
+        params: Params,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
+        self._tree = jax.tree.structure(params)
         self._transforms = {name: biject_to(site["fn"].support) for name, site in latents.items()}
 
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NumPyroWalk:
@@ -44,7 +51,8 @@ class NumPyroWalk:
         def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
             placing = Placing(self.model, sites, self._transforms, step, row, forward=forward)
             self._run(placing, params)
-            return jnp.concatenate([jnp.ravel(placing.made[site.name]) for site in sites]), placing.log_det
+            made = [jnp.ravel(placing.made.get(site.name, row[site.at])) for site in sites]
+            return jnp.concatenate(made), placing.log_det
 
         y, log_det = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return y.reshape(x.shape), log_det.reshape(x.shape[:-1])
@@ -69,9 +77,15 @@ class NumPyroWalk:
         return found
 
     def _run(self, placing: Placing, params: Params) -> None:
+        values = jax.tree.unflatten(self._tree, params.values())
         with handlers.block():
-            seeded = handlers.seed(handlers.substitute(placing, params), jax.random.key(placing.variant))
+            seeded = handlers.seed(handlers.substitute(placing, values), jax.random.key(placing.variant))
             seeded(*self.args, **self.kwargs)
+
+
+def leaves(params: Params) -> dict[str, jax.Array]:
+    """Of parameters of a model, each of which may be a tree, by their paths."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 class Placing(Messenger):
@@ -104,7 +118,7 @@ class Placing(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "control_flow":
-            self._scan(msg)
+            self._control_flow(msg)
         elif msg["type"] != "sample" or msg["is_observed"] or msg.get("_control_flow_done"):
             return
         elif msg["name"] in self._sites:
@@ -115,22 +129,26 @@ class Placing(Messenger):
             values = msg["fn"].enumerate_support(expand=True)
             msg["value"] = values[self.variant % len(values)]
 
-    def _scan(self, msg: dict[str, Any]) -> None:
-        """The sites inside take their values from here; a single one that is a chain is placed as such."""
+    def _control_flow(self, msg: dict[str, Any]) -> None:
+        """The sites inside take their values from here; a ``scan``'s only one, if it is a chain, is placed as such."""
 
         def run(values: dict[str, Any]) -> Any:
             stack = [*msg["kwargs"]["substitute_stack"], ("substitute", values)]
             kwargs = {**msg["kwargs"], "substitute_stack": stack, "rng_key": jax.random.key(0)}
-            return msg["fn"](*msg["args"], **kwargs)[1][0].trace
+            return msg["fn"](*msg["args"], **kwargs)[1]
+
+        def scanned(values: dict[str, Any]) -> Any:
+            return run(values)[0].trace
 
         rest = [site for name, site in self._sites.items() if name not in self.made]
         values = {site.name: self._value(site, self._numbers(site)) for site in rest}
-        trace = run(values)
-        inside = [site for site in rest if site.name in trace]
+        inner = run(values)
+        scans = isinstance(inner, tuple)  # of a ``cond`` it is the trace alone
+        inside = [site for site in rest if site.name in (inner[0] if scans else inner).trace]
         for site in inside:
             u = None
-            if site.pseudo is not None and len(inside) == 1 and not msg["kwargs"].get("enum"):
-                u = self._place_chain(site, lambda site, v: run({**values, site.name: self._value(site, v)}))
+            if scans and site.pseudo is not None and len(inside) == 1 and not msg["kwargs"].get("enum"):
+                u = self._place_chain(site, lambda site, v: scanned({**values, site.name: self._value(site, v)}))
             values[site.name] = self._value(site, self._place(site, None) if u is None else u)
         msg["kwargs"]["substitute_stack"].append(("substitute", {site.name: values[site.name] for site in inside}))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch.distributions import biject_to
 
 from ppl_flows.core.types import Params
@@ -73,9 +74,8 @@ class PyroWalk:
                 torch.manual_seed(variant)
                 found.append({})
                 self._run(every, step, row, forward=False, variant=variant)
-        return {
-            n: type(p)(*(torch.stack([f[n][i] for f in found]) for i in range(len(p)))) for n, p in found[0].items()
-        }
+        always = {n: p for n, p in found[0].items() if all(n in f for f in found)}  # a model may branch
+        return {n: type(p)(*(torch.stack([f[n][i] for f in found]) for i in range(len(p)))) for n, p in always.items()}
 
     def _run(
         self, sites: tuple[LatentSite, ...], step: Step, rows: torch.Tensor, *, forward: bool, variant: int = 0
@@ -84,9 +84,19 @@ class PyroWalk:
         pads = {name: (1,) * (nesting - dims) for name, dims in self._batch_dims.items()}
         placing = Placing(sites, self._transforms, pads, step, rows, forward=forward, variant=variant)
         # not in the trace that this is part of; and scales may be 0 or infinite, far outside
-        with poutine.block(), pyro.validation_enabled(False), placing, suppress(_AllPlacedError):
+        with poutine.block(), _no_plates(), pyro.validation_enabled(False), placing, suppress(_AllPlacedError):
             self.model(*self.args, **self.kwargs)
         return placing
+
+
+@contextmanager
+def _no_plates() -> Iterator[None]:
+    """The plates that this is called in, maybe of the very same model, are none of the run inside."""
+    kept, _DIM_ALLOCATOR._stack = _DIM_ALLOCATOR._stack, []
+    try:
+        yield
+    finally:
+        _DIM_ALLOCATOR._stack = kept
 
 
 class _AllPlacedError(Exception):

@@ -38,6 +38,28 @@ def pyro_model(y):
     pyro.sample("y", pyro.distributions.Normal(p[..., 0], scale), obs=y)
 
 
+def hierarchy(y):
+    """Its second site is placed by its prior."""
+    scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    theta = numpyro.sample("theta", dist.Normal(np.array([0.0, 1.0]), scale).to_event(1))
+    numpyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
+
+
+def pyro_hierarchy(y):
+    scale = pyro.sample("scale", pyro.distributions.HalfNormal(torch.tensor(2.0)))
+    theta = pyro.sample("theta", pyro.distributions.Normal(torch.tensor([0.0, 1.0]), scale).to_event(1))
+    pyro.sample("y", pyro.distributions.Normal(theta, 1.0).to_event(1), obs=y)
+
+
+HIERARCHY_Y = np.array([0.5, -1.0])
+
+
+def log_densities_of_hierarchy(path) -> list[float]:
+    """Of the latent vector at two points, by the guide that a file holds."""
+    guide, result = ppl_flows.numpyro.AutoFlow.load(path, hierarchy, HIERARCHY_Y)
+    return guide.get_posterior(result.params).log_prob(np.linspace(-1, 1, 6).reshape(2, 3)).tolist()
+
+
 def main() -> None:
     folder, rows = Path(sys.argv[1]), np.random.default_rng(0).standard_normal((50, 2))
     guide = ppl_flows.numpyro.AutoFlow(model, small)
@@ -50,6 +72,9 @@ def main() -> None:
     density.save(folder / "density.safetensors")
     amortized = ppl_flows.numpyro.fit_amortized(model, 0.3, flow=small, simulations=200, **SHORT)
     amortized.save(folder / "amortized.safetensors")
+    guide = ppl_flows.numpyro.AutoFlow(hierarchy, small, informed=True)
+    ppl_flows.numpyro.fit(hierarchy, guide, HIERARCHY_Y, draws=100, **SHORT).save(folder / "informed.safetensors")
+    (folder / "informed.json").write_text(json.dumps(log_densities_of_hierarchy(folder / "informed.safetensors")))
     expected = {path.stem: summary(pf.load(path)) for path in sorted(folder.glob("*.safetensors"))}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1))
 
