@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from data import Target
 
-from ppl_flows.inference.auto_flow import QUALITIES
+from ppl_flows.inference.auto_flow import QUALITIES, fit_budget
 from ppl_flows.inference.results import FitResult
 
 DRAWS = 20_000  # that measure a guide
@@ -59,7 +59,7 @@ class Counter:
     def watch(self, density: type) -> None:
         """Counts the calls of a class of log densities: a Hessian is dim gradients, a product with it is two."""
         for name, method in [*vars(density).items()]:
-            if callable(method) and not name.startswith("_") and name not in {"at", "obstacle"}:
+            if callable(method) and not name.startswith("_") and name not in {"at", "obstacle", "through"}:
                 setattr(density, name, self._counted(name, method))
 
     def _counted(self, name: str, method: Callable) -> Callable:
@@ -144,7 +144,7 @@ def measure(
         progress=False,
     )
     seconds = time.process_time() - start
-    particles = given.particles or QUALITIES[given.quality].num_particles
+    particles = fit_budget(guide, given.steps, given.particles)[1]
     kl, se = target.log_z - result.elbo.mean, float(np.hypot(result.elbo.se, target.log_z_se))
     known = bool(np.isfinite(kl))
     return {
