@@ -31,7 +31,7 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide_start import first_start, guide_map, loaded_start
 from ppl_flows.pyro.informed import ways
 from ppl_flows.pyro.lazy_guide import LazyGuide
-from ppl_flows.pyro.load_fit import load_fit, transform_of
+from ppl_flows.pyro.load_fit import load_fit, set_model_params, transform_of
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
 
@@ -118,7 +118,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
             self.transform = self._first_transform(loc, args, kwargs)
         else:
             check_sites(self._file.sites, self.latent_sites())
-            self._set_model_params(self._file)
+            set_model_params(self._file)
             if self._file.placed:
                 self._map = loaded_map(self._file.placed, guide_map(self, loc, args, kwargs))
             self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
@@ -139,16 +139,6 @@ class AutoFlow(LazyGuide, AutoContinuous):
         weights = map_params(lambda _, a: torch.nn.Parameter(torch.tensor(a).to(loc)), weights)
         state = map_params(lambda _, a: torch.tensor(a).to(loc), state)
         return FlowTransform(bijection, merge(weights, state))
-
-    def _set_model_params(self, file: SavedFit) -> None:
-        store = pyro.get_param_store()
-        for path, value in file.model_params:
-            name = ".".join(path)
-            if name not in store:
-                raise ValueError(
-                    f"AutoFlow.load: the file has a parameter {name!r} of the model, which this model does not have."
-                )
-            store[name] = torch.as_tensor(value).to(store[name])
 
     def _check_plates(self) -> None:
         for name, stack in self._cond_indep_stacks.items():

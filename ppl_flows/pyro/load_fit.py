@@ -67,6 +67,22 @@ def transform_of(saved: SavedFit, like: torch.Tensor | None = None, informed: Mo
     return FlowTransform(bijection, merge(trained, map_params(lambda _, a: tensor(a), state)))
 
 
+def set_model_params(saved: SavedFit) -> None:
+    """Gives Pyro's store the model's parameters that a file has.
+
+    Raises:
+        ValueError: the model has none of a name.
+    """
+    store = pyro.get_param_store()
+    for path, value in saved.model_params:
+        name = ".".join(path)
+        if name not in store:
+            raise ValueError(
+                f"AutoFlow.load: the file has a parameter {name!r} of the model, which this model does not have."
+            )
+        store[name] = torch.as_tensor(value).to(store[name])
+
+
 def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """Draws of the sites in a file, and the log density of the vectors they are made of."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
