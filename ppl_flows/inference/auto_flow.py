@@ -39,15 +39,19 @@ QUALITIES = {
     "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
 # by the nats that a start leaves over
+TRIFLE = 0.1
 ENOUGH = {0.01: Quality(flow_layers=4, steps=500, num_particles=32)}
 
 
-def sized(quality: str, kl: float, dim: int) -> Quality:
+def sized(quality: str, kl: float, dim: int, *, informed: bool) -> Quality:
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
-    Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing.
+    Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing. An informed guide
+    with more than a trifle to learn has twice the steps: what it learns last is the tails of scales.
     """
     full = QUALITIES[quality]
+    if informed and kl > TRIFLE:
+        full = full._replace(steps=2 * full.steps)
     if dim > FULL_RANK_DIM:
         share = (FULL_RANK_DIM / dim) ** 0.5
         steps, particles = round(full.steps * share), round(full.num_particles * share)
@@ -60,8 +64,9 @@ def sized(quality: str, kl: float, dim: int) -> Quality:
 
 def fit_budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
     """Steps and particles of ``fit``: as given, or as the guide's quality and start say."""
-    wish, dim = getattr(guide, "quality", "standard"), getattr(guide, "latent_dim", 1)
-    size = sized(wish, getattr(guide, "kl_of_start", np.nan), dim or 1)
+    size = getattr(guide, "size", None)
+    if not isinstance(size, Quality):
+        size = QUALITIES[getattr(guide, "quality", "standard")]
     return (
         size.steps if steps is None else steps,
         size.num_particles if num_particles is None else num_particles,

@@ -19,7 +19,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.core.types import Params
-from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.measure_fit import Near
@@ -142,7 +142,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
             return
         start, self._map = first_start(self, self._wish, args, kwargs)
         self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
-        layers = sized(self.quality, self.kl_of_start, self.latent_dim).flow_layers
+        layers = self.size.flow_layers
         self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"
         self._start = guide_params(self._bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
@@ -192,6 +192,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def bijection(self) -> Bijection:
         """From a standard normal to the latent vector."""
         return self._bijection
+
+    @property
+    def size(self) -> Quality:
+        """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
+        kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
+        return sized(self.quality, kl, dim, informed=self._map is not None)
 
     @property
     def informed(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch.distributions import biject_to
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
-from ppl_flows.inference.auto_flow import check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.measure_fit import Near
@@ -128,10 +128,10 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
         if self._saved is None:
             start, self._map = first_start(self, self._wish, loc, args, kwargs)
-            layers = sized(self.quality, start.gaussian.kl, self.latent_dim).flow_layers
+            self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+            layers = self.size.flow_layers
         else:
             start, self._map, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
-        self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
         bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"
         params = guide_params(bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
@@ -210,6 +210,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
             return unset_guide_repr("AutoFlow", self.quality)
         size, bijection = f"{self.latent_dim} latents", self.transform.bijection
         return guide_repr("AutoFlow", size, str(self.start), self.quality, bijection, informed=self.informed)
+
+    @property
+    def size(self) -> Quality:
+        """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
+        kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
+        return sized(self.quality, kl, dim, informed=self._map is not None)
 
     @property
     def informed(self) -> tuple[str, ...]:
