@@ -212,8 +212,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     @property
     def near_posterior(self) -> Gaussian | None:
-        """The Gaussian near the posterior that the guide started at, of the latent vector, or of its coordinates where
-        the guide is ``informed``; None where it had none."""
+        """That the guide started at, of the latent vector, or of its coordinates if ``informed``; None: it had none."""
         return None if self.start == "init" else self._gaussian
 
     def near(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Near | None:
@@ -234,8 +233,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
         params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
-        sites = self.prototype_trace
-        model = {n: numpyro.param(n, sites[n]["value"], **sites[n]["kwargs"]) for n in self._map_params}
+        sites = {n: self.prototype_trace[n] for n in self._map_params}
+        model = {n: numpyro.param(n, site["value"], **site["kwargs"]) for n, site in sites.items()}
         return Flow(self._bijection_at(args, kwargs), self._with_model_params(params, model), base=self.get_base_dist())
 
     def _bijection_at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bijection:

@@ -224,8 +224,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     @property
     def near_posterior(self) -> Gaussian | None:
-        """The Gaussian near the posterior that the guide started at, of the latent vector, or of its coordinates where
-        the guide is ``informed``; None where it had none."""
+        """That the guide started at, of the latent vector, or of its coordinates if ``informed``; None: it had none."""
         return None if self.start == "init" else self._gaussian
 
     def near(self, *args: Any, **kwargs: Any) -> Near | None:
