@@ -623,3 +623,24 @@ def test_a_compiled_fit_in_pyro_is_the_eager_one(estimator):
     np.testing.assert_allclose(replay.losses, eager.losses, rtol=1e-3, atol=1e-3)  # float32
     for name, value in eager.params.items():
         torch.testing.assert_close(replay.params[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_priors_that_may_be_factors_are_a_warning(lang):
+    def model(as_factors):
+        scale = lang.ppl.sample("scale", lang.dist.HalfNormal(1.0))
+        normal = lang.dist.Normal(lang.array(np.zeros(3)), scale).to_event(1)
+        if as_factors:
+            flat = lang.dist.ImproperUniform(lang.dist.constraints.real_vector, (), (3,))
+            z = lang.ppl.sample("z", flat)
+            lang.ppl.factor("prior_of_z", normal.log_prob(z))
+        else:
+            z = lang.ppl.sample("z", normal)
+        lang.ppl.sample("y", lang.dist.Normal(z, 1.0).to_event(1), obs=lang.array(np.ones(3)))
+
+    init = lang.init_to({"scale": lang.array(1.0), "z": lang.array(np.zeros(3))})
+    with pytest.warns(UserWarning, match=r"\['z'\] have flat priors and the model has the factors \['prior_of_z'\]"):
+        lang.set_up(lang.AutoFlow(model, small, init_loc_fn=init), True)
+    pyro.clear_param_store()
+    lang.set_up(lang.AutoFlow(model, small, init_loc_fn=init, informed=False), True)  # without one
+    pyro.clear_param_store()
+    lang.set_up(lang.AutoFlow(model, small), False)

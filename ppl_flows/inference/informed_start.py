@@ -16,6 +16,7 @@ from ppl_flows.inference.gaussian_start import (
     elbo_of,
     find_gaussian,
     inverse_root,
+    laplace,
     match_diagonal,
     mean_field,
     with_elbos,
@@ -94,6 +95,8 @@ def informed_start(
             best, seen, informed = better, now, coordinates.density(now)
     if kind == "mean_field":
         return best, seen
+    if kind == "laplace":
+        return with_elbos(informed, [laplace(informed, best.mean, seed)], noise)[0], seen
     curved = Gaussian(best.mean, inverse_root(informed.hessian(best.mean[None])[0]))
     best = max(with_elbos(informed, [Gaussian(best.mean, np.diag(best.factor)), curved], noise), key=elbo_of)
     found = [best, batch_and_match(informed, best, rng)]

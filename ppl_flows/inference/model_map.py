@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -199,6 +200,36 @@ def place_sites(
 
 def _differ(a: Prior, b: Prior) -> bool:
     return any(not np.allclose(x, y, rtol=CHANGED, atol=0, equal_nan=True) for x, y in zip(a, b, strict=True))
+
+
+def warn_of_factors(latents: Mapping[str, Any], factors: list[str]) -> None:
+    """Warns where vectors have flat priors, and factors may be what they are given instead.
+
+    Args:
+        latents: of a trace, with their distributions.
+        factors: names of the trace's factors.
+    """
+    flat = [
+        name
+        for name, site in latents.items()
+        if np.size(site["value"]) > 1 and any(c.__name__ == "ImproperUniform" for c in type(_inner(site["fn"])).mro())
+    ]
+    if flat and factors:
+        warnings.warn(
+            f"AutoFlow: {flat} have flat priors and the model has the factors {factors}: if these are priors, write them "
+            "as the distributions of their sites. A guide places sites by the location and scale of their priors, "
+            "which keeps the tails of a hierarchy's scales, and does not see them in a factor. informed=False says "
+            "nothing.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _inner(fn: Any) -> Any:
+    """The distribution below all wrappers, such as ``Independent``."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def loaded_map(placed: tuple[str, ...], found: ModelMap | None) -> ModelMap:

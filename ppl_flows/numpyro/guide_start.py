@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.initialization import init_to_value
@@ -18,7 +19,7 @@ from numpyro.primitives import Messenger
 from ppl_flows.inference.auto_flow import check_start
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
 from ppl_flows.inference.informed_start import Start, find_start
-from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap
+from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap, warn_of_factors
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.informed import NumPyroCoordinates, model_map
 from ppl_flows.numpyro.lazy_guide import is_subsampled
@@ -53,6 +54,10 @@ def first_start(
         guide.start = "init" if hindrance else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
     if guide.start == "init":
         return Start(Gaussian(guide._init_latent, np.full(guide.latent_dim, guide._init_scale))), None
+    if informed:
+        trace = guide.prototype_trace
+        factors = [n for n, s in trace.items() if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
+        warn_of_factors({n: trace[n] for n in guide._init_locs}, factors)
     found = guide_map(guide, args, kwargs) if informed else None
     if informed is True and found is None:
         raise ValueError(NOTHING_TO_PLACE)

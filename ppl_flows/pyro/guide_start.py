@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch.distributions import biject_to
 
@@ -15,7 +16,7 @@ from ppl_flows.core.params import flatten
 from ppl_flows.inference.auto_flow import ENOUGH, QUALITIES, check_start, guide_bijection
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
 from ppl_flows.inference.informed_start import Start, find_start, no_observations
-from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap
+from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap, warn_of_factors
 from ppl_flows.pyro.informed import PyroCoordinates, model_map
 from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.torch.params import to_tensor
@@ -52,6 +53,10 @@ def first_start(
         guide.start = "init" if obstacle else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
     if guide.start == "init":
         return Start(Gaussian(init, np.full(len(init), guide._init_scale))), None
+    if informed:
+        nodes = guide.prototype_trace.nodes.items()
+        factors = [n for n, s in nodes if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
+        warn_of_factors(dict(guide.prototype_trace.iter_stochastic_nodes()), factors)
     found = guide_map(guide, loc, args, kwargs) if informed else None
     if informed is True and found is None:
         raise ValueError(NOTHING_TO_PLACE)

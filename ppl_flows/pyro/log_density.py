@@ -31,8 +31,10 @@ class LogDensity:
     ) -> None:
         self._model, self._unpack, self._like = model, unpack, like
         self._through: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+        # at given values, as some priors cannot be drawn from
+        values = {site["name"]: biject_to(site["fn"].support)(u) for site, u in unpack(like)}
         with poutine.block():
-            nodes: list[Any] = [*poutine.trace(model).get_trace().nodes.values()]
+            nodes: list[Any] = [*poutine.trace(poutine.condition(model, data=values)).get_trace().nodes.values()]
         self._enumerates = any(is_enumerated(site) for site in nodes)
         self._frames: list[Any] = [
             frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
