@@ -212,12 +212,13 @@ def warn_of_factors(latents: Mapping[str, Any], factors: list[str]) -> None:
     flat = [
         name
         for name, site in latents.items()
-        if np.size(site["value"]) > 1 and any(c.__name__ == "ImproperUniform" for c in type(_inner(site["fn"])).mro())
+        if prod(site["value"].shape) > 1
+        and any(c.__name__ == "ImproperUniform" for c in type(_inner(site["fn"])).mro())
     ]
     if flat and factors:
         warnings.warn(
-            f"AutoFlow: {flat} have flat priors and the model has the factors {factors}: if these are priors, write them "
-            "as the distributions of their sites. A guide places sites by the location and scale of their priors, "
+            f"AutoFlow: {flat} have flat priors, and the model has the factors {factors}: if these are priors, write "
+            "them as the distributions of their sites. A guide places sites by the location and scale of their priors, "
             "which keeps the tails of a hierarchy's scales, and does not see them in a factor. informed=False says "
             "nothing.",
             UserWarning,

@@ -4,9 +4,9 @@
 
 Every guide is trained by ``fit`` with the same budget, ``AutoFlow`` with that of its ``size``, unless it is given here.
 Each row is measured by fresh draws: KL(guide || posterior) = log Z - ELBO in nats, with the standard error of the ELBO;
-the error of ``result.log_evidence``, with that of both; PSIS k-hat; over all quantities with a reference the largest |mean error| in posterior sds, and the smallest and largest
-ratio of sds; CPU seconds of the whole call of ``fit``, with compilation, start and measure. An ELBO above log Z is an
-error in the target or the guide, and of this script's exit.
+the error of ``result.log_evidence``, with that of both; PSIS k-hat; over all quantities with a reference the largest
+|mean error| in posterior sds, and the smallest and largest ratio of sds; CPU seconds of the whole call of ``fit``, with
+compilation, start and measure. An ELBO above log Z is an error in the target or the guide, and of this script's exit.
 """
 
 from __future__ import annotations
