@@ -638,7 +638,7 @@ def test_priors_that_may_be_factors_are_a_warning(lang):
         lang.ppl.sample("y", lang.dist.Normal(z, 1.0).to_event(1), obs=lang.array(np.ones(3)))
 
     init = lang.init_to({"scale": lang.array(1.0), "z": lang.array(np.zeros(3))})
-    with pytest.warns(UserWarning, match=r"\['z'\] have flat priors and the model has the factors \['prior_of_z'\]"):
+    with pytest.warns(UserWarning, match=r"\['z'\] have flat priors, and the model has the factors \['prior_of_z'\]"):
         lang.set_up(lang.AutoFlow(model, small, init_loc_fn=init), True)
     pyro.clear_param_store()
     lang.set_up(lang.AutoFlow(model, small, init_loc_fn=init, informed=False), True)  # without one

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from torch.distributions import biject_to
 
@@ -54,9 +53,7 @@ def first_start(
     if guide.start == "init":
         return Start(Gaussian(init, np.full(len(init), guide._init_scale))), None
     if informed:
-        nodes = guide.prototype_trace.nodes.items()
-        factors = [n for n, s in nodes if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
-        warn_of_factors(dict(guide.prototype_trace.iter_stochastic_nodes()), factors)
+        warn_of_factors(dict(guide.prototype_trace.iter_stochastic_nodes()), density.factors)
     found = guide_map(guide, loc, args, kwargs) if informed else None
     if informed is True and found is None:
         raise ValueError(NOTHING_TO_PLACE)

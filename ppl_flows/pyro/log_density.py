@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.ops.contract import contract_to_tensor
@@ -24,6 +25,9 @@ class LogDensity:
 
     Many points are one run of the model under one more plate, as vectorised particles are; or, where the model cannot
     run like that, as many runs. Sites marked for enumeration are summed over.
+
+    Attributes:
+        factors: names of the model's.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class LogDensity:
         values = {site["name"]: biject_to(site["fn"].support)(u) for site, u in unpack(like)}
         with poutine.block():
             nodes: list[Any] = [*poutine.trace(poutine.condition(model, data=values)).get_trace().nodes.values()]
+        self.factors = [s["name"] for s in nodes if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
         self._enumerates = any(is_enumerated(site) for site in nodes)
         self._frames: list[Any] = [
             frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
