@@ -14,7 +14,7 @@ import ppl_flows as pf
 from ppl_flows.conditioners.mlp import DenseNetwork
 from ppl_flows.inference.auto_flow import guide_bijection
 
-GUIDE = guide_bijection(None, 10, "standard")
+GUIDE = guide_bijection(None, 10, 16)
 NETWORK = DenseNetwork.__call__.__code__
 FORWARD = pf.Bijection.forward.__code__
 

@@ -28,6 +28,7 @@ Array = np.ndarray
 
 LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the prior's
 ROUNDS = 2
+SLACK = 0.01  # nats that a round may cost: without observations, of precision 0, there is nothing to train
 DRAWS = 512  # that show how the likelihood's gradient changes along a chain
 GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
 
@@ -91,8 +92,8 @@ def informed_start(
         start = Gaussian(mean, np.where(placed, 1.0, best.factor))
         found = [start, match_diagonal(coordinates.density(now), start, rng)]
         found = with_elbos(coordinates.density(now), found, noise)
-        if (better := max(found, key=elbo_of)).elbo > best.elbo:
-            best, seen, informed = better, now, coordinates.density(now)
+        if (moved := max(found, key=elbo_of)).elbo > best.elbo - SLACK:
+            best, seen, informed = moved, now, coordinates.density(now)
     if kind == "mean_field":
         return best, seen
     if kind == "laplace":
