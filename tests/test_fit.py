@@ -18,6 +18,7 @@ from ppl_flows.inference.kl_estimate import check_widely
 from ppl_flows.inference.schedule import has_converged, learning_rate
 
 
+@pytest.mark.slow_in_numpyro
 def test_the_quality_says_the_flow_and_the_fit_budget(lang, monkeypatch):
     for i, name in enumerate(("quick", "standard", "thorough"), 1):
         monkeypatch.setitem(QUALITIES, name, Quality(flow_layers=2 * i, steps=5 + i, num_particles=1 + i))
@@ -140,6 +141,7 @@ def test_a_sub_sampled_likelihood_is_not_judged(lang):
         result.reweighted(10)
 
 
+@pytest.mark.slow_in_numpyro
 def test_the_elbo_is_not_above_the_evidence(lang):
     target = Regression(lang)
     guide = lang.AutoFlow(target.model, identity_flow, start="init", init_scale=1e-3)

@@ -60,6 +60,7 @@ def test_every_start_puts_the_guide_where_it_says(lang, start):
     np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.12)
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("names", [*itertools.permutations(["a", "m", "z"])], ids="".join)
 def test_draws_to_start_from_reach_their_own_sites_in_every_order(lang, names):
     """A language sorts some of its dictionaries by name, and the model has its own order."""

@@ -131,6 +131,7 @@ def test_a_funnel_is_exact_at_the_start(lang):
     assert abs(result.elbo.mean) < 0.02
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_fit_trains_and_its_draws_are_the_posteriors(lang):
     _, guide, result, _ = trained(lang)
     assert guide.informed == ("theta",)
@@ -154,6 +155,7 @@ def test_all_parameters_train(lang):
     assert_moved(before, {name: after[name] for name in before})
 
 
+@pytest.mark.slow_in_numpyro
 def test_the_arguments_of_the_call_count(lang):
     """Set up with others, a guide that does not train is as exact for these."""
     model = partial(funnel, lang)
@@ -186,6 +188,7 @@ def test_a_call_without_arguments_has_those_of_the_set_up(lang):
     np.testing.assert_array_equal(without, given)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_parameter_of_the_model_is_read_as_it_is_now(lang):
     """Its gradient has the way through the map, too: against differences of the loss with the same noise."""
 
@@ -489,6 +492,7 @@ def test_log_evidence_is_right(lang):
     assert result.log_evidence.mean == pytest.approx(expected, abs=max(0.02, 4 * result.log_evidence.se))
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("writer", ["pyro", "numpyro"])
 def test_a_saved_fit_comes_back_in_either_language_with_the_models_arguments(lang, writer, tmp_path):
     _, _, saved, _ = trained(LANGUAGES[writer])
@@ -609,6 +613,7 @@ def test_a_fit_goes_on_from_a_checkpoint(lang, tmp_path):
     np.testing.assert_array_equal(np.asarray(again.sample(3)["z"]), np.asarray(whole.sample(3)["z"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [pytest.param("reparam", marks=pytest.mark.slow), "path"])
 def test_a_compiled_fit_in_pyro_is_the_eager_one(estimator):
     lang = LANGUAGES["pyro"]
@@ -628,7 +633,7 @@ def test_a_compiled_fit_in_pyro_is_the_eager_one(estimator):
 def test_priors_that_may_be_factors_are_a_warning(lang):
     def model(as_factors):
         scale = lang.ppl.sample("scale", lang.dist.HalfNormal(1.0))
-        normal = lang.dist.Normal(lang.array(np.zeros(3)), scale).to_event(1)
+        normal = lang.dist.Normal(lang.array(np.zeros(3)), scale[..., None]).to_event(1)
         if as_factors:
             flat = lang.dist.ImproperUniform(lang.dist.constraints.real_vector, (), (3,))
             z = lang.ppl.sample("z", flat)

@@ -522,6 +522,7 @@ NORMAL = {
 }
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in NORMAL.items()])
 def test_without_observations_the_coordinates_of_normal_sites_are_standard_normal(lang, name):
     """Given those of the sites before, by the host's own densities."""
