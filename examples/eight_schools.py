@@ -30,7 +30,7 @@ def in_pyro(steps: int, folder: str) -> dict:
     import pyro.distributions as dist
     import torch
 
-    from ppl_flows.pyro import AutoFlow, Flow, fit
+    from ppl_flows.pyro import AutoFlow, Flow, FlowTransform, fit
 
     torch.set_num_threads(1)
     y, sigma = torch.tensor(Y), torch.tensor(SIGMA)
@@ -51,10 +51,12 @@ def in_pyro(steps: int, folder: str) -> dict:
         print(f"fitted Pyro {name}", flush=True)
         results[name] = (result.elbo, result.khat, _as_numpy(result.sample(4_000)))
         if name in FLOWS:
-            transform = guide.get_transform()
+            whole = guide.get_transform()  # its last part places sites by their priors, and is the model's
+            flow = pf.Chain(whole.bijection.parts[:-1], names=whole.bijection.names[:-1])
+            transform = FlowTransform(flow, {part: whole.params[part] for part in flow.names})
             pf.save(Path(folder, f"{name}.safetensors"), transform.bijection, transform.params)
             with torch.no_grad():
-                draws = guide.get_posterior().sample((1_000,))
+                draws = Flow(transform).sample((1_000,))
                 log_prob = Flow(transform).log_prob(draws.clone())
                 log_prob64 = Flow(transform.double()).log_prob(draws.double())
             np.savez(Path(folder, f"{name}.npz"), draws=draws, log_prob=log_prob, log_prob64=log_prob64)
