@@ -95,12 +95,12 @@ def _classes() -> Mapping[str, type]:
 
 def _describe(value: Any, classes: Mapping[str, type]) -> Any:
     if isinstance(value, PARTS):
-        if hasattr(value, "walk"):
-            raise ValueError(
-                f"{value!r} runs a model, which no file has; result.save(path) saves the fit of a guide, and "
-                "AutoFlow.load(path, model, *args) restores it."
-            )
         if classes.get(type(value).__name__) is not type(value):
+            if hasattr(value, "walk"):  # a ``ModelMap``
+                raise ValueError(
+                    f"{value!r} runs a model, which no file has; result.save(path) saves the fit of a guide, and "
+                    "AutoFlow.load(path, model, *args) restores it."
+                )
             raise ValueError(
                 f"only ppl_flows' own classes and registered ones can be saved, got {type(value)!r}; call "
                 f"pf.register({type(value).__name__}) first, here and where the file is loaded."
