@@ -466,7 +466,7 @@ def test_a_second_fit_compiles_nothing_and_still_sees_what_has_changed():
     compiled, data = [], {"y": 0.0}
 
     def listen(event, seconds, fun_name="", **_):
-        if event == "/jax/core/compile/backend_compile_duration" and fun_name in ("jit(_run)", "jit(_score_blocks)"):
+        if event == "/jax/core/compile/backend_compile_duration" and fun_name in ("jit(_run)", "jit(score_chunk)"):
             compiled.append(fun_name)
 
     def model():

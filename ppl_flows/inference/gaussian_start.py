@@ -28,6 +28,10 @@ FLAT = 1e-6  # smallest curvature, relative to the diagonal
 MAX_VALUE = 1e100  # stands for a log density that is not finite, where the optimiser needs a number
 
 
+class NowhereFiniteError(ValueError):
+    """A log density is finite at none of the initial points."""
+
+
 class Density(Protocol):
     """An unnormalised log density on unconstrained vectors."""
 
@@ -85,7 +89,7 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
     About 500 gradients and ``32 * dim`` more for the curvatures per start, and 3,200 for the refinement.
 
     Raises:
-        ValueError: the log density is finite at no initial point.
+        NowhereFiniteError: the log density is finite at no initial point.
 
     References: Zhang et al. (2022), Pathfinder, arXiv:2108.03782 (a Gaussian on the optimiser's path);
         Cai et al. (2024), Batch and match, arXiv:2402.14758.
@@ -116,7 +120,7 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     ``sd^4 = var(z) / var(g)`` and ``mean = mean(z) + sd^2 mean(g)``.
 
     Raises:
-        ValueError: the log density is finite at no initial point.
+        NowhereFiniteError: the log density is finite at no initial point.
 
     Reference: Cai et al. (2024), Batch and match, arXiv:2402.14758, for the divergence.
     """
@@ -152,13 +156,13 @@ def starting_points(density: Density, init: Array, rng: np.random.Generator) -> 
     """The initial point and some uniform draws, as far as the density is finite there.
 
     Raises:
-        ValueError: it is finite at none.
+        NowhereFiniteError: it is finite at none.
     """
     candidates = np.concatenate([init[None], rng.uniform(-RADIUS, RADIUS, (TRIES, len(init)))])
     values, gradients = density.value_and_gradient(candidates)
     fine = np.isfinite(values) & np.isfinite(gradients).all(axis=1)
     if not fine.any():
-        raise ValueError(
+        raise NowhereFiniteError(
             f"the model's log density or its gradient is not finite at the initial point, nor at {TRIES} points drawn "
             f"from uniform(-{RADIUS}, {RADIUS}) in the unconstrained space; look for impossible data, or give an "
             "init_loc_fn that starts where it is finite."

@@ -60,14 +60,16 @@ def read_prior(fn: Any, kind: str | None, shape: tuple[int, ...], like: Array) -
     return None
 
 
-def kind_of(transform: Callable[[Any], Any], numbers: Any) -> str | None:
-    """How a transform leads from these real numbers to a support, as ``read_prior`` asks: its ``kind``, or None."""
-    made = np.asarray(transform(numbers))
-    numbers = np.asarray(numbers)
-    if made.shape != numbers.shape:
+def kind_of(image: np.ndarray, numbers: np.ndarray) -> str | None:
+    """How a transform leads from real numbers to a support, as ``read_prior`` asks: its ``kind``, or None.
+
+    Args:
+        image: what it makes of these numbers.
+    """
+    if image.shape != numbers.shape:
         return None
     images = {"real": numbers, "log": np.exp(numbers)}
-    return next((kind for kind, image in images.items() if np.allclose(made, image, rtol=1e-5)), None)
+    return next((kind for kind, expected in images.items() if np.allclose(image, expected, rtol=1e-5)), None)
 
 
 def _log_scale(concentration: Array, xp: Any) -> Array:

@@ -1,42 +1,149 @@
-"""``compile_once``: programs that are the same are compiled once, however often they are traced."""
+"""Programs: compiled as cheaply as their use allows, the same ones once, and none for single operations."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
+import numpy as np
 import numpyro
+from numpyro.distributions import Distribution
 
-PROGRAMS = 16  # that are kept
+PROGRAMS = 32  # that are kept
+# XLA's options on a CPU: programs that run for long are compiled in two thirds of the time of its defaults, and run as
+# fast; others in half of it, and run at two thirds of the speed
+LASTING: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+SHORT: dict[str, str | bool] = {**LASTING, "xla_cpu_use_fusion_emitters": False}
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
+_unknown: set[str] = set()  # options that this XLA does not have
 
 
-def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+def compile_once(
+    f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), lasting: bool = False
+) -> Callable[..., Any]:
     """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
 
     The buffers of arguments ``donate`` become those of the result, and are gone after a call.
 
     Every call of ``fit`` traces its model anew, as the model may read data that have changed since; what was traced,
     with those data in it, is the key.
+
+    Args:
+        lasting: whether the program runs for longer than it takes to compile it.
     """
+    return _compiled_once(_traced(f, *args, donate=donate), lasting=lasting)
+
+
+def _traced(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> jax.stages.Traced:
     with numpyro.validation_enabled(False):  # traced values cannot be looked at: the checks would only be traced too
-        lowered = jax.jit(f, donate_argnums=donate).lower(*args)
+        return jax.jit(f, donate_argnums=donate).trace(*args)
+
+
+def _compiled_once(traced: jax.stages.Traced, *, lasting: bool = False) -> jax.stages.Compiled:
+    lowered = traced.lower()
     config: Any = jax.config  # its options have no types
     place = config.jax_default_device, jax.default_backend()
-    program = hashlib.sha256(
-        f"{place}{lowered.args_info}".encode()
-    )  # shapes too, as unused arguments are not in the text
+    options = (LASTING if lasting else SHORT) if jax.default_backend() == "cpu" else {}
+    # shapes too, as unused arguments are not in the text
+    program = hashlib.sha256(f"{place}{options}{lowered.args_info}".encode())
     program.update(lowered.as_text().encode())  # constants are written out in full
     key = program.hexdigest()
     if key not in _compiled:
-        _compiled[key] = lowered.compile()
+        _compiled[key] = _compile(lowered, options)
         while len(_compiled) > PROGRAMS:
             _compiled.popitem(last=False)
     _compiled.move_to_end(key)
     return _compiled[key]
+
+
+def _compile(lowered: jax.stages.Lowered, options: dict[str, str | bool]) -> jax.stages.Compiled:
+    known = {name: value for name, value in options.items() if name not in _unknown}
+    try:
+        return lowered.compile(compiler_options=known)
+    except jax.errors.JaxRuntimeError as error:
+        unknown = {name for name in known if name in str(error)}
+        if "No such compile option" not in str(error) or not unknown:
+            raise
+    _unknown.update(unknown)
+    return _compile(lowered, options)
+
+
+class Program:
+    """``f``, compiled at its first call with arguments of these shapes; arrays are JAX's or NumPy's.
+
+    Args:
+        lasting: as of ``compile_once``.
+    """
+
+    def __init__(self, f: Callable[..., Any], *, lasting: bool = False) -> None:
+        self._f, self._lasting = f, lasting
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        shapes = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if shapes not in self._programs:
+            self._programs[shapes] = compile_once(self._f, *args, lasting=self._lasting)
+        return self._programs[shapes](*args)
+
+
+def computed(f: Callable[..., Any], *args: Any, constants: bool = False) -> Any:
+    """What ``f(*args)`` returns, its arrays computed by one program, not by one for each operation.
+
+    They are computed by their operations, after all, where f looks at the value of one, or gives a distribution that
+    does not say what arrays it has.
+
+    Args:
+        constants: whether what does not depend on ``args`` is computed at once, as f may keep it for later.
+
+    Returns:
+        A tree of arrays, NumPyro's distributions, and anything else.
+    """
+    known: dict[str, Any] = {}
+
+    def arrays(*args: Any) -> list[jax.Array]:
+        with jax.ensure_compile_time_eval() if constants else nullcontext():
+            known["leaves"], known["structure"] = jax.tree.flatten(f(*args), is_leaf=_hides_arrays)
+        return [leaf for leaf in known["leaves"] if isinstance(leaf, jax.core.Tracer)]
+
+    try:
+        traced = _traced(arrays, *args)
+        values = iter(_compiled_once(traced)(*args) if traced.out_info else [])
+    except (_HiddenArraysError, jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+        return f(*args)
+    leaves = [next(values) if isinstance(leaf, jax.core.Tracer) else leaf for leaf in known["leaves"]]
+    return jax.tree.unflatten(known["structure"], leaves)
+
+
+class _HiddenArraysError(Exception):
+    """A distribution has arrays that it does not say."""
+
+
+def _hides_arrays(node: Any) -> bool:
+    """Whether a distribution does not say what arrays it has, as one may that was made without ``pytree_data_fields``.
+
+    Raises:
+        _HiddenArraysError: one of them is yet to be computed.
+    """
+    if not isinstance(node, Distribution):
+        return False
+    leaves, structure = jax.tree.flatten(node)
+    told, own = vars(jax.tree.unflatten(structure, leaves)), vars(node)
+    hidden = [own[name] for name in own if name not in told and not hasattr(type(node), name)]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(hidden)):
+        raise _HiddenArraysError
+    return bool(hidden)
+
+
+def random_key(seed: int, stream: int = 0) -> jax.Array:
+    """A key, made without a program; streams of one seed have nothing to do with each other, nor with the host's."""
+    words = np.random.SeedSequence((seed, stream)).generate_state(2)
+    data: Any = words  # whose type asks for JAX's own array, as a cast would compile
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def check_not_jitted(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,22 @@ from jax.example_libraries.optimizers import Optimizer
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import ELBO, SVI
 from numpyro.infer.svi import SVIState
+from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.results import MAX_SKIPPED
 from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
+from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
-from ppl_flows.numpyro.compile_once import compile_once
+from ppl_flows.numpyro.compile_once import Program, compile_once, computed
+
+LASTING_ROWS = 150_000  # of all steps, from which on a program that is compiled for longer and runs faster pays
 
 
 class CompiledSteps:
     """The loop's steps as one program, for so many steps in blocks of one size.
 
     Args:
+        rows: draws, or rows of data, that a step takes.
         key, elbo, model, guide, init_params: as ``SVI.init`` takes them; model and guide take the weight of the model's
             log density.
         optimizer: as ``fit`` takes it. None: Adam, with rate ``lr`` and a bound ``clip`` on the gradient's norm.
@@ -43,6 +49,7 @@ class CompiledSteps:
         *,
         steps: int,
         block: int,
+        rows: int,
         lr: float,
         clip: float,
         optimizer: Any,
@@ -56,20 +63,21 @@ class CompiledSteps:
             )
         self._own = optimizer is None
         self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip) if self._own else optimizer, elbo)
-        state = self._svi.init(key, 1.0, init_params=init_params)
-        if not self._svi.get_params(state):
+        self._steps, self._block = steps, block
+        state, mean, transforms = computed(partial(self._first_state, key, init_params))
+        self._svi.constrain_fn = partial(transform_fn, transforms)
+        if not transforms:
             raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
         if state.mutable_state is not None and elbo.num_particles > 1:
             raise ValueError(
                 f"num_particles={elbo.num_particles}, but {sorted(state.mutable_state)} are mutable, for which NumPyro "
                 "allows one particle; pass num_particles=1, or a trained flow as Flow(bijection, params)."
             )
-        self._steps, self._block = steps, block
-        self._weights = jnp.asarray(model_weight(np.arange(steps), steps, anneal), dtype=float)
-        self._unravel = ravel_pytree(self._svi.optim.get_params(state.optim_state))[1]
-        start = _Carry(state, self._vector(state), jnp.array(0))
+        self._weights = to_array(model_weight(np.arange(steps), steps, anneal))
+        start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
-        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,))
+        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), lasting=steps * rows > LASTING_ROWS)
+        self._params_of = Program(lambda vector: self._svi.constrain_fn(self._unravel(vector)))
 
     def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes steps ``first, ..., last - 1``, all of one block: their losses, and how many steps running moved
@@ -83,8 +91,7 @@ class CompiledSteps:
 
     def means(self) -> dict[str, Any]:
         """The mean parameters of the block, and the mutable state, in buffers of their own."""
-        values = self._svi.constrain_fn(self._unravel(self._carry.mean))
-        return _copy_arrays(values | (self._carry.state.mutable_state or {}))
+        return _copy_arrays(self._params_of(self._carry.mean) | (self._carry.state.mutable_state or {}))
 
     def describe(self) -> dict[str, Any]:
         """The parameters, and what the optimiser keeps, for a checkpoint."""
@@ -104,6 +111,12 @@ class CompiledSteps:
         """The steps are where they were in this snapshot."""
         leaves, structure = jax.tree.flatten(self._carry)
         self._carry = _copy_arrays(jax.tree.unflatten(structure, like(leaves, saved)))
+
+    def _first_state(self, key: jax.Array, init_params: dict[str, Any] | None) -> tuple[SVIState, jax.Array, Any]:
+        """The state that training starts at, its unconstrained parameters, and what constrains them."""
+        state = self._svi.init(key, 1.0, init_params=init_params)
+        mean, self._unravel = ravel_pytree(self._svi.optim.get_params(state.optim_state))
+        return state, mean, self._svi.constrain_fn.args[0]
 
     def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, jax.Array, jax.Array]:
         def update(step: jax.Array, so_far: tuple[_Carry, jax.Array, jax.Array]) -> Any:

@@ -187,6 +187,7 @@ def fit_density(
         model,
         guide,
         steps=steps,
+        rows=min(batch_size, n),
         lr=lr,
         clip=clip,
         optimizer=optimizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from numpyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
 from ppl_flows.inference.joint_prior import Priors, priors_of
-from ppl_flows.numpyro.fit_errors import check_data, data_errors
-from ppl_flows.numpyro.lazy_guide import is_enumerated, is_subsampled
+from ppl_flows.numpyro.compile_once import computed
+from ppl_flows.numpyro.fit_errors import check_data, data_errors, may_lack_data
+from ppl_flows.numpyro.lazy_guide import LazyGuide, is_enumerated, is_subsampled
 
 
 class Choice(NamedTuple):
@@ -27,6 +29,7 @@ class Choice(NamedTuple):
         supports: of the model's latent sites.
         priors: of those that a ``JointPrior`` draws, the sites that they are made of.
         enumerated: names of the sites that are summed over.
+        has_deterministic_sites: whether the model has any.
     """
 
     elbo: Trace_ELBO | TraceEnum_ELBO
@@ -34,6 +37,7 @@ class Choice(NamedTuple):
     supports: dict[str, Any]
     priors: Priors
     enumerated: list[str]
+    has_deterministic_sites: bool
 
 
 def choose_elbo(
@@ -44,26 +48,52 @@ def choose_elbo(
     Raises:
         ValueError: the guide is of another model; observed values are not finite.
     """
+    look = partial(_look, model, guide, params)
     with data_errors(model):
-        sites, known = first = _run(model, guide, key, params)
-    check_data(sites)
-    more = (_run(model, guide, jax.random.fold_in(key, i), params) for i in range(1, RUNS))
-    check_same_sites((_sites(seen), _sites(drawn)) for seen, drawn in chain([first], more))
-    summed = [name for name, site in sites.items() if name not in known and is_enumerated(site)]
-    kind = TraceEnum_ELBO if summed else Trace_ELBO
-    latents = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
-    supports = {name: site["fn"].support for name, site in latents.items()}
-    return Choice(kind(num_particles=num_particles), is_subsampled(sites), supports, priors_of(latents), summed)
+        first = look(key)
+    check_data(first.data)
+    more = (look(jax.random.fold_in(key, i)) for i in range(1, RUNS))
+    check_same_sites((seen.model, seen.guide) for seen in chain([first], more))
+    kind = TraceEnum_ELBO if first.enumerated else Trace_ELBO
+    estimator = kind(num_particles=num_particles)
+    return Choice(estimator, first.subsampled, first.supports, first.priors, first.enumerated, first.computes)
 
 
-def _run(
-    model: Callable[..., Any], guide: Callable[..., Any], key: jax.Array, params: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Traces of the model and the guide, the first with the draws of the second."""
-    _, model_key, guide_key = jax.random.split(key, 3)  # as in SVI.init: a guide may be set up here
-    known = handlers.trace(handlers.seed(handlers.substitute(guide, params), guide_key)).get_trace()
-    replayed = handlers.replay(handlers.substitute(model, params), known)  # as some priors cannot be drawn from
-    return handlers.trace(handlers.seed(replayed, model_key)).get_trace(), known
+class _Look(NamedTuple):
+    """What a run of model and guide shows: their sites, those whose data are to be checked, and what ``Choice`` has."""
+
+    model: Sites
+    guide: Sites
+    subsampled: bool
+    supports: dict[str, Any]
+    priors: Priors
+    enumerated: list[str]
+    computes: bool
+    data: dict[str, Any]
+
+
+def _look(model: Callable[..., Any], guide: Callable[..., Any], params: dict[str, Any], key: jax.Array) -> _Look:
+    """A run of the guide, and one of the model with its draws."""
+
+    def run() -> _Look:
+        _, model_key, guide_key = jax.random.split(key, 3)  # as in SVI.init: a guide may be set up here
+        known = handlers.trace(handlers.seed(handlers.substitute(guide, params), guide_key)).get_trace()
+        replayed = handlers.replay(handlers.substitute(model, params), known)  # as some priors cannot be drawn from
+        trace = handlers.trace(handlers.seed(replayed, model_key)).get_trace()
+        latents = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        return _Look(
+            _sites(trace),
+            _sites(known),
+            is_subsampled(trace),
+            {name: site["fn"].support for name, site in latents.items()},
+            priors_of(latents),
+            [name for name in latents if name not in known and is_enumerated(latents[name])],
+            any(site["type"] == "deterministic" for site in trace.values()),
+            {name: site for name, site in trace.items() if may_lack_data(site)},
+        )
+
+    # a host's guide may be set up here, and would keep what is only traced
+    return computed(run) if isinstance(getattr(guide, "func", guide), LazyGuide) else run()
 
 
 def _sites(trace: dict[str, Any]) -> Sites:

@@ -21,7 +21,7 @@ from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
-from ppl_flows.numpyro.compile_once import check_not_jitted
+from ppl_flows.numpyro.compile_once import check_not_jitted, random_key
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fit_errors import data_errors
 from ppl_flows.numpyro.fitted_guide import FittedGuide
@@ -116,9 +116,9 @@ def fit(
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    train_key, _ = jax.random.split(jax.random.key(seed))  # the other one weighs
+    train_key = random_key(seed)
     with data_errors(bound_model):
-        set_up(guide, args, kwargs, train_key, init_params or {})  # as steps and particles follow from the start
+        set_up(guide, args, kwargs, seed, init_params or {})  # as steps and particles follow from the start
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     saved = open_checkpoint(
@@ -165,6 +165,7 @@ def fit(
         weighted_model if loss is None and not enumerates else plain_model,
         scored_guide,
         steps=steps,
+        rows=num_particles,
         lr=lr,
         clip=clip,
         optimizer=optimizer,

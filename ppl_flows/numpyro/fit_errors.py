@@ -16,13 +16,24 @@ from numpyro.infer.initialization import init_to_uniform
 from ppl_flows.inference.validation import check_observed
 
 
+def may_lack_data(site: dict[str, Any]) -> bool:
+    """Whether a site observes values of which some are not finite, or that are yet to be computed."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    return isinstance(site["value"], jax.core.Tracer) or not np.all(np.isfinite(_floats(site["value"])))
+
+
 def check_data(sites: dict[str, Any]) -> None:
     """Raises ValueError for observed values that are not finite, and have no density."""
     for name, site in sites.items():
-        if site["type"] == "sample" and site["is_observed"] and not isinstance(site["value"], jax.core.Tracer):
-            value = np.asarray(site["value"])
-            if value.dtype.kind == "f":
-                check_observed(name, value, partial(_log_density, site))
+        if may_lack_data(site) and not isinstance(site["value"], jax.core.Tracer):
+            check_observed(name, _floats(site["value"]), partial(_log_density, site))
+
+
+def _floats(value: Any) -> np.ndarray:
+    """Values, as far as they may be no numbers."""
+    array = np.asarray(value)
+    return array if array.dtype.kind == "f" else np.zeros(0)
 
 
 def _log_density(site: dict[str, Any]) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -21,12 +21,15 @@ from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.inference.prior_source import OwnFlow, PriorSource
-from ppl_flows.numpyro.compile_once import compile_once
+from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.compile_once import Program, random_key
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
 from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.joint_prior import LANGUAGE
 from ppl_flows.numpyro.model_runs import prior_draws, run_at, with_deterministic_sites
+
+CHUNK = 1_024  # draws of a call of the program that draws and scores, or as many as training has at once
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class FittedGuide:
         model, guide: and ``args`` and ``kwargs``, their arguments.
         params: trained.
         choice: what was found out when the ELBO was chosen.
-        num_particles: that are weighted at once.
+        num_particles: that training has at once, and the measure no more.
         seed: of scores, and of the fit.
     """
 
@@ -60,19 +63,20 @@ class FittedGuide:
 
     def draw(self, num_samples: int, seed: int) -> dict[str, jax.Array]:
         """Draws of the guide, and deterministic sites."""
-        key = jax.random.key(seed)
-        if isinstance(self.guide, AutoGuide):
+        if not self.subsampled:
+            return self.complete(self._scored(num_samples, seed).latents)
+        if isinstance(self.guide, AutoGuide):  # which draws the latents of all rows
             sample_shape = (num_samples,)
-            draws = self.guide.sample_posterior(key, self.params, *self.args, sample_shape=sample_shape, **self.kwargs)
-            # the host's deterministic sites are those of the prior's draws where sites are enumerated
-            return {n: draws[n] for n in draws if n in self.latents} if self.enumerates else draws
-        return self.complete(Predictive(self._guide, params=self.params, num_samples=num_samples)(key))
+            key = random_key(self.seed, seed)
+            return self.guide.sample_posterior(key, self.params, *self.args, sample_shape=sample_shape, **self.kwargs)
+        return Predictive(self._guide, params=self.params, num_samples=num_samples)(random_key(self.seed, seed))
 
-    def complete(self, draws: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def complete(self, draws: dict[str, Any]) -> dict[str, jax.Array]:
         """The draws, and the model's deterministic sites."""
-        if self.subsampled:
-            return draws
-        return with_deterministic_sites(self._evaluated_model, self.params, draws, self.num_particles)
+        arrays = {name: to_array(value) for name, value in draws.items()}
+        if self.subsampled or not self.choice.has_deterministic_sites:
+            return arrays
+        return with_deterministic_sites(self._evaluated_model, self.params, arrays, self.num_particles)
 
     def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
         """Draws of the guide, scored."""
@@ -82,7 +86,7 @@ class FittedGuide:
 
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
-        return self._scored(len(vectors), self.seed, vectors).scores()
+        return self._scored(len(vectors), 0, vectors).scores()
 
     def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
         """Of the model at draws of all its latents."""
@@ -102,7 +106,7 @@ class FittedGuide:
 
     def draw_discrete(self, draws: dict[str, jax.Array], seed: int) -> dict[str, jax.Array]:
         """Enumerated sites, given draws of the guide."""
-        key = jax.random.fold_in(jax.random.key(seed), 1)  # not that of the draws
+        key = random_key(self.seed, seed)
         sites = self.choice.enumerated
         host = Predictive(self._evaluated_model, draws, params=self.params, infer_discrete=True, return_sites=sites)
         return host(key)
@@ -150,18 +154,34 @@ class FittedGuide:
         return partial(self.guide, *self.args, **self.kwargs)
 
     def _scored(self, n: int, seed: int, vectors: np.ndarray | None = None) -> Point:
-        blocks = -(-n // self.num_particles)  # whole ones, as a rest would be compiled a second time
-        _, weights_key = jax.random.split(jax.random.key(self.seed))  # the first one trains
-        keys = jax.random.split(jax.random.fold_in(weights_key, seed), (blocks, self.num_particles))
-        if vectors is not None:
-            vectors = np.resize(vectors, (blocks, self.num_particles, vectors.shape[-1]))
-        blockwise = compile_once(self._score_blocks, keys, vectors, self.params)(keys, vectors, self.params)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], blockwise)
+        """So many draws, or what the guide makes of these vectors, in NumPy: chunk by chunk, as a rest of another size
+        would be compiled again."""
+        blocks = max(1, CHUNK // self.num_particles)
+        size = blocks * self.num_particles
+        chunks, key = [], random_key(self.seed, 1 + seed)  # 0 trains
+        for first in range(0, n, size):
+            rows = None
+            if vectors is not None:
+                rows = np.resize(vectors[first : first + size], (blocks, self.num_particles, vectors.shape[-1]))
+                rows = rows.astype(jax.dtypes.canonicalize_dtype(float))
+            chunk = self._score_chunk(key, np.int32(first // size), rows, self.params)
+            chunks.append(jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), chunk))
+        point: Point = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *chunks)
+        return point
 
-    def _score_blocks(self, keys: jax.Array, vectors: jax.Array | None, params: dict[str, Any]) -> Point:
-        return lax.map(lambda block: jax.vmap(partial(self._score_one, params=params))(*block), (keys, vectors))
+    @cached_property
+    def _score_chunk(self) -> Program:
+        def score_chunk(key: jax.Array, chunk: jax.Array, vectors: jax.Array | None, params: dict[str, Any]) -> Point:
+            shape = max(1, CHUNK // self.num_particles), self.num_particles
+            keys = jax.random.split(jax.random.fold_in(key, chunk), shape)
+            return lax.map(lambda block: jax.vmap(partial(self._score_one, params=params))(*block), (keys, vectors))
+
+        return Program(score_chunk)
 
     def _score_one(self, key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         marginal = TraceEnum_ELBO() if self.enumerates else None
         handled = EvaluationMode(self._guide), self._evaluated_model
         return score(*handled, key=key, vector=vector, params=params, supports=self.choice.supports, marginal=marginal)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # programs do not pickle

@@ -37,12 +37,13 @@ from ppl_flows.numpyro.informed import ways
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.load_fit import load_fit
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
+from ppl_flows.numpyro.see_model import SeesModel
 from ppl_flows.numpyro.transform import FlowTransform
 
 QUANTILE_DRAWS = 10_000
 
 
-class AutoFlow(LazyGuide, AutoContinuous):
+class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
     """Guide over all latent variables: a flow, an affine map that places it near the posterior, and the model's priors.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the

@@ -24,6 +24,7 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.informed import NumPyroCoordinates, model_map
 from ppl_flows.numpyro.lazy_guide import is_subsampled
 from ppl_flows.numpyro.log_density import LogDensity
+from ppl_flows.numpyro.see_model import check_initial_point
 
 
 def first_start(
@@ -53,6 +54,7 @@ def first_start(
     if guide.start == "auto":
         guide.start = "init" if hindrance else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
     if guide.start == "init":
+        check_initial_point(guide)
         return Start(Gaussian(guide._init_latent, np.full(guide.latent_dim, guide._init_scale))), None
     if informed:
         trace = guide.prototype_trace

@@ -19,7 +19,9 @@ from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
 from ppl_flows.inference.read_prior import kind_of
 from ppl_flows.inference.saved_fits import probe
 from ppl_flows.inference.site_priors import Prior
-from ppl_flows.numpyro.log_density import LogDensity
+from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.compile_once import Program, computed
+from ppl_flows.numpyro.log_density import LogDensity, blocks_of_rows
 from ppl_flows.numpyro.model_walk import NumPyroWalk, leaves
 from ppl_flows.numpyro.transform import FlowTransform
 
@@ -40,18 +42,44 @@ def model_map(
         init: a latent vector.
         params: values of the model's own.
     """
+    maps = {name: biject_to(site["fn"].support) for name, site in latents.items()}
+    shapes = {name: tuple(maps[name].inverse_shape(jnp.shape(site["value"]))) for name, site in latents.items()}
+    images = computed(lambda: {name: maps[name](jnp.asarray(probe(shapes[name]))) for name in latents})
     sites: list[LatentSite] = []
-    for name, site in latents.items():
-        transform = biject_to(site["fn"].support)
-        numbers = tuple(transform.inverse_shape(jnp.shape(site["value"])))
-        sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind_of(transform, probe(numbers))))
+    for name, numbers in shapes.items():
+        kind = kind_of(np.asarray(images[name]), probe(numbers))
+        sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind))
     every, walk, values = tuple(sites), NumPyroWalk(model, args, kwargs, latents, params), leaves(params)
-    program = jax.jit(lambda u, variant: walk.read(every, u, values, variant))
+    program = Program(lambda u, variant: walk.read(every, u, values, variant))
 
-    def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, Any]]:
-        return {n: (_to_numpy(p), error) for n, (p, error) in program(jnp.asarray(u), jnp.asarray(variant)).items()}
+    def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, float]]:
+        return {n: (_to_numpy(p), float(error)) for n, (p, error) in program(to_array(u), to_array(variant)).items()}
 
     return find_map(every, walk, read, init, values)
+
+
+class MapRuns:
+    """Runs of the map of a model on rows in NumPy, so many at a time."""
+
+    ROWS = 64
+
+    def __init__(self, informed: ModelMap, dtype: Any) -> None:
+        self._forward = Program(informed.forward)
+        self._inverse = Program(informed.inverse)
+        self._dtype = dtype
+
+    def forward(self, params: Params, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latent vectors of coordinates, ``(n, dim)``, and the log det, ``(n,)``."""
+        return self._run(self._forward, params, w)
+
+    def inverse(self, params: Params, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The way back."""
+        return self._run(self._inverse, params, u)
+
+    def _run(self, program: Program, params: Params, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blocks = [program(params, block.astype(self._dtype)) for block in blocks_of_rows(v, self.ROWS)]
+        moved, log_det = (np.concatenate(arrays)[: len(v)] for arrays in zip(*blocks, strict=True))
+        return moved.astype(np.float64), log_det.astype(np.float64)
 
 
 class NumPyroCoordinates:
@@ -73,37 +101,32 @@ class NumPyroCoordinates:
             return log_density(u) + log_det
 
         walk: Any = informed.walk
-        self._density = LogDensity(of_coordinates, dtype)
-        self._forward = jax.jit(lambda params, w: informed.forward(params, w)[0])
-        self._inverse = jax.jit(lambda params, u: informed.inverse(params, u)[0])
-        self._priors = jax.jit(jax.vmap(lambda u: walk.read(self.sites, u, self._params, 0)))
+        self._density, self._runs = LogDensity(of_coordinates, dtype), MapRuns(informed, dtype)
+        self._priors = Program(jax.vmap(lambda u: walk.read(self.sites, u, self._params, 0)))
 
     def density(self, seen: Observations) -> Density:
         return self._density.at(self._params_at(seen))
 
     def to_latents(self, seen: Observations, w: np.ndarray) -> np.ndarray:
-        return np.asarray(self._forward(self._params_at(seen), jnp.asarray(w, self._dtype)), np.float64)
+        return self._runs.forward(self._params_at(seen), w)[0]
 
     def to_coordinates(self, seen: Observations, u: np.ndarray) -> np.ndarray:
-        return np.asarray(self._inverse(self._params_at(seen), jnp.asarray(u, self._dtype)), np.float64)
+        return self._runs.inverse(self._params_at(seen), u)[0]
 
     def priors(self, u: np.ndarray) -> dict[str, Prior]:
-        return {n: _to_numpy(p) for n, (p, _) in self._priors(jnp.asarray(u, self._dtype)).items()}
+        return {n: _to_numpy(p) for n, (p, _) in self._priors(u.astype(self._dtype)).items()}
 
     def _params_at(self, seen: Observations) -> Params:
-        params: Params = jax.tree.map(lambda a: jnp.asarray(a, self._dtype), map_params_at(seen, self._params))
+        params: Params = jax.tree.map(lambda a: np.asarray(a, self._dtype), map_params_at(seen, self._params))
         return params
 
 
 def ways(last: FlowTransform) -> tuple[Map, Map]:
     """From coordinates to latent vectors, and back, by the map of a model with its parameters."""
-    dtype = last.params["log_precision"].dtype
-
-    def as_numpy(run: Callable[..., tuple[jax.Array, jax.Array]], v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        moved, log_det = run(jnp.asarray(v, dtype))
-        return np.asarray(moved, np.float64), np.asarray(log_det, np.float64)
-
-    return partial(as_numpy, last.call_with_intermediates), partial(as_numpy, last.inverse_and_log_det)
+    params = jax.tree.map(np.asarray, last.params)  # as a start has them: the same programs
+    informed: Any = last.bijection
+    runs = MapRuns(informed, params["log_precision"].dtype)
+    return partial(runs.forward, params), partial(runs.inverse, params)
 
 
 def _to_numpy(prior: Prior) -> Prior:

@@ -6,16 +6,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+import numpyro
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
 from ppl_flows.inference.auto_flow import ATTEMPTS
+from ppl_flows.inference.gaussian_start import NowhereFiniteError
 from ppl_flows.inference.guide_checks import all_or_nothing, check_set_up, refuse_discrete
+from ppl_flows.numpyro.compile_once import random_key
+from ppl_flows.numpyro.see_model import Key, NotAtOnceError, see_model_at_once
 
 
 class LazyGuide(AutoGuide):
     """A guide that sees its model at its first call, as a whole or not at all.
+
+    It sees it by one program where it can, without the host's many operations: those are left for what that cannot
+    do, a traced call, or an initial point at which the model's density is not finite.
 
     Raises:
         ValueError: at the first call: a discrete latent that is not marked for enumeration.
@@ -30,8 +38,17 @@ class LazyGuide(AutoGuide):
         raise NotImplementedError
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        with all_or_nothing(self):
-            self._see_model(partial(super()._setup_prototype, *args, **kwargs))
+        host = partial(super()._setup_prototype, *args, **kwargs)
+        key = numpyro.prng_key()
+        if not isinstance(key, jax.core.Tracer):
+            try:
+                with all_or_nothing(self):
+                    see_model_at_once(self, host, key, args, kwargs)
+                    return self._make(args, kwargs)
+            except (NotAtOnceError, NowhereFiniteError):  # of which the host's errors say more
+                pass
+        with all_or_nothing(self), Key(key):
+            self._see_model(host)
             self._make(args, kwargs)
 
     def _see_model(self, host: Callable[[], None]) -> None:
@@ -49,10 +66,10 @@ class LazyGuide(AutoGuide):
         check_set_up(self, "call it once with the model's arguments, numpyro.handlers.seed(guide, key)(*args)")
 
 
-def set_up(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any, params: dict[str, Any]) -> None:
+def set_up(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int, params: dict[str, Any]) -> None:
     """Shows a guide its model, if it is lazy and has not seen it; params are the model's."""
     if isinstance(guide, LazyGuide) and guide.prototype_trace is None:
-        with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
+        with handlers.block(), Key(random_key(seed)), handlers.substitute(data=params):
             guide._setup_prototype(*args, **kwargs)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro import handlers
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import map_params
@@ -20,9 +19,11 @@ from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result, whole_flow
 from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.compile_once import random_key
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
+from ppl_flows.numpyro.lazy_guide import set_up
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.safe_files import faults_of
 
@@ -51,8 +52,7 @@ def load_fit(
             node = node.setdefault(name, {})
         node[names[-1]] = to_array(array)
     if has_arguments(model, args, kwargs):
-        with handlers.block(), handlers.seed(rng_seed=saved.seed):
-            guide._setup_prototype(*args, **kwargs)
+        set_up(guide, args, kwargs, saved.seed, {})
         start = partial(_fitted, saved, model, guide, args, kwargs, params)
     fitted = loaded_guide(saved, draw_sites, start)
     return guide, loaded_result(saved, params, fitted, partial(_write, saved=saved))
@@ -80,7 +80,7 @@ def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, 
             for site, transform, part in zip(saved.sites, transforms, parts, strict=True)
         }, flow.log_prob(vectors, intermediates)
 
-    draws, log_q = draw(jax.random.key(seed), params)
+    draws, log_q = draw(random_key(seed), params)
     return draws, np.asarray(log_q, dtype=np.float64)
 
 
@@ -93,7 +93,7 @@ def _fitted(
     params: dict[str, Any],
 ) -> FittedGuide:
     bound = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
-    choice = choose_elbo(*bound, saved.num_particles, jax.random.key(saved.seed), params)
+    choice = choose_elbo(*bound, saved.num_particles, random_key(saved.seed), params)
     return FittedGuide(model, guide, args, kwargs, params, choice, saved.num_particles, saved.seed)
 
 

@@ -32,9 +32,10 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide, is_subsampled
+from ppl_flows.numpyro.see_model import SeesModel, check_initial_point
 
 
-class AutoLocalFlow(LazyGuide):
+class AutoLocalFlow(LazyGuide, SeesModel):
     """Guide for global latents and, for each row of a plate, a local latent vector; the plate may be sub-sampled.
 
     ``q(z) prod_i q(l_i | z, c_i)``: the globals have an ``AutoFlow``; the locals of all rows share one conditional
@@ -130,6 +131,7 @@ class AutoLocalFlow(LazyGuide):
         """A start near the posterior, where the log density is a function of all latents."""
         if self.start == "init" or self._features is not None or is_subsampled(self.prototype_trace):
             self.start = "init"
+            check_initial_point(self)
             return None
         whole = AutoFlow(
             self._bare, identity_flow, informed=False, prefix="whole", init_loc_fn=self.init_loc_fn, seed=self._seed

@@ -42,7 +42,7 @@ def model_map(
     for name, site in latents.items():
         transform = biject_to(site["fn"].support)
         numbers = tuple(transform.inv(site["value"]).shape)
-        kind = kind_of(transform, torch.as_tensor(probe(numbers)).to(init))
+        kind = kind_of(_to_numpy(transform(torch.as_tensor(probe(numbers)).to(init))), probe(numbers))
         sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind))
     every, walk = tuple(sites), PyroWalk(model, args, kwargs, latents)
 
