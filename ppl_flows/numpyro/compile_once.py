@@ -13,18 +13,13 @@ import numpy as np
 import numpyro
 from numpyro.distributions import Distribution
 
+from ppl_flows.numpyro.compiler_effort import compile_with, options_for
+
 PROGRAMS = 32  # that are kept
-# XLA's options on a CPU: programs that run for long are compiled in two thirds of the time of its defaults, and run as
-# fast; others in half of it, and run at two thirds of the speed
-LASTING: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-SHORT: dict[str, str | bool] = {**LASTING, "xla_cpu_use_fusion_emitters": False}
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
-_unknown: set[str] = set()  # options that this XLA does not have
 
 
-def compile_once(
-    f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), lasting: bool = False
-) -> Callable[..., Any]:
+def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), calls: int = 1) -> Callable[..., Any]:
     """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
 
     The buffers of arguments ``donate`` become those of the result, and are gone after a call.
@@ -33,9 +28,9 @@ def compile_once(
     with those data in it, is the key.
 
     Args:
-        lasting: whether the program runs for longer than it takes to compile it.
+        calls: about how often the program, or the body of its loop, will run: XLA tries accordingly hard.
     """
-    return _compiled_once(_traced(f, *args, donate=donate), lasting=lasting)
+    return _compiled_once(_traced(f, *args, donate=donate), calls)
 
 
 def _traced(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> jax.stages.Traced:
@@ -43,51 +38,38 @@ def _traced(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> 
         return jax.jit(f, donate_argnums=donate).trace(*args)
 
 
-def _compiled_once(traced: jax.stages.Traced, *, lasting: bool = False) -> jax.stages.Compiled:
-    lowered = traced.lower()
+def _compiled_once(traced: jax.stages.Traced, calls: int = 1) -> jax.stages.Compiled:
+    lowered, options = traced.lower(), options_for(traced.jaxpr, calls)
     config: Any = jax.config  # its options have no types
     place = config.jax_default_device, jax.default_backend()
-    options = (LASTING if lasting else SHORT) if jax.default_backend() == "cpu" else {}
     # shapes too, as unused arguments are not in the text
     program = hashlib.sha256(f"{place}{options}{lowered.args_info}".encode())
     program.update(lowered.as_text().encode())  # constants are written out in full
     key = program.hexdigest()
     if key not in _compiled:
-        _compiled[key] = _compile(lowered, options)
+        _compiled[key] = compile_with(lowered, options)
         while len(_compiled) > PROGRAMS:
             _compiled.popitem(last=False)
     _compiled.move_to_end(key)
     return _compiled[key]
 
 
-def _compile(lowered: jax.stages.Lowered, options: dict[str, str | bool]) -> jax.stages.Compiled:
-    known = {name: value for name, value in options.items() if name not in _unknown}
-    try:
-        return lowered.compile(compiler_options=known)
-    except jax.errors.JaxRuntimeError as error:
-        unknown = {name for name in known if name in str(error)}
-        if "No such compile option" not in str(error) or not unknown:
-            raise
-    _unknown.update(unknown)
-    return _compile(lowered, options)
-
-
 class Program:
     """``f``, compiled at its first call with arguments of these shapes; arrays are JAX's or NumPy's.
 
     Args:
-        lasting: as of ``compile_once``.
+        calls: as of ``compile_once``.
     """
 
-    def __init__(self, f: Callable[..., Any], *, lasting: bool = False) -> None:
-        self._f, self._lasting = f, lasting
+    def __init__(self, f: Callable[..., Any], calls: int = 1) -> None:
+        self._f, self._calls = f, calls
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         shapes = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if shapes not in self._programs:
-            self._programs[shapes] = compile_once(self._f, *args, lasting=self._lasting)
+            self._programs[shapes] = compile_once(self._f, *args, calls=self._calls)
         return self._programs[shapes](*args)
 
 

@@ -18,19 +18,16 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.results import MAX_SKIPPED
-from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
+from ppl_flows.inference.schedule import BLOCKS, averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
 from ppl_flows.numpyro.compile_once import Program, compile_once, computed
-
-LASTING_ROWS = 150_000  # of all steps, from which on a program that is compiled for longer and runs faster pays
 
 
 class CompiledSteps:
     """The loop's steps as one program, for so many steps in blocks of one size.
 
     Args:
-        rows: draws, or rows of data, that a step takes.
         key, elbo, model, guide, init_params: as ``SVI.init`` takes them; model and guide take the weight of the model's
             log density.
         optimizer: as ``fit`` takes it. None: Adam, with rate ``lr`` and a bound ``clip`` on the gradient's norm.
@@ -49,7 +46,6 @@ class CompiledSteps:
         *,
         steps: int,
         block: int,
-        rows: int,
         lr: float,
         clip: float,
         optimizer: Any,
@@ -76,8 +72,8 @@ class CompiledSteps:
         self._weights = to_array(model_weight(np.arange(steps), steps, anneal))
         start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
-        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), lasting=steps * rows > LASTING_ROWS)
-        self._params_of = Program(lambda vector: self._svi.constrain_fn(self._unravel(vector)))
+        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), calls=steps)
+        self._params_of = Program(lambda vector: self._svi.constrain_fn(self._unravel(vector)), BLOCKS)
 
     def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes steps ``first, ..., last - 1``, all of one block: their losses, and how many steps running moved

@@ -187,7 +187,6 @@ def fit_density(
         model,
         guide,
         steps=steps,
-        rows=min(batch_size, n),
         lr=lr,
         clip=clip,
         optimizer=optimizer,

@@ -165,7 +165,6 @@ def fit(
         weighted_model if loss is None and not enumerates else plain_model,
         scored_guide,
         steps=steps,
-        rows=num_particles,
         lr=lr,
         clip=clip,
         optimizer=optimizer,

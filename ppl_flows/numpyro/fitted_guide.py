@@ -176,7 +176,7 @@ class FittedGuide:
             keys = jax.random.split(jax.random.fold_in(key, chunk), shape)
             return lax.map(lambda block: jax.vmap(partial(self._score_one, params=params))(*block), (keys, vectors))
 
-        return Program(score_chunk)
+        return Program(score_chunk, calls=10)
 
     def _score_one(self, key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         marginal = TraceEnum_ELBO() if self.enumerates else None

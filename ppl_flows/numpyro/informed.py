@@ -64,8 +64,8 @@ class MapRuns:
     ROWS = 64
 
     def __init__(self, informed: ModelMap, dtype: Any) -> None:
-        self._forward = Program(informed.forward)
-        self._inverse = Program(informed.inverse)
+        self._forward = Program(informed.forward, calls=100)
+        self._inverse = Program(informed.inverse, calls=100)
         self._dtype = dtype
 
     def forward(self, params: Params, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

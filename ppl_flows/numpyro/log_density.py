@@ -15,6 +15,8 @@ from ppl_flows.numpyro.compile_once import Program
 
 POINTS_PER_CALL = 32  # of the log density, while a start is looked for
 
+CALLS = 600  # about, in a start
+
 
 class LogDensity:
     """A log density of one vector as what ``gaussian_start`` asks for: NumPy in, NumPy out, few shapes to compile.
@@ -26,8 +28,8 @@ class LogDensity:
 
     def __init__(self, log_density: Callable[[jax.Array, Any], jax.Array], dtype: Any, given: Any = None) -> None:
         self._dtype, self._given = dtype, given
-        self._one = Program(jax.value_and_grad(log_density))
-        self._many = Program(jax.vmap(jax.value_and_grad(log_density), (0, None)))
+        self._one = Program(jax.value_and_grad(log_density), CALLS)
+        self._many = Program(jax.vmap(jax.value_and_grad(log_density), (0, None)), CALLS)
 
         def hessian(z: jax.Array, given: Any) -> jax.Array:
             _, product = jax.linearize(lambda z: jax.grad(log_density)(z, given), z)

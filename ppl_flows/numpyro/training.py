@@ -24,7 +24,6 @@ def train(
     guide: Callable[..., Any],
     *,
     steps: int,
-    rows: int,
     lr: float,
     clip: float,
     progress: bool,
@@ -37,8 +36,6 @@ def train(
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
-    A step takes so many ``rows``: draws, or rows of data.
-
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters.
     """
     size = max(1, steps // BLOCKS)
@@ -49,7 +46,6 @@ def train(
         guide,
         steps=steps,
         block=size,
-        rows=rows,
         lr=lr,
         clip=clip,
         optimizer=optimizer,
