@@ -61,7 +61,12 @@ def trained(lang):
     guide = make(lang, model, seed=2)
     lang.set_up(guide, lang.array(FIRST))
     before = lang.parameters(guide)
-    return model, guide, lang.fit(model, guide, lang.array(FIRST), **SHORT | {"num_particles": 32, "draws": 4_000}), before
+    return (
+        model,
+        guide,
+        lang.fit(model, guide, lang.array(FIRST), **SHORT | {"num_particles": 32, "draws": 4_000}),
+        before,
+    )
 
 
 def to_numpy(a):

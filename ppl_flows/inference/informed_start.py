@@ -92,7 +92,7 @@ def informed_start(
         start = Gaussian(mean, np.where(placed, 1.0, best.factor))
         found = [start, match_diagonal(coordinates.density(now), start, rng)]
         found = with_elbos(coordinates.density(now), found, noise)
-        if (moved := max(found, key=elbo_of)).elbo > best.elbo - SLACK:
+        if (moved := max(found, key=elbo_of)).elbo > best.elbo - min(SLACK, best.kl):
             best, seen, informed = moved, now, coordinates.density(now)
     if kind == "mean_field":
         return best, seen
