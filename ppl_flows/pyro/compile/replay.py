@@ -14,7 +14,8 @@ import torch
 
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error
 from ppl_flows.pyro.compile.step import Step, capture_step, compile_step
-from ppl_flows.pyro.eager_step import BETAS, EagerSteps
+from ppl_flows.pyro.adam import BETAS
+from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
 
 COMPILE = (False, "auto", "jit", "inductor", "strict")
