@@ -54,7 +54,7 @@ def fit_density(
     standardize: bool | None = None,
     levels: int | None = None,
     validation: float = 0.0,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     callback: Callable[[int, float, Params], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,

@@ -146,6 +146,9 @@ class EagerSteps:
     def confirm(self, _: np.ndarray) -> None:
         """Nothing to do: these are the eager steps."""
 
+    def look_again(self) -> None:
+        """As above: they run the model itself."""
+
     def hand_over(self) -> None:
         """As above."""
 

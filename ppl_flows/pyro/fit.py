@@ -51,7 +51,7 @@ def fit(
     tolerance: float | None = 5e-4,
     draws: int | None = None,
     vectorize_particles: bool = True,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,

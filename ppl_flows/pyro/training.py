@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.checkpoint import take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
-from ppl_flows.pyro.compile.replay import Replay, start_replay
+from ppl_flows.pyro.compile.replay import Replay, say, start_replay
 from ppl_flows.pyro.eager_step import EagerSteps
 
 
@@ -35,7 +34,7 @@ def train(
     weighted: bool = True,
     anneal: float = 1.0,
     tolerance: float | None = None,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Training:
@@ -50,7 +49,9 @@ def train(
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     loop: EagerSteps | Replay = eager
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
-    to_compile, stop, pieces = bool(compile) and not so_far.gave_up, so_far.finished, Pieces(size)
+    host = optimizer is not None or not weighted  # whose optimiser, or loss, is not in the compiled step
+    to_compile = bool(not host if compile is None else compile) and not so_far.gave_up
+    stop, pieces = so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
         try:
@@ -63,32 +64,41 @@ def train(
                     for loss in loop.run(plan[so_far.step : end]):
                         so_far.add(loss)
                         bar.update()
-                    if due := checkpoint is not None and checkpoint.is_due():
+                    pieces.ended()
+                    if loop.running >= MAX_SKIPPED:
+                        loop.sync()
+                        first = so_far.step - loop.running
+                        raise FitError(first, so_far.losses[: first + MAX_SKIPPED], eager.values())
+                    ended = so_far.step % size == 0 or so_far.step == steps  # a block
+                    finished = so_far.step == steps or (
+                        ended
+                        and has_converged(so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance)
+                    )
+                    due = checkpoint is not None and checkpoint.is_due()
+                    if finished or due:
+                        loop.confirm(plan[so_far.step - 1])
+                    if ended:
+                        median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
+                        bar.set_postfix(loss=f"{median:.3f}")
+                        if watch:
+                            loop.sync()
+                            with eager.at_means():
+                                watch(so_far.step, median, eager.values())
+                            if not finished:
+                                loop.look_again()
+                    stop = finished or interrupt.requested
+                    if stop:
                         loop.confirm(plan[so_far.step - 1])
                 except CompileError as error:
                     if compile == "strict":
                         raise
-                    warnings.warn(f"fit goes on without compile={compile!r}: {error.reason}.", stacklevel=3)
+                    what = f" compile={compile!r}" if compile else " being compiled"
+                    say(f"fit goes on without{what}: {error.reason}.", compile, stacklevel=4, matters=error.lost > 0)
                     so_far.give_up(error.lost)
                     bar.update(-error.lost)
-                    loop = eager
+                    loop, stop = eager, False
                     continue
-                pieces.ended()
-                if loop.running >= MAX_SKIPPED:
-                    loop.sync()
-                    first = so_far.step - loop.running
-                    raise FitError(first, so_far.losses[: first + MAX_SKIPPED], eager.values())
-                if so_far.step % size == 0 or so_far.step == steps:
-                    median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
-                    bar.set_postfix(loss=f"{median:.3f}")
-                    if watch:
-                        loop.sync()
-                        with eager.at_means():
-                            watch(so_far.step, median, eager.values())
-                    so_far.finished = so_far.step == steps or has_converged(
-                        so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance
-                    )
-                stop = so_far.finished or interrupt.requested
+                so_far.finished = finished
                 if checkpoint and (stop or due):
                     loop.hand_over()
                     write(checkpoint, eager, so_far)

@@ -106,7 +106,7 @@ class Recorder(TorchDispatchMode):
             if tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0:
                 raise CompileError("a view of a parameter was made outside of model and guide")
         name = f"tensor{len(self._nodes)}"
-        setattr(self.owner, name, tensor)
+        setattr(self.owner, name, tensor.detach())  # a parameter of nobody here is a number like others
         return _described(self._graph.create_node("get_attr", name), tensor)
 
     def _bind(self, out: Any, node: Node) -> None:
