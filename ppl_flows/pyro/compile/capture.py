@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from typing import Any
 
 import pyro
@@ -63,6 +64,7 @@ class Recorder(TorchDispatchMode):
         self.owner = torch.nn.Module()  # of the tensors that the graph reads and that are no placeholders
         self._graph, self._placeholders = graph, placeholders
         self._nodes: Any = WeakTensorKeyDictionary()
+        self._numbers = count()
         self._changing = {node for node, _ in placeholders}  # what differs from replay to replay
         for node, tensor in placeholders:
             self._nodes[tensor] = _described(node, tensor)
@@ -105,7 +107,7 @@ class Recorder(TorchDispatchMode):
                 return node
             if tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0:
                 raise CompileError("a view of a parameter was made outside of model and guide")
-        name = f"tensor{len(self._nodes)}"
+        name = f"tensor{next(self._numbers)}"
         setattr(self.owner, name, tensor.detach())  # a parameter of nobody here is a number like others
         return _described(self._graph.create_node("get_attr", name), tensor)
 
@@ -179,7 +181,7 @@ def _lift(graph: Graph, first: Sequence[Node]) -> None:
             node.args = ((*torch.fx.map_arg(node.args[0], value), *now),)
         elif isinstance(node.target, torch._ops.OpOverload):
             node.args = torch.fx.map_arg(node.args, value)
-            if node.target in (aten.detach.default, aten.lift_fresh_copy.default):
+            if node.target in (aten.detach.default, aten.lift_fresh.default, aten.lift_fresh_copy.default):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
             elif node.target is aten.copy_.default and node.args[0] in now:
