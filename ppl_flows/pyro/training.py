@@ -17,7 +17,7 @@ from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.checkpoint import take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
-from ppl_flows.pyro.compile.replay import Replay, say, start_replay
+from ppl_flows.pyro.compile.replay import Replay, say, start_replay, state_of
 from ppl_flows.pyro.eager_step import EagerSteps
 
 
@@ -51,16 +51,19 @@ def train(
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     host = optimizer is not None or not weighted  # whose optimiser, or loss, is not in the compiled step
     to_compile = bool(not host if compile is None else compile) and not so_far.gave_up
-    stop, pieces = so_far.finished, Pieces(size)
+    stop, pieces, before = so_far.finished, Pieces(size), None
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
         try:
             while not stop:
-                end = pieces.end(so_far.step, steps) if so_far.step else 1  # the first step makes the parameters
+                # the first step makes the parameters, the second shows what a step changes besides
+                end = pieces.end(so_far.step, steps) if so_far.step > 1 else so_far.step + 1
                 try:
-                    if so_far.step and to_compile:
+                    if so_far.step == 1 and to_compile:
+                        before = state_of(eager)
+                    if so_far.step > 1 and to_compile:
                         to_compile = False
-                        loop = start_replay(eager, compile, steps - 1, annealed=anneal < 1)
+                        loop = start_replay(eager, compile, steps - 1, before, annealed=anneal < 1)
                     for loss in loop.run(plan[so_far.step : end]):
                         so_far.add(loss)
                         bar.update()

@@ -44,8 +44,9 @@ def as_compile_error(what: str) -> Iterator[None]:
     """Any error of torch's own machinery is a reason, and no end of the fit."""
     try:
         yield
-    except CompileError:
-        raise
+    except CompileError as error:
+        cause = error.__cause__  # Pyro raises the error of a model anew, with the shapes of its sites
+        raise cause if isinstance(cause, CompileError) else error from None
     except Exception as error:
         text = str(error).strip().partition("\n")[0]
         raise CompileError(f"{what} failed with {type(error).__name__}: {text}") from error

@@ -61,7 +61,7 @@ class Replay:
         with as_compile_error(f"backend {backend!r}"):
             self._step = compile_step(step, [*self._now, row], backend)
         self._verify(row)
-        self._python_state = _state(eager)
+        self._python_state = state_of(eager)
         self._since = 0
         self._good = self._now, torch.get_rng_state()
 
@@ -103,7 +103,7 @@ class Replay:
         Raises:
             CompileError: it has. The eager steps go on from here.
         """
-        if place := changed(self._python_state, _state(self._eager)):
+        if place := changed(self._python_state, state_of(self._eager)):
             self.hand_over()
             raise CompileError(f"the callback changed {place!r}, which the model or guide can read")
 
@@ -220,9 +220,12 @@ def check_compile(compile: bool | str | None, *, loss: Any = None, optimizer: An
 
 
 def start_replay(
-    eager: EagerSteps, compile: bool | str | None, steps: int, *, annealed: bool
+    eager: EagerSteps, compile: bool | str | None, steps: int, before: dict[str, Any] | None = None, *, annealed: bool
 ) -> EagerSteps | Replay:
     """What takes so many more steps: ``compile`` as in ``fit``, but not False.
+
+    Args:
+        before: of ``state_of``, a step ago.
 
     Raises:
         CompileError: the step cannot be captured, or compiled.
@@ -232,12 +235,10 @@ def start_replay(
     backends = ["inductor"] if compile == "inductor" else ["jit"]
     if compile in (None, "auto", "strict") and steps > INDUCTOR_STEPS and has_compiler():
         backends = ["inductor", "jit"]
-    before = _state(eager)
+    now = state_of(eager)
+    _check_unchanged(now if before is None else before, now)
     step = capture_step(eager, annealed=annealed)
-    if place := changed(before, _state(eager)):
-        raise CompileError(
-            f"each run of the model or guide may change {place!r}, and a replay runs no Python code of theirs"
-        )
+    _check_unchanged(now, state_of(eager))
     for backend in backends[:-1]:
         try:
             return Replay(eager, step, backend)
@@ -248,6 +249,13 @@ def start_replay(
     return Replay(eager, step, backends[-1])
 
 
+def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    if place := changed(before, after):
+        raise CompileError(
+            f"each run of the model or guide may change {place!r}, and a replay runs no Python code of theirs"
+        )
+
+
 def say(message: str, compile: bool | str | None, *, stacklevel: int, matters: bool = False) -> None:
     """A warning where ``compile`` was asked for, or where it ``matters``; else a line in the log."""
     if compile is None and not matters:
@@ -256,7 +264,7 @@ def say(message: str, compile: bool | str | None, *, stacklevel: int, matters: b
         warnings.warn(message, stacklevel=stacklevel)
 
 
-def _state(eager: EagerSteps) -> dict[str, Any]:
+def state_of(eager: EagerSteps) -> dict[str, Any]:
     """Of the model and the guide; without what is trained."""
     return python_state(eager.model, eager.guide, ignored=[*eager.names, *stored_state().values()])
 
