@@ -57,7 +57,7 @@ def outcome(compile, args, options):
         try:
             trained = train(*args, compile=compile, **options)
             return trained.losses, {name: value.clone() for name, value in trained.params.items()}
-        except Exception as error:  # noqa: BLE001: what it is, both must raise
+        except Exception as error:  # whatever it is, both must raise it
             return type(error).__name__, {}
 
 

@@ -47,7 +47,7 @@ class Adam:
                 torch._foreach_add_(steps, 1)
                 torch._fused_adam_(
                     parameters,
-                    [p.grad for p in parameters],
+                    [p.grad for p in parameters if p.grad is not None],
                     [s["exp_avg"] for s in states],
                     [s["exp_avg_sq"] for s in states],
                     [],

@@ -57,7 +57,7 @@ def draws_per_run(bytes_per_draw: float) -> int:
 
 
 def in_runs(run: Callable[[int, int], T], n: int, first: int) -> list[T]:
-    """``run(start, stop)`` for n draws in all: ``first`` many, whose memory says how many can be run at once, then these.
+    """``run(start, stop)`` for n draws in all: ``first`` many, and then as many at once as their memory allows.
 
     The first run is to be one that memory has room for, as training's.
     """

@@ -131,7 +131,12 @@ def _described(node: Node, tensor: torch.Tensor) -> Node:
 
 def _nodes_in(given: Any) -> list[Node]:
     found: list[Node] = []
-    torch.fx.node.map_arg(given, lambda node: found.append(node) or node)
+
+    def add(node: Node) -> Node:
+        found.append(node)
+        return node
+
+    torch.fx.node.map_arg(given, add)
     return found
 
 

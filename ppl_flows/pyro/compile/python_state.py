@@ -58,7 +58,7 @@ class _Walk:
     def see(self, value: Any, place: str) -> None:
         """Notes a value, and what it leads to."""
         if isinstance(value, PLAIN):
-            self.found[place] = value if value == value else "nan"  # which is no change
+            self.found[place] = repr(value)
             return
         if isinstance(value, torch.Tensor):
             if value.data_ptr() not in self._ignored:
@@ -93,9 +93,7 @@ class _Walk:
         else:
             slots = [n for n in getattr(type(value), "__slots__", ()) if isinstance(n, str) and hasattr(value, n)]
             self._attributes({n: getattr(value, n) for n in slots} | getattr(value, "__dict__", {}), place)
-            call = getattr(type(value), "__call__", None)
-            if isinstance(call, FunctionType):
-                self.see(call, place)
+            self._all((place, parent) for parent in type(value).__mro__)  # their methods name globals
 
     def _attributes(self, attributes: Mapping[str, Any], place: str) -> None:
         # caches of hosts are filled where they are first asked for
@@ -109,7 +107,9 @@ class _Walk:
                 self.see(cell.cell_contents, name)
             except ValueError:  # an empty one
                 continue
-        self._all([("an argument's default", function.__defaults__), ("an argument's default", function.__kwdefaults__)])
+        self._all(
+            [("an argument's default", function.__defaults__), ("an argument's default", function.__kwdefaults__)]
+        )
         self._attributes(function.__dict__, function.__name__)
         if not _of_a_host(function):
             known = function.__globals__

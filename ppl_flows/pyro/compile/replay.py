@@ -209,7 +209,7 @@ class Replay:
 
 def check_compile(compile: bool | str | None, *, loss: Any = None, optimizer: Any = None) -> None:
     """Raises ValueError for what ``fit(compile=)`` does not take, alone or with a loss or optimiser of the host's."""
-    if compile not in COMPILE or compile == 1 or isinstance(compile, int) and compile is not False:
+    if compile not in COMPILE or compile == 1 or (isinstance(compile, int) and compile is not False):
         raise ValueError(f"compile must be one of {', '.join(map(repr, COMPILE))}, got {compile!r}.")
     for name, value in (("loss", loss), ("optimizer", optimizer)):
         if compile and value is not None:

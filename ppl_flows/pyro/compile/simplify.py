@@ -13,6 +13,10 @@ from torch.fx.node import map_arg
 aten = torch.ops.aten
 
 KEPT_NUMBERS = 2**16  # of a constant that is computed once, and not in every replay
+ELEMENTWISE = (
+    *(aten.silu.default, aten.silu_backward.default, aten.tanh.default, aten.tanh_backward.default, aten.relu.default),
+    *(aten.elu.default, aten.gelu.default, aten.exp.default, aten.neg.default, aten.sigmoid.default),
+)
 FILLED = (aten.zeros_like.default, aten.ones_like.default, aten.new_zeros.default, aten.new_ones.default)
 
 
@@ -124,12 +128,14 @@ class _Walk:
 
     def slice(self, node: Any) -> Node | None:
         """All of it, or what was joined there."""
-        x, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-        if step != 1 or any(isinstance(a, Node) for a in (dim, start, end)):
+        x: Any = node.args[0]
+        given: list[Any] = list(node.args[1:])
+        dim, start, end, step = given + [0, None, None, 1][len(given) :]
+        if step != 1:
             return None
         if _shape(node) == _shape(x):
             return x
-        if x.target is not aten.cat.default:
+        if x.target is not aten.cat.default or start is None:
             return None
         parts, at = _cat(x)
         first = 0
@@ -155,6 +161,19 @@ class _Walk:
         node.args = (x, *node.args[1:])
         return None
 
+    def elementwise(self, node: Any) -> Node | None:
+        """Of views: a view of the result, since one view after another is one."""
+        from_, shape = [x.args[0] for x in node.args if _is_view(x)], _shape(node)
+        alike = len(from_) == len(node.args) and all(_shape(x) == shape for x in node.args)
+        if not alike or len({_shape(x) for x in from_}) > 1:
+            return None
+        with self._graph.inserting_before(node):
+            made = self._graph.call_function(node.target, tuple(from_), node.kwargs)
+            new = self._graph.call_function(aten.view.default, (made, [*shape]))
+        _, dtype, device = node.meta["tensor"]
+        made.meta["tensor"], new.meta["tensor"] = (_shape(from_[0]), dtype, device), node.meta["tensor"]
+        return new
+
     def transposed(self, node: Any) -> Node | None:
         """Twice: as it was."""
         x, *dims = node.args
@@ -173,8 +192,10 @@ class _Walk:
     def with_number(self, node: Any) -> Node | None:
         """A number becomes a tensor of the result's dtype, which torch would else make it in every replay."""
         x, other = node.args
-        if isinstance(other, int | float) and len(_shape(x)) and node.meta["tensor"][1].is_floating_point and x.meta["tensor"][1] == node.meta["tensor"][1]:
-            _, dtype, device = node.meta["tensor"]
+        _, dtype, device = node.meta["tensor"]
+        plain = isinstance(other, int | float) and isinstance(x, Node)
+        # with one axis, as TorchScript makes numbers of those with none
+        if plain and len(_shape(x)) and dtype.is_floating_point and x.meta["tensor"][1] == dtype:
             node.args = (x, self._constant(node, torch.tensor([other], dtype=dtype, device=device)))
         return None
 
@@ -183,7 +204,8 @@ class _Walk:
         if node.kwargs:
             return None
         for x, other in (node.args, node.args[::-1])[: 1 + (node.target is aten.add.Tensor)]:
-            zero = not bool(self._values[other].any()) if other in self._values else isinstance(other, float | int) and other == 0
+            value = self._values.get(other, other)
+            zero = not value.any() if isinstance(value, torch.Tensor) else isinstance(value, int | float) and value == 0
             if zero and isinstance(x, Node) and x.meta.get("tensor") == node.meta["tensor"]:
                 return x
         return self.with_number(node)
@@ -223,7 +245,12 @@ RULES: dict[Any, Callable[[_Walk, Any], Node | None]] = {
     aten.mul.Tensor: _Walk.with_number,
     aten.div.Tensor: _Walk.with_number,
     aten.index_add.default: _Walk.placed,
+    **dict.fromkeys(ELEMENTWISE, _Walk.elementwise),
 }
+
+
+def _is_view(node: Any) -> bool:
+    return isinstance(node, Node) and node.target is aten.view.default
 
 
 def _shape(node: Any) -> torch.Size:
