@@ -30,6 +30,18 @@ logging.getLogger("ppl_flows").addHandler(Reasons())
 logging.getLogger("ppl_flows").setLevel(logging.INFO)
 
 
+first, gradient = {}, training.EagerSteps.gradient
+
+
+def noted_gradient(self, weight):
+    """The first makes parameters, some of them of modules that outlive the store: it notes where they start."""
+    out = gradient(self, weight)
+    if not first:
+        params = pyro.get_param_store()._params
+        first.update({name: (params[name], params[name].detach().clone()) for name in params})
+    return out
+
+
 class Noted(Replay):
     def __init__(self, *args):
         super().__init__(*args)
@@ -42,10 +54,14 @@ def as_it_was():
     store, before = pyro.get_param_store(), {}
     for name in store:
         before[name] = store._params[name].detach().clone()
+    first.clear()
     with torch.random.fork_rng():
         yield
     for name in [*store]:
         if name not in before:
+            if name in first:
+                with torch.no_grad():
+                    first[name][0].copy_(first[name][1])
             del store[name]
         else:
             with torch.no_grad():
@@ -82,4 +98,5 @@ def twice(*args, compile=None, **options):
 
 
 replay.Replay = Noted
+training.EagerSteps.gradient = noted_gradient
 training.train = fit_module.train = density.train = twice

@@ -26,6 +26,10 @@ class PeakBytes(TorchDispatchMode):
         self.peak = self._now = 0
         self._alive: dict[int, list[int]] = {}  # bytes, and tensors that share them, by storage
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         given = {arg.untyped_storage()._cdata for arg in args if isinstance(arg, torch.Tensor)}

@@ -70,6 +70,10 @@ class Recorder(TorchDispatchMode):
         for node, tensor in placeholders:
             self._nodes[tensor] = _described(node, tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if _is_composite(func):
