@@ -107,8 +107,10 @@ def test_optimisers_of_the_hosts_go_on_too(lang, optimizer, tmp_path):
     assert_same(resumed, fit(lang, None, optimizer=optimizer()))
 
 
-def test_a_compiled_fit_goes_on_compiled(float64, tmp_path):
-    again = partial(fit, LANGUAGES["pyro"], compile="jit", anneal=0.5)
+@pytest.mark.parametrize("compile", [None, "jit"])
+def test_a_compiled_fit_goes_on_compiled(compile, float64, tmp_path, monkeypatch):
+    monkeypatch.setattr(ppl_flows.pyro.compile.replay, "JIT_STEPS", 20)
+    again = partial(fit, LANGUAGES["pyro"], compile=compile, anneal=0.5)
     with pytest.raises(KilledError):
         again(tmp_path / "fit", callback=until(30))
     assert_same(again(tmp_path / "fit"), again(None))

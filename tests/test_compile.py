@@ -1,8 +1,15 @@
 """``fit(compile=)`` in Pyro: a replay is the eager fit; what cannot be replayed is named; and every recipe."""
 
+import ctypes
 import inspect
+import itertools
+import os
+import subprocess
+import sys
 import warnings
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -179,12 +186,17 @@ def draws_with_numpy():
     pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(np.random.default_rng().normal()))
 
 
-COUNT = torch.zeros(1)
+COUNT, HIDDEN = torch.zeros(1), ctypes.py_object(torch.zeros(1))
 
 
 def counts():
     z = pyro.sample("z", dist.Normal(0.0, 1.0))
     pyro.sample("y", dist.Normal(z, 1.0), obs=COUNT.add_(0.0).sum())
+
+
+def counts_unseen():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(z, 1.0), obs=HIDDEN.value.add_(0.0).sum())
 
 
 def boolean_index():
@@ -208,7 +220,8 @@ REASONS = [
     (poisson, lambda: scored, "'z' has no reparameterised draws"),
     (branches, lambda: AutoNormal(one_latent), "reads the value of a tensor"),
     (draws_with_numpy, lambda: AutoNormal(one_latent), "gives another result than its replay"),
-    (counts, lambda: AutoNormal(one_latent), "in place that outlives the step"),
+    (counts, lambda: AutoNormal(one_latent), "may change 'COUNT'"),
+    (counts_unseen, lambda: AutoNormal(one_latent), "in place that outlives the step"),
     (boolean_index, lambda: AutoNormal(boolean_index), "depends on values"),
 ]
 
@@ -259,18 +272,18 @@ def test_a_gradient_that_differs_at_one_point_alone_is_compared_again(monkeypatc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         replay = run(groups, lambda: AutoNormal(groups), "jit")
-    assert checked == [True, False, True, False, True, True]
+    assert checked == [True, False, True, False, True, True, True]  # the last at the end
     np.testing.assert_allclose(replay.losses, run(groups, lambda: AutoNormal(groups), False).losses, rtol=1e-4)
 
 
 def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(monkeypatch, captures):
     monkeypatch.setattr(replays, "CHECK_STEPS", 20)
-    calls = []
+    calls = ctypes.c_long(0)  # which the look at Python's state does not see
 
     def model():
-        calls.append(1)
+        calls.value += 1
         mu = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.tensor(1.0 if len(calls) < 7 else 30.0))
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.tensor(1.0 if calls.value < 8 else 30.0))
 
     make = lambda: AutoNormal(one_latent)  # noqa: E731
     with pytest.warns(UserWarning, match="changes from step to step") as seen:
@@ -278,28 +291,189 @@ def test_a_model_that_changes_later_goes_on_in_python_from_where_it_last_agreed(
     assert len(seen) == len(captures) == 1
     assert len(result.losses) == 50
     assert np.isfinite(result.losses).all()
-    # after a first look and an eager step came the capture, two comparisons, and one whenever 20 replays were full at
-    # the end of a block (of two steps): the second of these was the seventh call, and undid what came since the first
-    assert (result.losses[1:22] < 100).all()
+    # after a first look and two eager steps came the capture, two comparisons, and one whenever 20 replays were full at
+    # the end of a block (of two steps): the second of these was the eighth call, and undid what came since the first
+    assert (result.losses[2:22] < 100).all()
     assert (result.losses[22:] > 100).all()
 
 
-def test_auto_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(monkeypatch, captures):
+@pytest.mark.parametrize("mode", [None, "auto"])
+def test_the_default_leaves_short_fits_alone_and_takes_the_compiler_for_long_ones_only(mode, monkeypatch, captures):
     make = lambda: AutoNormal(one_latent)  # noqa: E731
-    run(one_latent, make, "auto")
+    run(one_latent, make, mode, steps=replays.JIT_STEPS)
     assert not captures
+    run(one_latent, make, mode, steps=replays.JIT_STEPS + 1)
+    assert len(captures) == 1
     taken = []
     monkeypatch.setattr(replays, "Replay", lambda eager, step, backend: taken.append(backend) or eager)
     for jit, inductor in ((20, 10**6), (10, 20)):
         monkeypatch.setattr(replays, "JIT_STEPS", jit)
         monkeypatch.setattr(replays, "INDUCTOR_STEPS", inductor)
         monkeypatch.setattr(replays, "has_compiler", lambda: True)
-        run(one_latent, make, "auto")
+        run(one_latent, make, mode)
     monkeypatch.setattr(replays, "has_compiler", lambda: False)
-    run(one_latent, make, "auto")
+    run(one_latent, make, mode)
     assert taken == ["jit", "inductor", "jit"]
-    with pytest.raises(ValueError, match="compile must be one of"):
-        run(one_latent, make, "yes")
+    for wrong in ("yes", True, 0):
+        with pytest.raises(ValueError, match="compile must be one of"):
+            run(one_latent, make, wrong)
+
+
+# --- the default: compiled where that pays, silent where it cannot be
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Fits are compiled from a few steps on."""
+    monkeypatch.setattr(replays, "JIT_STEPS", 10)
+
+
+@pytest.mark.parametrize(("model", "make", "reason"), REASONS, ids=lambda x: getattr(x, "__name__", ""))
+def test_the_default_says_in_the_log_why_a_fit_is_not_compiled(model, make, reason, soon, caplog):
+    options = {"steps": 12, "num_particles": 1, "vectorize_particles": False}
+    caplog.set_level("INFO", "ppl_flows")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, make, None, **options)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ppl_flows"]
+    assert reason in line
+
+
+@pytest.mark.parametrize("host", [{"loss": Trace_ELBO()}, {"optimizer": partial(torch.optim.SGD, lr=1e-3)}], ids=str)
+def test_a_loss_or_an_optimiser_of_the_host_is_not_compiled_by_default(host, soon, captures):
+    taken = {"loss": "num_particles", "optimizer": "lr"}[next(iter(host))]  # which the host has its own
+    options = {name: value for name, value in SHORT.items() if name != taken}
+    result = fit(one_latent, AutoNormal(one_latent), **options, **host)
+    assert len(result.losses) == SHORT["steps"]
+    assert not captures
+
+
+class Warming:
+    """A model whose data are others from its thirtieth run on."""
+
+    def __init__(self):
+        self.runs = 0
+
+    def __call__(self):
+        self.runs += 1
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.0 if self.runs < 30 else 30.0))
+
+
+class Slotted:
+    __slots__ = ("runs",)
+
+
+def counted(where):
+    """A function that counts its calls: in a closure, a global, an attribute, a default, a slot, or an iterator."""
+    n, cell, slotted, numbers = [0], 0, Slotted(), itertools.count()
+    slotted.runs = 0
+
+    def in_list():
+        n[0] += 1
+
+    def in_cell():
+        nonlocal cell
+        cell += 1
+
+    def in_global():
+        COUNTS["calls"] = COUNTS.get("calls", 0) + 1
+
+    def in_attribute():
+        in_attribute.calls = getattr(in_attribute, "calls", 0) + 1
+
+    def in_default(seen=[]):  # noqa: B006
+        seen.append(1)
+
+    def in_slot():
+        slotted.runs += 1
+
+    def in_iterator():
+        next(numbers)
+
+    return locals()[where]
+
+
+COUNTS = {}
+PLACES = ["in_list", "in_cell", "in_global", "in_attribute", "in_default", "in_slot", "in_iterator"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_model_that_counts_its_runs_is_not_replayed(where, soon, caplog):
+    count = counted(where)
+
+    def model():
+        count()
+        one_latent()
+
+    caplog.set_level("INFO", "ppl_flows")
+    run(model, lambda: AutoNormal(one_latent), None)
+    assert "each run of the model or guide may change" in caplog.text
+
+
+def test_what_a_model_changes_after_many_runs_is_not_missed(soon):
+    options = {"num_particles": 1, "steps": 60}
+    losses = [run(Warming(), lambda: AutoNormal(one_latent), mode, **options).losses for mode in (False, None)]
+    np.testing.assert_array_equal(*losses)
+    assert losses[0][-1] > 100
+
+
+def test_what_a_callback_changes_is_seen_from_the_next_step_on(soon, captures, caplog):
+    losses = []
+    caplog.set_level("INFO", "ppl_flows")
+    for mode in (False, None):
+        model = Warming()
+        model.y = 1.0
+        seen = []
+
+        def changed(model=model):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(model.y))
+
+        def callback(step, loss, params, model=model, seen=seen):
+            seen.append(step)
+            model.y = 30.0 if step >= 30 else 1.0
+
+        losses.append(run(changed, lambda: AutoNormal(one_latent), mode, steps=60, callback=callback).losses)
+        assert seen == [*range(3, 61, 3)]
+    assert len(captures) == 1
+    assert "the callback changed" in caplog.text
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][31] > 100 > losses[0][29]
+
+
+def test_the_last_steps_are_compared_before_they_count(monkeypatch, soon):
+    calls = ctypes.c_long(0)  # which the look at Python's state does not see
+
+    def model():
+        calls.value += 1
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.0 if calls.value < 7 else 30.0))
+
+    with pytest.warns(UserWarning, match="fit goes on without being compiled.*changes from step to step"):
+        result = run(model, lambda: AutoNormal(one_latent), None, num_particles=1, steps=50)
+    assert len(result.losses) == 50
+    assert (result.losses[2:] > 100).all()
+
+
+# files of tests in which Pyro fits; without tests that count what the model is run for
+FITS = "amortized checkpoints callbacks density estimators examples fit guide_life guide_sites guide_starts handlers "
+FITS += "informed_guides interrupts joint_prior path_gradients plain_flows pyro saved_fits state supports threads"
+COUNTING = "numpyro", "meets_nan", "steps_that_are_not_finite", "parameters_that_only_later_steps_have"
+
+
+@pytest.mark.slow
+def test_every_fit_of_tests_and_examples_is_the_eager_one_by_default(tmp_path):
+    report, here = tmp_path / "report", Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-p", "fits_twice", "-p", "no:cacheprovider", "-n", "0", "-q"]
+    command += ["-k", " and ".join(f"not {word}" for word in COUNTING), *(f"test_{name}.py" for name in FITS.split())]
+    done = subprocess.run(
+        command, check=False, cwd=here, env=os.environ | {"REPORT": str(report)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3_000:]
+    kinds = Counter(line.split()[0] for line in report.read_text().splitlines())
+    assert kinds.keys() == {"compiled", "reason"}, report.read_text()
+    assert kinds["compiled"] > 100 > 2 * kinds["reason"] > 0
 
 
 @pytest.mark.slow

@@ -334,27 +334,68 @@ def test_a_guide_that_draws_scales_of_zero_is_measured_and_not_trusted(lang):
     assert not np.isfinite(moved.weigh(20, 0).log_weights).any()
 
 
-@pytest.mark.parametrize("rows", [1, 200])
-def test_many_draws_are_weighed_in_few_runs_and_no_more_at_once_than_there_is_memory_for(rows, float64, monkeypatch):
-    from ppl_flows.pyro import AutoFlow, fit, run_size
+def rows_of_a_model(rows, at_once):
+    """A model with so many rows of data, that notes how many draws it is run for; and a fit of it."""
+    from ppl_flows.pyro import AutoFlow, fit
 
-    at_once, data = [], torch.zeros(rows)
+    data = torch.zeros(rows)
 
     def model():
         b = pyro.sample("b", pyro.distributions.Normal(0.0, 1.0))
         with pyro.plate("rows", rows):
             at_once.append(b.numel())
+            pyro.deterministic("mean", b + data)
             pyro.sample("y", pyro.distributions.Normal(b, 1.0), obs=data)
 
-    options = SHORT | {"steps": 2, "draws": 20}
-    result = fit(model, AutoFlow(model, small, start="init"), **options)
+    return fit(model, AutoFlow(model, small, start="init"), **SHORT | {"steps": 2, "draws": 20})
+
+
+def test_many_draws_are_weighed_and_completed_in_few_runs(float64):
+    at_once = []
+    result = rows_of_a_model(1, at_once)
     at_once.clear()
-    monkeypatch.setattr(run_size, "MOST_NUMBERS", 2**17)
-    weighted = result._fitted.weigh(options["num_particles"] + 4_000, 1)
-    assert len(at_once) == 3 if rows == 1 else 2**15 < max(at_once) * rows < 2**17
+    weighted = result._fitted.weigh(40_000, 1)
+    assert at_once[-2:] == [SHORT["num_particles"], 40_000 - SHORT["num_particles"]]
+    assert len(at_once) == 2
     b = weighted.draws["b"].numpy()
-    expected = -0.5 * (b**2 + rows * (b**2 + np.log(2 * np.pi)) + np.log(2 * np.pi))
-    np.testing.assert_allclose(weighted.scores.log_p, expected)
+    np.testing.assert_allclose(weighted.scores.log_p, -0.5 * (2 * b**2 + 2 * np.log(2 * np.pi)))
+    at_once.clear()
+    result.reweighted(10_000)
+    assert at_once == [SHORT["num_particles"], 40_000 - SHORT["num_particles"], 1, 10_000, 1]
+    at_once.clear()
+    result.sample(10_000)
+    assert at_once == [1, 10_000, 1]
+
+
+@pytest.mark.parametrize("work", ["weigh", "sample"])
+def test_no_run_takes_more_memory_than_it_may(work, float64, monkeypatch):
+    from ppl_flows.pyro import run_size
+
+    rows, at_once = 1_000, []
+    result = rows_of_a_model(rows, at_once)
+    at_once.clear()
+    monkeypatch.setattr(run_size, "MOST_BYTES", 2**22)
+    with run_size.PeakBytes() as memory:
+        found = result._fitted.weigh(2_000, 1).draws if work == "weigh" else result.sample(2_000)
+    results = sum(value.nbytes for value in found.values())
+    assert memory.peak - 2 * results < 2**23  # as the blocks are there while they are joined
+    assert 20 < max(at_once) < 2**22 / 8 / rows
+    assert sum(at_once) in (2_000, 2_002)
+
+
+def test_the_memory_of_a_run_is_what_is_alive_at_a_time():
+    from ppl_flows.pyro import run_size
+
+    kept = torch.zeros(5)
+    with run_size.PeakBytes() as memory:
+        a = torch.zeros(1_000)
+        a[:10].add_(1.0)  # a view, in place
+        b = a + 1
+        del a
+        c = b.view(10, 100) * kept[0]
+        del b
+    assert memory.peak == pytest.approx(8_000, abs=100)
+    assert memory._now == c.nbytes
 
 
 def test_minibatches_have_no_deterministic_sites(lang):

@@ -41,7 +41,7 @@ def fit_amortized(
     batch_size: int = 256,
     lr: float | None = None,
     optimizer: Any = None,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     callback: Callable[[int, float, Params], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,

@@ -54,7 +54,7 @@ def fit_density(
     standardize: bool | None = None,
     levels: int | None = None,
     validation: float = 0.0,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     callback: Callable[[int, float, Params], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -75,7 +75,8 @@ def fit_density(
         encoder: network from rows of ``context``, a tensor or a dict of tensors, to ``(rows, context_dim)``. A copy of
             it trains with the flow, and is the result's ``encoder``, in evaluation mode.
         lr, clip: as in ``fit``. None: 0.005, and 10.
-        steps, optimizer, compile, seed, progress: as in ``fit``; ``"inductor"`` takes .3 to .7 of the time of a step.
+        steps, optimizer, seed, progress: as in ``fit``.
+        compile: as in ``fit``; ``"inductor"`` takes .3 to .7 of the time of a step. An encoder is part of the step.
         batch_size: rows per step.
         standardize: add a trainable location and scale per column on the data side, started at those of the data.
             None: where the bijection gives real vectors.

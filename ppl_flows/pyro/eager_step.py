@@ -15,9 +15,8 @@ from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
 
 from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.pyro.adam import BETAS, EPS, Adam
 from ppl_flows.pyro.params import stored_state
-
-BETAS, EPS = (0.9, 0.99), 1e-8  # of Adam
 
 
 class EagerSteps:
@@ -117,7 +116,7 @@ class EagerSteps:
     def _make_optimizer(self, parameters: list[torch.Tensor]) -> Any:
         if self._given is None:
             fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-            return torch.optim.Adam(parameters, betas=BETAS, eps=EPS, fused=fused)
+            return Adam(parameters) if fused else torch.optim.Adam(parameters, betas=BETAS, eps=EPS)
         if isinstance(self._given, PyroOptim):
             return self._given
         optimizer = self._given(parameters)
@@ -146,6 +145,9 @@ class EagerSteps:
 
     def confirm(self, _: np.ndarray) -> None:
         """Nothing to do: these are the eager steps."""
+
+    def look_again(self) -> None:
+        """As above: they run the model itself."""
 
     def hand_over(self) -> None:
         """As above."""

@@ -51,7 +51,7 @@ def fit(
     tolerance: float | None = 5e-4,
     draws: int | None = None,
     vectorize_particles: bool = True,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -96,16 +96,18 @@ def fit(
         vectorize_particles: all draws, of ``loss`` only those of the measure, in one run of the model; False for models
             that cannot run under one more plate.
         compile: False: Pyro takes every step. ``"jit"``: the step, with model and guide, is captured once as a graph of
-            tensors, and TorchScript replays it, four to ten times as fast, after some seconds of preparation.
-            ``"inductor"``: a C++ compiler makes one function of it, up to seven times as fast again, after a quarter
-            of a minute or, for deep flows, minutes. ``"auto"``: whichever pays for so many steps: none below 500, the
-            compiler, where there is one, above 20,000. What cannot be captured goes on in Python after one warning
-            that names the reason: a score function, a branch or shape that depends on values, an inverse found by
-            iteration, a tensor changed in place, parameters that are not on a CPU. ``"strict"``: as auto for long
-            fits, but raises. The same seed gives the same draws, and to rounding the same fit. A replay does not run
-            the model's Python code: counters and prints stand still, and data, arguments included, must not change.
-            Replays are compared with Pyro's steps before the first and then every 500; steps since the last that
-            agreed are taken again by Pyro where they do not.
+            tensors, and TorchScript replays it, four to ten times as fast, after some tenths of a second or, for deep
+            flows, a second. ``"inductor"``: a C++ compiler makes one function of it, up to seven times as fast again,
+            after a quarter of a minute or, for deep flows, minutes. ``"auto"``: whichever pays for so many steps: none
+            below 200, the compiler, where there is one, above 20,000. What cannot be captured goes on in Python after
+            one warning that names the reason: a score function, a branch or shape that depends on values, an inverse
+            found by iteration, Python state that a run of the model changes, parameters that are not on a CPU.
+            ``"strict"``: as auto for long fits, but raises. None: as auto, and False with ``loss`` or ``optimizer``;
+            the reason is a line of level INFO in the log ``ppl_flows``, and a warning only where steps are taken again.
+            The same seed gives the same draws, and to rounding the same fit. A replay does not run the model's Python
+            code: prints stand still, and data, arguments included, must not change, but in ``callback``, after which
+            Pyro takes the steps. Replays are compared with Pyro's steps before the first, then every 500 and at the
+            end; steps since the last that agreed are taken again by Pyro where they do not.
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.

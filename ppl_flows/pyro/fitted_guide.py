@@ -27,6 +27,7 @@ from ppl_flows.pyro.importance import ImportanceSampler, latent_shapes, store_at
 from ppl_flows.pyro.joint_prior import LANGUAGE
 from ppl_flows.pyro.model_runs import prior_draws, run_at, with_deterministic_sites
 from ppl_flows.pyro.params import trained_flow
+from ppl_flows.pyro.run_size import in_runs
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,15 @@ class FittedGuide:
         all_rows = getattr(self.guide.func, "all_rows", nullcontext)
         with self._trained_at(seed), all_rows():
             latents = latent_shapes(self.guide)
-            predict = Predictive(self.guide, num_samples=num_samples, return_sites=[*latents], parallel=self.vectorized)
-            draws = predict()
+
+            def run(start: int, stop: int) -> dict[str, torch.Tensor]:
+                predict = Predictive(
+                    self.guide, num_samples=stop - start, return_sites=[*latents], parallel=self.vectorized
+                )
+                return predict()
+
+            blocks = in_runs(run, num_samples, self.num_particles) if self.vectorized else [run(0, num_samples)]
+            draws = {name: torch.cat([block[name] for block in blocks]) for name in latents}
             return self.complete({n: draws[n].reshape(num_samples, *shape) for n, shape in latents.items()})
 
     def complete(self, draws: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from torch.distributions import biject_to, transform_to
 
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import Scores
-from ppl_flows.pyro.run_size import draws_per_run, numbers_in
+from ppl_flows.pyro.run_size import in_runs
 
 
 @contextmanager
@@ -42,14 +42,12 @@ def store_at(params: dict[str, torch.Tensor], state: Any) -> Iterator[None]:
 
 class Points(NamedTuple):
     """Draws of a guide: its latent sites; its random numbers on the unconstrained scale, ``(n, dim)``, None where these
-    are no coordinates of the latents; the log densities of model and guide, as of these numbers, ``(n,)``, in nats; and
-    how many numbers the sites of both hold for one draw."""
+    are no coordinates of the latents; the log densities of model and guide, as of these numbers, ``(n,)``, in nats."""
 
     latents: dict[str, torch.Tensor]
     vectors: torch.Tensor | None
     log_p: torch.Tensor
     log_q: torch.Tensor
-    numbers: int
 
 
 class Placement(Messenger):
@@ -98,8 +96,7 @@ class ImportanceSampler:
     """Runs model and guide, without arguments, and scores what the guide draws or is given.
 
     Attributes:
-        batch: particles that are run at once, as in training, to begin with: the next runs are as large as
-            ``draws_per_run`` allows.
+        batch: particles that are run at once, as in training, to begin with, as in ``in_runs``.
         nesting: of the model's plates; None: particles are run one by one.
         marginal: sums over enumerated sites; None: there are none.
         supports: of the model's latent sites: the numbers of a guide that draws them itself are on these.
@@ -116,17 +113,16 @@ class ImportanceSampler:
         """Draws of the guide, or what it makes of so many vectors."""
         sites, shapes = latent_sites(self.guide), latent_shapes(self.guide)
         random = [name for name, site in sites.items() if is_random(site)]
-        size, start, runs = 1 if self.nesting is None else self.batch, 0, []
-        while start < num_samples:
-            size = min(size, num_samples - start)
+
+        def run(start: int, stop: int) -> Points:
             if vectors is None:
-                runs.append(self._run(size, shapes, placed=False))
-            else:
-                block = torch.as_tensor(vectors[start : start + size]).to(sites[random[0]]["value"])
-                with Placement(random, block, self.supports):
-                    runs.append(self._run(size, shapes, placed=True))
-            start += size
-            size = 1 if self.nesting is None else draws_per_run(runs[0].numbers)
+                return self._run(stop - start, shapes, placed=False)
+            block = torch.as_tensor(vectors[start:stop]).to(sites[random[0]]["value"])
+            with Placement(random, block, self.supports):
+                return self._run(stop - start, shapes, placed=True)
+
+        one_by_one = self.nesting is None
+        runs = [run(i, i + 1) for i in range(num_samples)] if one_by_one else in_runs(run, num_samples, self.batch)
 
         def rows(blocks: list[Any]) -> np.ndarray:
             return np.asarray(torch.cat(blocks).double().cpu())
@@ -136,7 +132,7 @@ class ImportanceSampler:
         return WeightedDraws(draws, scores, None if runs[0].vectors is None else rows([run.vectors for run in runs]))
 
     def _run(self, size: int, shapes: dict[str, torch.Size], *, placed: bool) -> Points:
-        log_p, log_q, trace, held = self._traces(size)
+        log_p, log_q, trace = self._traces(size)
         nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
         volume, parts, discrete = torch.zeros(size).to(log_q), [], False
         for name, site in nodes.items():
@@ -159,17 +155,17 @@ class ImportanceSampler:
         numbers = sum(part.shape[1] for part in parts)
         coordinates = not discrete and 0 < numbers <= sum(shape.numel() for shape in shapes.values())
         vectors = torch.cat(parts, dim=-1) if coordinates else None
-        return Points(latents, vectors, log_p + volume, log_q + volume, held // size)
+        return Points(latents, vectors, log_p + volume, log_q + volume)
 
-    def _traces(self, size: int) -> tuple[torch.Tensor, torch.Tensor, Any, int]:
-        """Log densities of model and guide, ``(size,)``, in one run; the trace of the guide; and the size of both."""
+    def _traces(self, size: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Log densities of model and guide, ``(size,)``, in one run; and the trace of the guide."""
         if self.nesting is not None:
             _, model_trace, trace = vectorized_importance_weights(
                 self.model, self.guide, num_samples=size, max_plate_nesting=self.nesting
             )
             particles = trace.plate_to_symbol["num_particles_vectorized"]
             log_p, log_q = (plate_log_prob_sum(t, particles).expand(size) for t in (model_trace, trace))
-            return log_p, log_q, trace, numbers_in(model_trace.nodes) + numbers_in(trace.nodes)
+            return log_p, log_q, trace
         trace = poutine.trace(self.guide).get_trace()
         trace.compute_log_prob()
         if self.marginal is None:
@@ -177,7 +173,7 @@ class ImportanceSampler:
         else:
             replayed = poutine.mask(poutine.replay(self.guide, trace=trace), mask=False)
             log_p = torch.as_tensor(-self.marginal.loss(self.model, replayed))
-        return log_p.reshape(1), torch.as_tensor(trace.log_prob_sum()).reshape(1), trace, 0
+        return log_p.reshape(1), torch.as_tensor(trace.log_prob_sum()).reshape(1), trace
 
 
 def _total(terms: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -31,6 +32,7 @@ class LazyGuide(AutoGuide):
 
     prototype_trace: Any
     start: Any
+    _unconstrained_shapes: dict[str, torch.Size]
     _bare: tuple[Callable[..., Any]]  # the model as it was given; a tuple, as a module would be registered
     _init_loc_fn: Callable[..., Any]
     _saved: tuple[dict[str, torch.Tensor], bool] | None = None  # a state to load at the set-up, and whether strictly
@@ -58,6 +60,16 @@ class LazyGuide(AutoGuide):
             except (ValueError, RuntimeError) as error:  # of parameters that distributions or decompositions reject
                 errors.append(error)
         raise errors[0]
+
+    def _unpack_latent(self, latent: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor]]:
+        """As the host's, whose ``torch.broadcast_shapes`` is slow, and imports sympy."""
+        pos = 0
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            shape = self._unconstrained_shapes[name]
+            event_dim = site["fn"].event_dim + len(shape) - site["value"].ndim
+            whole = np.broadcast_shapes(tuple(shape), (*latent.shape[:-1], *(1,) * event_dim))
+            yield site, latent[..., pos : pos + shape.numel()].view(whole)
+            pos += shape.numel()
 
     def _check_set_up(self) -> None:
         check_set_up(self, "call it once with the model's arguments, guide(*args)")

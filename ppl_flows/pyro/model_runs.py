@@ -16,7 +16,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.model_runs import Dims, ModelData, ModelRuns, named_arguments, plate_names
-from ppl_flows.pyro.run_size import draws_per_run, numbers_in
+from ppl_flows.pyro.run_size import PeakBytes, draws_per_run
 
 Tensors = dict[str, torch.Tensor]
 Sites = dict[str, Any]
@@ -34,15 +34,17 @@ def run_at(
     model: Callable[..., Any], draws: Tensors, nesting: int | None, *, predictive: bool, log_likelihood: bool
 ) -> ModelRuns:
     """Many draws in one run, within nesting many plates of the model; one by one without nesting."""
-    first = _run(model, _row(draws, 0))
+    first, memory = _first_run(model, draws)
     data = {name: site for name, site in first.items() if is_data(site) and name not in draws}  # these are conditioned
 
     def scores(sites: Sites) -> Tensors:
         return {name: _masked(sites[name]["fn"].log_prob(sites[name]["value"]), sites[name]["mask"]) for name in data}
 
     return ModelRuns(
-        at_draws(WithoutData()(model), draws, nesting, first, values_of(data), random=True) if predictive else {},
-        at_draws(model, draws, nesting, first, scores) if log_likelihood else {},
+        at_draws(WithoutData()(model), draws, nesting, first, values_of(data), memory, random=True)
+        if predictive
+        else {},
+        at_draws(model, draws, nesting, first, scores, memory) if log_likelihood else {},
         {name: site["value"].cpu().numpy() for name, site in data.items()},
         {name: _dims(site) for name, site in first.items()},
     )
@@ -53,11 +55,11 @@ def with_deterministic_sites(model: Callable[..., Any], draws: Tensors, nesting:
 
     Without these where the model draws what is not among the draws, as they would be made of the prior.
     """
-    first = _run(model, _row(draws, 0))
+    first, memory = _first_run(model, draws)
     found = [name for name, site in first.items() if site["infer"].get("_deterministic")]
     if not found or any(not site["is_observed"] for name, site in first.items() if name not in draws):
         return draws
-    return {**draws, **at_draws(model, draws, nesting, first, values_of(found))}
+    return {**draws, **at_draws(model, draws, nesting, first, values_of(found), memory)}
 
 
 def at_draws(
@@ -66,15 +68,18 @@ def at_draws(
     nesting: int | None,
     first: Sites,
     read: Callable[[Sites], Tensors],
+    memory: int,
     *,
     random: bool = False,
 ) -> Tensors:
     """What ``read`` finds in the sites of a run of the model at each of the draws, ``{name: (n, *shape)}``.
 
     Many draws are one run, within nesting many plates; they are run one by one without nesting, or where the one run
-    gives values of other shapes or, unless these are random, other values. ``first`` are the sites at the first draw.
+    gives values of other shapes or, unless these are random, other values. ``first`` are the sites at the first draw,
+    whose run took so many bytes of memory.
     """
-    at_first = read(first)
+    with PeakBytes() as more:
+        at_first = read(first)
     shapes = {name: value.shape for name, value in at_first.items()}
     if not shapes:
         return {}
@@ -83,7 +88,7 @@ def at_draws(
     def one(i: int) -> Tensors:
         return read(_run(model, _row(draws, i)))
 
-    joined = None if nesting is None else _in_few_runs(model, draws, nesting, first, read, shapes)
+    joined = None if nesting is None else _in_few_runs(model, draws, nesting, first, read, shapes, memory + more.peak)
     if joined is not None:
         ends = [] if random else [(0, at_first), (n - 1, one(n - 1))]
         if all(torch.allclose(joined[name][i], v, equal_nan=True) for i, row in ends for name, v in row.items()):
@@ -99,10 +104,11 @@ def _in_few_runs(
     first: Sites,
     read: Callable[[Sites], Tensors],
     shapes: dict[str, torch.Size],
+    memory: int,
 ) -> Tensors | None:
     """As ``at_draws``; None where the values have other shapes."""
     pads = {name: (1,) * (nesting - len(first[name]["fn"].batch_shape)) for name in draws}
-    blocks, at_once = [], draws_per_run(2 * numbers_in(first))  # scores take as much again
+    blocks, at_once = [], draws_per_run(memory)
     for start in range(0, len(next(iter(draws.values()))), at_once):
         rows = {name: value[start : start + at_once] for name, value in draws.items()}
         size = len(next(iter(rows.values())))
@@ -150,6 +156,12 @@ def is_data(site: dict[str, Any]) -> bool:
     """Whether a sample site is observed, or was, and no factor and no deterministic site."""
     observed = site["is_observed"] or site["infer"].get("was_observed")
     return bool(observed) and not (isinstance(site["fn"], dist.Unit) or site["infer"].get("_deterministic"))
+
+
+def _first_run(model: Callable[..., Any], draws: Tensors) -> tuple[Sites, int]:
+    """The sites at the first of the draws, and how many bytes the run took."""
+    with PeakBytes() as memory:
+        return _run(model, _row(draws, 0)), memory.peak
 
 
 def _run(model: Callable[..., Any], rows: Tensors) -> Sites:

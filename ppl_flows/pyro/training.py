@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
-from ppl_flows.pyro.checkpoint import take_up, write
+from ppl_flows.pyro.checkpoint import SoFar, take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
-from ppl_flows.pyro.compile.replay import Replay, start_replay
+from ppl_flows.pyro.compile.replay import Replay, say, start_replay, state_of
 from ppl_flows.pyro.eager_step import EagerSteps
 
 
@@ -35,7 +34,7 @@ def train(
     weighted: bool = True,
     anneal: float = 1.0,
     tolerance: float | None = None,
-    compile: bool | str = False,
+    compile: bool | str | None = None,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Training:
@@ -45,57 +44,112 @@ def train(
     are then those in Pyro's store.
     """
     check_steps(steps, elbo.num_particles)
-    plan = _plan(steps, lr, anneal)
-    size = max(1, steps // BLOCKS)
+    plan, size = _plan(steps, lr, anneal), max(1, steps // BLOCKS)
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
-    loop: EagerSteps | Replay = eager
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
-    to_compile, stop, pieces = bool(compile) and not so_far.gave_up, so_far.finished, Pieces(size)
+    if compile is None and (optimizer is not None or not weighted):
+        compile = False  # the compiled step is not that of a host's optimiser, or loss
+    loop = _Loop(eager, so_far, plan, compile, annealed=anneal < 1)
+    stop, pieces = so_far.finished, Pieces(size)
     with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
         try:
             while not stop:
-                end = pieces.end(so_far.step, steps) if so_far.step else 1  # the first step makes the parameters
+                # the first step makes the parameters, the second shows what a step changes besides
+                end = pieces.end(so_far.step, steps) if so_far.step > 1 else so_far.step + 1
                 try:
-                    if so_far.step and to_compile:
-                        to_compile = False
-                        loop = start_replay(eager, compile, steps - 1, annealed=anneal < 1)
-                    for loss in loop.run(plan[so_far.step : end]):
-                        so_far.add(loss)
+                    for _ in loop.run(end):
                         bar.update()
-                    if due := checkpoint is not None and checkpoint.is_due():
-                        loop.confirm(plan[so_far.step - 1])
-                except CompileError as error:
-                    if compile == "strict":
-                        raise
-                    warnings.warn(f"fit goes on without compile={compile!r}: {error.reason}.", stacklevel=3)
-                    so_far.give_up(error.lost)
-                    bar.update(-error.lost)
-                    loop = eager
-                    continue
-                pieces.ended()
-                if loop.running >= MAX_SKIPPED:
-                    loop.sync()
-                    first = so_far.step - loop.running
-                    raise FitError(first, so_far.losses[: first + MAX_SKIPPED], eager.values())
-                if so_far.step % size == 0 or so_far.step == steps:
-                    median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
-                    bar.set_postfix(loss=f"{median:.3f}")
-                    if watch:
-                        loop.sync()
-                        with eager.at_means():
-                            watch(so_far.step, median, eager.values())
-                    so_far.finished = so_far.step == steps or has_converged(
-                        so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance
+                    pieces.ended()
+                    ended = so_far.step % size == 0 or so_far.step == steps  # a block
+                    finished = so_far.step == steps or (
+                        ended
+                        and has_converged(so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance)
                     )
-                stop = so_far.finished or interrupt.requested
+                    due = checkpoint is not None and checkpoint.is_due()
+                    if finished or due:
+                        loop.confirm()
+                    if ended:
+                        median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
+                        bar.set_postfix(loss=f"{median:.3f}")
+                        if watch:
+                            loop.show(watch, median, last=finished)
+                    stop = finished or interrupt.requested
+                    if stop:
+                        loop.confirm()
+                except CompileError as error:
+                    bar.update(-loop.give_up(error))
+                    stop = False
+                    continue
+                so_far.finished = finished
                 if checkpoint and (stop or due):
-                    loop.hand_over()
+                    loop.taken_by.hand_over()
                     write(checkpoint, eager, so_far)
         finally:
-            loop.sync()
+            loop.taken_by.sync()
     eager.settle()
-    return Training(so_far.losses[: so_far.step], loop.skipped, eager.values(), interrupt.requested)
+    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), interrupt.requested)
+
+
+class _Loop:
+    """Steps by this plan, by Pyro or, from the third on, by replays.
+
+    Attributes:
+        taken_by: what takes them.
+    """
+
+    def __init__(
+        self, eager: EagerSteps, so_far: SoFar, plan: np.ndarray, compile: bool | str | None, *, annealed: bool
+    ) -> None:
+        self.taken_by: EagerSteps | Replay = eager
+        self._eager, self._so_far, self._plan, self._annealed = eager, so_far, plan, annealed
+        self._compile, self._to_compile = compile, compile is not False and not so_far.gave_up
+        self._before: dict[str, Any] | None = None
+
+    def run(self, end: int) -> Iterator[float]:
+        """The losses up to a step.
+
+        Raises:
+            CompileError: steps are to go on by Pyro.
+            FitError: too many running were not finite.
+        """
+        so_far = self._so_far
+        if self._to_compile and so_far.step == 1:
+            self._before = state_of(self._eager)
+        if self._to_compile and so_far.step > 1:
+            self._to_compile = False
+            remaining = len(self._plan) - 1  # of a fit that nothing stopped: one that goes on takes the same way
+            self.taken_by = start_replay(self._eager, self._compile, remaining, self._before, annealed=self._annealed)
+        for loss in self.taken_by.run(self._plan[so_far.step : end]):
+            so_far.add(loss)
+            yield loss
+        if self.taken_by.running >= MAX_SKIPPED:
+            self.taken_by.sync()
+            first = so_far.step - self.taken_by.running
+            raise FitError(first, so_far.losses[: first + MAX_SKIPPED], self._eager.values())
+
+    def confirm(self) -> None:
+        """The steps so far are those of Pyro, or a CompileError."""
+        self.taken_by.confirm(self._plan[self._so_far.step - 1])
+
+    def show(self, watch: Callable[[int, float, dict[str, torch.Tensor]], Any], median: float, *, last: bool) -> None:
+        """Calls back; a CompileError if steps that are still to come are others by that."""
+        self.taken_by.sync()
+        with self._eager.at_means():
+            watch(self._so_far.step, median, self._eager.values())
+        if not last:
+            self.taken_by.look_again()
+
+    def give_up(self, error: CompileError) -> int:
+        """Goes on by Pyro; how many steps are to be taken again."""
+        if self._compile == "strict":
+            raise error
+        what = f" compile={self._compile!r}" if self._compile else " being compiled"
+        text = f"fit goes on without{what}: {error.reason}."
+        say(text, self._compile, stacklevel=5, matters=error.lost > 0)
+        self._so_far.give_up(error.lost)
+        self.taken_by = self._eager
+        return error.lost
 
 
 def _plan(steps: int, lr: float, anneal: float) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
@@ -193,7 +192,7 @@ EAGER = triangular_sweep.InPlace(_views, torch.Tensor.addmm_, torch.Tensor.copy_
 def _solve(method: str, system: System) -> tuple[Tensor, Tensor]:
     if torch._C._get_tracing_state():
         return triangular_sweep.unroll(*system)
-    if get_proxy_mode() is not None or torch.compiler.is_compiling():
+    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():  # a capture, ours or of ``make_fx``
         return triangular_sweep.substitute(EAGER, *system)  # a graph cannot stop when the data say so
     dim, n = system[-1][0].shape[0], system[-1][0].shape[-1]
     # inference mode makes each of the many small operations cheaper; but nothing made in it can be saved for a gradient

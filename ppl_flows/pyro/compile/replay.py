@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppl_flows.pyro.adam import BETAS
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error
+from ppl_flows.pyro.compile.python_state import changed, python_state
 from ppl_flows.pyro.compile.step import Step, capture_step, compile_step
-from ppl_flows.pyro.eager_step import BETAS, EagerSteps
+from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
 
-COMPILE = (False, "auto", "jit", "inductor", "strict")
-JIT_STEPS, INDUCTOR_STEPS = 500, 20_000  # from so many on a fit takes less time with than without
+COMPILE = (None, False, "auto", "jit", "inductor", "strict")
+JIT_STEPS, INDUCTOR_STEPS = 200, 20_000  # from so many on a fit takes less time with than without
+LOG = logging.getLogger("ppl_flows")
 CHECK_STEPS = 500  # between two comparisons with an eager step
 MOVE = 0.01  # of the parameters, for comparisons from nearby
 DIFFERENT = (
@@ -57,6 +61,7 @@ class Replay:
         with as_compile_error(f"backend {backend!r}"):
             self._step = compile_step(step, [*self._now, row], backend)
         self._verify(row)
+        self._python_state = state_of(eager)
         self._since = 0
         self._good = self._now, torch.get_rng_state()
 
@@ -86,9 +91,21 @@ class Replay:
         Raises:
             CompileError: as ``run``.
         """
+        if not self._since:
+            return
         with self._or_back():
             self._check(torch.tensor(row))
         self._since, self._good = 0, (self._now, torch.get_rng_state())
+
+    def look_again(self) -> None:
+        """Code that is not the model's has run, and may have changed what this reads.
+
+        Raises:
+            CompileError: it has. The eager steps go on from here.
+        """
+        if place := changed(self._python_state, state_of(self._eager)):
+            self.hand_over()
+            raise CompileError(f"the callback changed {place!r}, which the model or guide can read")
 
     @contextmanager
     def _or_back(self) -> Iterator[None]:
@@ -190,9 +207,9 @@ class Replay:
         return bool(error <= 1e-3 * torch.linalg.vector_norm(gradient) + 1e-5 * (1 + abs(expected)))
 
 
-def check_compile(compile: bool | str, *, loss: Any = None, optimizer: Any = None) -> None:
+def check_compile(compile: bool | str | None, *, loss: Any = None, optimizer: Any = None) -> None:
     """Raises ValueError for what ``fit(compile=)`` does not take, alone or with a loss or optimiser of the host's."""
-    if compile not in COMPILE:
+    if compile not in COMPILE or compile == 1 or (isinstance(compile, int) and compile is not False):
         raise ValueError(f"compile must be one of {', '.join(map(repr, COMPILE))}, got {compile!r}.")
     for name, value in (("loss", loss), ("optimizer", optimizer)):
         if compile and value is not None:
@@ -202,26 +219,54 @@ def check_compile(compile: bool | str, *, loss: Any = None, optimizer: Any = Non
             )
 
 
-def start_replay(eager: EagerSteps, compile: bool | str, steps: int, *, annealed: bool) -> EagerSteps | Replay:
+def start_replay(
+    eager: EagerSteps, compile: bool | str | None, steps: int, before: dict[str, Any] | None = None, *, annealed: bool
+) -> EagerSteps | Replay:
     """What takes so many more steps: ``compile`` as in ``fit``, but not False.
+
+    Args:
+        before: of ``state_of``, a step ago.
 
     Raises:
         CompileError: the step cannot be captured, or compiled.
     """
-    if compile == "auto" and steps < JIT_STEPS:
+    if compile in (None, "auto") and steps < JIT_STEPS:
         return eager
     backends = ["inductor"] if compile == "inductor" else ["jit"]
-    if compile in ("auto", "strict") and steps > INDUCTOR_STEPS and has_compiler():
+    if compile in (None, "auto", "strict") and steps > INDUCTOR_STEPS and has_compiler():
         backends = ["inductor", "jit"]
+    now = state_of(eager)
+    _check_unchanged(now if before is None else before, now)
     step = capture_step(eager, annealed=annealed)
+    _check_unchanged(now, state_of(eager))
     for backend in backends[:-1]:
         try:
             return Replay(eager, step, backend)
         except CompileError as error:
             if compile == "strict":
                 raise
-            warnings.warn(f"fit goes on with TorchScript: {error.reason}.", stacklevel=4)
+            say(f"fit goes on with TorchScript: {error.reason}.", compile, stacklevel=5)
     return Replay(eager, step, backends[-1])
+
+
+def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    if place := changed(before, after):
+        raise CompileError(
+            f"each run of the model or guide may change {place!r}, and a replay runs no Python code of theirs"
+        )
+
+
+def say(message: str, compile: bool | str | None, *, stacklevel: int, matters: bool = False) -> None:
+    """A warning where ``compile`` was asked for, or where it ``matters``; else a line in the log."""
+    if compile is None and not matters:
+        LOG.info(message)
+    else:
+        warnings.warn(message, stacklevel=stacklevel)
+
+
+def state_of(eager: EagerSteps) -> dict[str, Any]:
+    """Of the model and the guide; without what is trained."""
+    return python_state(eager.model, eager.guide, ignored=[*eager.names, *stored_state().values()])
 
 
 def has_compiler() -> bool:

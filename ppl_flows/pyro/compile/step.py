@@ -14,11 +14,11 @@ from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.pyro.adam import BETAS, EPS
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error, aten, capture
-from ppl_flows.pyro.eager_step import BETAS, EPS, EagerSteps
+from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
 
 
@@ -136,12 +136,15 @@ def compile_step(step: Step, example: Sequence[torch.Tensor], backend: str) -> C
     with torch.no_grad(), torch.random.fork_rng(), _quiet():
         if backend == "jit":
             for node in step.gradient.graph.find_nodes(op="call_function", target=aten.mm.default):
-                node.target = aten.matmul.default  # TorchScript takes a product of a constant to have its shape
+                if any(other.op == "get_attr" for other in node.all_input_nodes):
+                    node.target = aten.matmul.default  # TorchScript takes a product of a constant to have its shape
             step.gradient.recompile()
             # torch.jit.trace would leave the graph, and what running it makes, in a unit that lives as long as Python
             traced, _ = torch._C._create_graph_by_tracing(step.eval(), tuple(example), lambda _: "", True, False)
             run: Callable[..., Sequence[torch.Tensor]] = torch._C._create_function_from_graph("step", traced)
             return run
+        from torch.fx.experimental.proxy_tensor import make_fx  # a third of a second, for who takes inductor
+
         graph = make_fx(step)(*example)
         for node in graph.graph.nodes:
             node.meta.pop("val", None)  # real tensors, where inductor wants its own
