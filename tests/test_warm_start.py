@@ -167,7 +167,7 @@ def test_laplace_is_exact_on_a_gaussian():
 def test_a_density_that_is_not_finite_at_the_initial_point_is_rescued(find):
     density = turned(4.0)
     found = find(NotFinite(density, lambda z: np.all(np.abs(z - 5.0) < 1e-9, axis=1)), np.full(DIM, 5.0))
-    assert kl(density, found) < (0.5 if find is mean_field else 1e-3)
+    assert kl(density, found) < (0.5 if find is mean_field else 2e-3)
 
 
 @pytest.mark.parametrize("find", [full_rank, mean_field, laplace])

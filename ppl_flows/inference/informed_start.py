@@ -12,10 +12,9 @@ from ppl_flows.inference.gaussian_start import (
     CHECK_DRAWS,
     Density,
     Gaussian,
-    batch_and_match,
+    correlated,
     elbo_of,
     find_gaussian,
-    inverse_root,
     laplace,
     match_diagonal,
     mean_field,
@@ -98,10 +97,7 @@ def informed_start(
         return best, seen
     if kind == "laplace":
         return with_elbos(informed, [laplace(informed, best.mean, seed)], noise)[0], seen
-    curved = Gaussian(best.mean, inverse_root(informed.hessian(best.mean[None])[0]))
-    best = max(with_elbos(informed, [Gaussian(best.mean, np.diag(best.factor)), curved], noise), key=elbo_of)
-    found = [best, batch_and_match(informed, best, rng)]
-    return max(with_elbos(informed, found, rng.standard_normal(noise.shape)), key=elbo_of), seen
+    return correlated(informed, best, rng), seen
 
 
 def observe(

@@ -18,10 +18,10 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.results import MAX_SKIPPED
-from ppl_flows.inference.schedule import BLOCKS, averaging_share, learning_rate, model_weight
+from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
-from ppl_flows.numpyro.compile_once import Program, compile_once, computed
+from ppl_flows.numpyro.compile_once import compile_once, computed
 
 
 class CompiledSteps:
@@ -73,12 +73,12 @@ class CompiledSteps:
         start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
         self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), calls=steps)
-        self._params_of = Program(lambda vector: self._svi.constrain_fn(self._unravel(vector)), BLOCKS)
+        self._means: dict[str, Any] = {}
 
     def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes steps ``first, ..., last - 1``, all of one block: their losses, and how many steps running moved
         nothing at each."""
-        self._carry, losses, bads = self._program(self._carry, first, last)
+        self._carry, self._means, losses, bads = self._program(self._carry, first, last)
         return np.asarray(losses)[: last - first], np.asarray(bads)[: last - first]
 
     def values(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class CompiledSteps:
 
     def means(self) -> dict[str, Any]:
         """The mean parameters of the block, and the mutable state, in buffers of their own."""
-        return _copy_arrays(self._params_of(self._carry.mean) | (self._carry.state.mutable_state or {}))
+        return self._means | _copy_arrays(self._carry.state.mutable_state or {})
 
     def describe(self) -> dict[str, Any]:
         """The parameters, and what the optimiser keeps, for a checkpoint."""
@@ -107,6 +107,7 @@ class CompiledSteps:
         """The steps are where they were in this snapshot."""
         leaves, structure = jax.tree.flatten(self._carry)
         self._carry = _copy_arrays(jax.tree.unflatten(structure, like(leaves, saved)))
+        self.run(0, 0)  # no step, but the means
 
     def _first_state(self, key: jax.Array, init_params: dict[str, Any] | None) -> tuple[SVIState, jax.Array, Any]:
         """The state that training starts at, its unconstrained parameters, and what constrains them."""
@@ -114,13 +115,15 @@ class CompiledSteps:
         mean, self._unravel = ravel_pytree(self._svi.optim.get_params(state.optim_state))
         return state, mean, self._svi.constrain_fn.args[0]
 
-    def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, jax.Array, jax.Array]:
+    def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, dict[str, Any], jax.Array, jax.Array]:
         def update(step: jax.Array, so_far: tuple[_Carry, jax.Array, jax.Array]) -> Any:
             carry, losses, bads = so_far
             carry, loss = self._update(step, carry)
             return carry, losses.at[step - first].set(loss), bads.at[step - first].set(carry.bad)
 
-        return lax.fori_loop(first, last, update, (carry, jnp.zeros(self._block), jnp.zeros(self._block, dtype=int)))
+        empty = jnp.zeros(self._block), jnp.zeros(self._block, dtype=int)
+        carry, losses, bads = lax.fori_loop(first, last, update, (carry, *empty))
+        return carry, self._svi.constrain_fn(self._unravel(carry.mean)), losses, bads
 
     def _update(self, step: jax.Array, carry: _Carry) -> tuple[_Carry, jax.Array]:
         state, mean, bad = carry

@@ -62,6 +62,6 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
     """Jaxprs among the parameters of an equation."""
     for value in params.values():
         for one in value if isinstance(value, tuple | list) else (value,):
-            one = getattr(one, "jaxpr", one)  # of a closed one
-            if hasattr(one, "eqns"):
-                yield one
+            jaxpr = getattr(one, "jaxpr", one)  # of a closed one
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr

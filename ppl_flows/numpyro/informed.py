@@ -9,18 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions.transforms import biject_to
+from numpyro.distributions.transforms import ExpTransform, IdentityTransform, biject_to
 
 from ppl_flows.core.types import Params
 from ppl_flows.inference.gaussian_start import Density
 from ppl_flows.inference.informed_start import Observations, map_params_at
 from ppl_flows.inference.measure_fit import Map
 from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
-from ppl_flows.inference.read_prior import kind_of
-from ppl_flows.inference.saved_fits import probe
 from ppl_flows.inference.site_priors import Prior
 from ppl_flows.jax.arrays import to_array
-from ppl_flows.numpyro.compile_once import Program, computed
+from ppl_flows.numpyro.compile_once import Program
 from ppl_flows.numpyro.log_density import LogDensity, blocks_of_rows
 from ppl_flows.numpyro.model_walk import NumPyroWalk, leaves
 from ppl_flows.numpyro.transform import FlowTransform
@@ -44,18 +42,24 @@ def model_map(
     """
     maps = {name: biject_to(site["fn"].support) for name, site in latents.items()}
     shapes = {name: tuple(maps[name].inverse_shape(jnp.shape(site["value"]))) for name, site in latents.items()}
-    images = computed(lambda: {name: maps[name](jnp.asarray(probe(shapes[name]))) for name in latents})
     sites: list[LatentSite] = []
     for name, numbers in shapes.items():
-        kind = kind_of(np.asarray(images[name]), probe(numbers))
-        sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind))
+        sites.append(LatentSite(name, numbers, sum(s.size for s in sites), _kind(maps[name])))
     every, walk, values = tuple(sites), NumPyroWalk(model, args, kwargs, latents, params), leaves(params)
-    program = Program(lambda u, variant: walk.read(every, u, values, variant))
+    return find_map(every, walk, reader(walk, every, values), init, values)
+
+
+def reader(
+    walk: Any, sites: tuple[LatentSite, ...], params: Params
+) -> Callable[[np.ndarray, int], dict[str, tuple[Prior, float]]]:
+    """Gives the priors of sites at a latent vector, and how wrong they are, as ``NumPyroWalk.read``."""
+    program = Program(lambda u, variant: walk.read(sites, u, params, variant), calls=100)
 
     def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, float]]:
-        return {n: (_to_numpy(p), float(error)) for n, (p, error) in program(to_array(u), to_array(variant)).items()}
+        found = program(to_array(u), to_array(variant))
+        return {n: (type(p)(*(np.asarray(a, np.float64) for a in p)), float(error)) for n, (p, error) in found.items()}
 
-    return find_map(every, walk, read, init, values)
+    return read
 
 
 class MapRuns:
@@ -102,7 +106,7 @@ class NumPyroCoordinates:
 
         walk: Any = informed.walk
         self._density, self._runs = LogDensity(of_coordinates, dtype), MapRuns(informed, dtype)
-        self._priors = Program(jax.vmap(lambda u: walk.read(self.sites, u, self._params, 0)))
+        self._prior = reader(walk, self.sites, self._params)
 
     def density(self, seen: Observations) -> Density:
         return self._density.at(self._params_at(seen))
@@ -114,7 +118,8 @@ class NumPyroCoordinates:
         return self._runs.inverse(self._params_at(seen), u)[0]
 
     def priors(self, u: np.ndarray) -> dict[str, Prior]:
-        return {n: _to_numpy(p) for n, (p, _) in self._priors(u.astype(self._dtype)).items()}
+        rows = [self._prior(row.astype(self._dtype), 0) for row in u]
+        return {n: _stacked([row[n][0] for row in rows]) for n in rows[0]}
 
     def _params_at(self, seen: Observations) -> Params:
         params: Params = jax.tree.map(lambda a: np.asarray(a, self._dtype), map_params_at(seen, self._params))
@@ -129,5 +134,12 @@ def ways(last: FlowTransform) -> tuple[Map, Map]:
     return partial(runs.forward, params), partial(runs.inverse, params)
 
 
-def _to_numpy(prior: Prior) -> Prior:
-    return type(prior)(*(np.asarray(a, np.float64) for a in prior))
+def _kind(transform: Any) -> str | None:
+    """How it leads from real numbers to a support, as ``read_prior`` asks: its ``kind``, or None."""
+    while hasattr(transform, "base_transform"):
+        transform = transform.base_transform
+    return "real" if transform == IdentityTransform() else "log" if transform == ExpTransform() else None
+
+
+def _stacked(priors: list[Prior]) -> Prior:
+    return type(priors[0])(*map(np.stack, zip(*priors, strict=True)))
