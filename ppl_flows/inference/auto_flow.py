@@ -39,8 +39,11 @@ QUALITIES = {
     "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
 # by the nats that a start leaves over
-TRIFLE = 0.1
-ENOUGH = {0.01: Quality(flow_layers=4, steps=500, num_particles=32)}
+TRIFLE = 0.25
+ENOUGH = {
+    0.01: Quality(flow_layers=4, steps=500, num_particles=32),
+    TRIFLE: Quality(flow_layers=16, steps=1_000, num_particles=64),
+}
 
 
 def sized(quality: str, kl: float, dim: int, *, informed: bool) -> Quality:

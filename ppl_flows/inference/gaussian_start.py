@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import eigh
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 Array = np.ndarray
 
@@ -46,8 +47,8 @@ class Density(Protocol):
 class Gaussian:
     """The normal distribution of ``mean + factor @ u``, u standard normal; factor lower triangular, or its diagonal.
 
-    ``elbo`` is that of the density it was found for; ``kl``, half the variance of the log weights, is about its KL to
-    the posterior; both in nats, of a few draws.
+    ``elbo`` is that of the density it was found for; ``kl``, log evidence by its weights minus that, is about its KL to
+    the posterior, or less; both in nats, of a few draws.
     """
 
     mean: Array
@@ -209,7 +210,7 @@ def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> li
         log_weights = np.where(np.isfinite(log_p), log_p, -np.inf) - log_q
         elbo = float(log_weights.mean())
         with np.errstate(over="ignore"):
-            kl = float(log_weights.var() / 2) if np.isfinite(elbo) else np.nan
+            kl = float(logsumexp(log_weights) - np.log(len(noise))) - elbo if np.isfinite(elbo) else np.nan
         made.append(Gaussian(g.mean, g.factor, elbo, kl))
     return made
 
