@@ -96,7 +96,7 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
 
 
 def correlated(density: Density, around: Gaussian, rng: np.random.Generator) -> Gaussian:
-    """The best of a Gaussian with independent coordinates, those with the inverse curvature at its mean and a few Newton
+    """The best of a Gaussian with independent coordinates, of those with the curvature at its mean and a few Newton
     steps from there, and what Batch-and-Match makes of the best of these."""
     size, at = (CHECK_DRAWS, len(around.mean)), around
     found = [Gaussian(around.mean, np.diag(around.factor))]

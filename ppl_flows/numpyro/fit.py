@@ -18,6 +18,7 @@ from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
@@ -91,7 +92,7 @@ def fit(
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
         seed: of all draws.
-        progress: show a bar, in a terminal or notebook.
+        progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
             The same call in a new process, after this one was killed, goes on from there, and ends, on the same
             machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
@@ -117,7 +118,7 @@ def fit(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key = random_key(seed)
-    with data_errors(bound_model):
+    with stage("looking for a start", progress=progress), data_errors(bound_model):
         set_up(guide, args, kwargs, seed, init_params or {})  # as steps and particles follow from the start
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
@@ -175,11 +176,12 @@ def fit(
         watch=callback,
         checkpoint=saved,
     )
-    return measure_fit(
-        trained,
-        FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
-        near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else None,
-        num_draws=draws,
-        seed=seed,
-        write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),
-    )
+    with stage(f"measuring by {draws:,} draws", progress=progress):
+        return measure_fit(
+            trained,
+            FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
+            near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else None,
+            num_draws=draws,
+            seed=seed,
+            write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),
+        )

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from numpyro.infer import ELBO
-from tqdm.auto import tqdm
 
 from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
+from ppl_flows.inference.progress import stage, steps_bar
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
@@ -39,19 +39,20 @@ def train(
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters.
     """
     size = max(1, steps // BLOCKS)
-    loop = CompiledSteps(
-        key,
-        elbo,
-        model,
-        guide,
-        steps=steps,
-        block=size,
-        lr=lr,
-        clip=clip,
-        optimizer=optimizer,
-        anneal=anneal,
-        init_params=init_params,
-    )
+    with stage(f"compiling {steps:,} steps, one program", progress=progress):
+        loop = CompiledSteps(
+            key,
+            elbo,
+            model,
+            guide,
+            steps=steps,
+            block=size,
+            lr=lr,
+            clip=clip,
+            optimizer=optimizer,
+            anneal=anneal,
+            init_params=init_params,
+        )
     losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
     if checkpoint:
         checkpoint.compare(loop.describe())
@@ -62,7 +63,7 @@ def train(
                 checkpoint.restore_kept(loop.means())
     stop = finished
     pieces = Pieces(size)
-    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
+    with steps_bar(steps, elbo.num_particles, progress=progress) as bar, StopOnInterrupt() as interrupt:
         bar.update(len(losses))
         while not stop:
             first = len(losses)

@@ -19,6 +19,7 @@ from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
@@ -112,7 +113,7 @@ def fit(
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
         seed: of all draws; torch's global generator is left as it was.
-        progress: show a bar, in a terminal or notebook.
+        progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
             The same call in a new process, after this one was killed, goes on from there, and ends, on the same
             machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
@@ -136,7 +137,7 @@ def fit(
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
-    with data_errors(lambda _: model(*args, **kwargs)):
+    with stage("looking for a start", progress=progress), data_errors(lambda _: model(*args, **kwargs)):
         set_up(guide, args, kwargs, seed)  # as steps and particles follow from the start
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
@@ -205,7 +206,8 @@ def fit(
     )
     if draws is None:
         draws = EVALUATION_DRAWS if fitted.together else SINGLE_DRAWS
-    with vectorized_errors(elbo, weighted_model, scored_guide):
+    measuring = stage(f"measuring by {draws:,} draws", progress=progress)
+    with measuring, vectorized_errors(elbo, weighted_model, scored_guide):
         return measure_fit(
             trained,
             fitted,

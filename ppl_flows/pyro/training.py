@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import ELBO
-from tqdm.auto import tqdm
 
 from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
+from ppl_flows.inference.progress import steps_bar
 from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
@@ -51,7 +51,7 @@ def train(
         compile = False  # the compiled step is not that of a host's optimiser, or loss
     loop = _Loop(eager, so_far, plan, compile, annealed=anneal < 1)
     stop, pieces = so_far.finished, Pieces(size)
-    with tqdm(total=steps, disable=None if progress else True, desc="fit") as bar, StopOnInterrupt() as interrupt:
+    with steps_bar(steps, elbo.num_particles, progress=progress) as bar, StopOnInterrupt() as interrupt:
         bar.update(so_far.step)
         try:
             while not stop:
