@@ -23,7 +23,8 @@ from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection,
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.measure_fit import Near
-from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
+from ppl_flows.inference.find_map import loaded_map
+from ppl_flows.inference.model_map import ModelMap, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
@@ -136,12 +137,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
         if self._file is not None:
             check_sites(self._file.sites, self.latent_sites())
             if self._file.placed:
-                self._map = loaded_map(self._file.placed, guide_map(self, args, kwargs))
+                self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, args, kwargs))
             self._bijection, self._start = whole_flow(self._file, self._map)
             self.start, self._gaussian = self._file.start, gaussian_of(self._file)
             return
-        start, self._map = first_start(self, self._wish, args, kwargs)
-        self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+        start = first_start(self, self._wish, args, kwargs)
+        self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
         layers = self.size.flow_layers
         self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"

@@ -12,10 +12,10 @@ import numpy as np
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.types import Params
+from ppl_flows.inference.find_map import find_map
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.informed_start import Observations, map_params_at
 from ppl_flows.inference.measure_fit import Map
-from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
+from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 from ppl_flows.inference.read_prior import kind_of
 from ppl_flows.inference.saved_fits import probe
 from ppl_flows.inference.site_priors import Prior
@@ -32,8 +32,8 @@ def model_map(
     latents: dict[str, Any],
     init: np.ndarray,
     params: Params,
-) -> ModelMap | None:
-    """The map of a model; None where no site has a location and scale that depend on earlier ones.
+) -> ModelMap:
+    """The map of a model; it places nothing where no site has a location and scale that depend on earlier ones.
 
     Args:
         latents: of a trace, in the order of the latent vector.
@@ -65,8 +65,9 @@ class NumPyroCoordinates:
     def __init__(
         self, informed: ModelMap, log_density: Callable[[jax.Array], jax.Array], dtype: Any, params: Params
     ) -> None:
-        self.sites = informed.sites
-        self._params, self._dtype = leaves(params), dtype
+        self.informed = informed
+        self._log_density, self._dtype, self._params = log_density, dtype, params
+        model = leaves(params)
 
         def of_coordinates(w: jax.Array, params: Params) -> jax.Array:
             u, log_det = informed.forward(params, w)
@@ -76,7 +77,11 @@ class NumPyroCoordinates:
         self._density = LogDensity(of_coordinates, dtype)
         self._forward = jax.jit(lambda params, w: informed.forward(params, w)[0])
         self._inverse = jax.jit(lambda params, u: informed.inverse(params, u)[0])
-        self._priors = jax.jit(jax.vmap(lambda u: walk.read(self.sites, u, self._params, 0)))
+        self._priors = jax.jit(jax.vmap(lambda u: walk.read(informed.sites, u, model, 0)))
+        self._curvature = jax.jit(lambda u: walk.curvature(informed.sites, informed.block, u, model))
+
+    def of(self, informed: ModelMap) -> NumPyroCoordinates:
+        return NumPyroCoordinates(informed, self._log_density, self._dtype, self._params)
 
     def density(self, seen: Observations) -> Density:
         return self._density.at(self._params_at(seen))
@@ -90,14 +95,19 @@ class NumPyroCoordinates:
     def priors(self, u: np.ndarray) -> dict[str, Prior]:
         return {n: _to_numpy(p) for n, (p, _) in self._priors(jnp.asarray(u, self._dtype)).items()}
 
+    def curvature(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gradient, precision = self._curvature(jnp.asarray(u, self._dtype))
+        return np.asarray(gradient, np.float64), np.asarray(precision, np.float64)
+
     def _params_at(self, seen: Observations) -> Params:
-        params: Params = jax.tree.map(lambda a: jnp.asarray(a, self._dtype), map_params_at(seen, self._params))
+        made = self.informed.params_at(seen, leaves(self._params))
+        params: Params = jax.tree.map(lambda a: jnp.asarray(a, self._dtype), made)
         return params
 
 
 def ways(last: FlowTransform) -> tuple[Map, Map]:
     """From coordinates to latent vectors, and back, by the map of a model with its parameters."""
-    dtype = last.params["log_precision"].dtype
+    dtype = jax.tree.leaves(last.params)[0].dtype
 
     def as_numpy(run: Callable[..., tuple[jax.Array, jax.Array]], v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved, log_det = run(jnp.asarray(v, dtype))

@@ -21,7 +21,8 @@ from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection,
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.measure_fit import Near
-from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
+from ppl_flows.inference.find_map import loaded_map
+from ppl_flows.inference.model_map import ModelMap, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
@@ -120,18 +121,19 @@ class AutoFlow(LazyGuide, AutoContinuous):
             check_sites(self._file.sites, self.latent_sites())
             set_model_params(self._file)
             if self._file.placed:
-                self._map = loaded_map(self._file.placed, guide_map(self, loc, args, kwargs))
+                self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, loc, args, kwargs))
             self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
             self.start = self._file.start
         self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
 
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
         if self._saved is None:
-            start, self._map = first_start(self, self._wish, loc, args, kwargs)
-            self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+            start = first_start(self, self._wish, loc, args, kwargs)
+            self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
             layers = self.size.flow_layers
         else:
-            start, self._map, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
+            start, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
+            self._map = start.informed
         bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"
         params = guide_params(bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
