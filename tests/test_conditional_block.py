@@ -2,8 +2,8 @@
 
 from functools import cache, partial
 
-import numpy as np
 import jax.numpy as jnp
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -12,7 +12,6 @@ from test_informed_map import Found
 
 import ppl_flows as pf
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.params import map_params
 from ppl_flows.inference import find_start
 from ppl_flows.inference.conditional_gaussian import Conditional
 

@@ -76,7 +76,7 @@ class Hooks(Activations, Protocol):
         """
 
     def cholesky(self, x: Array) -> tuple[Array, Array]:
-        """The lower factors of matrices, ``(*batch, n, n)``, and their inverses; nan where one is not positive definite.
+        """The lower factors of matrices, ``(*batch, n, n)``, and their inverses; nan where not positive definite.
 
         The array API's is for all matrices or, if one is not positive definite, for none. JAX runs the LAPACK of SciPy,
         whose threads get into each other's way where several matrices are factored at once.

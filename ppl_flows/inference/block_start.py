@@ -106,8 +106,8 @@ def _of(precision: Array, at: Array, site: LatentSite) -> Array:
 def _without(seen: Observations, old: ModelMap, new: ModelMap) -> Observations:
     """Those of the sites that the priors still place."""
     kept = [a.pseudo_at for a, b in zip(old.sites, new.sites, strict=True) if b.pseudo is not None]
-    parts = [np.concatenate([np.zeros(0), *(array[at] for at in kept)]) for array in seen[:3]]
-    return Observations(*parts, seen.reference)
+    precision, value, unit = (np.concatenate([np.zeros(0), *(array[at] for at in kept)]) for array in seen[:3])
+    return Observations(precision, value, unit, seen.reference)
 
 
 def _standard_on(found: Gaussian, at: Array) -> Gaussian:

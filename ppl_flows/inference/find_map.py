@@ -86,22 +86,3 @@ def _inner(fn: Any) -> Any:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
-
-
-def loaded_map(placed: tuple[str, ...], map_params: Mapping[str, Any], found: ModelMap) -> ModelMap:
-    """The map of a model for a fit that was trained with these sites placed.
-
-    Args:
-        map_params: of the fit, under dotted names.
-        found: what the model's priors place.
-
-    Raises:
-        ValueError: the model has others to place.
-    """
-    made = found.with_block_at(map_params.get("state.block", ()))
-    if made.placed != placed:
-        raise ValueError(
-            f"AutoFlow.load: the fit places the sites {[*placed]} by their priors, but in this model, with these "
-            f"arguments, they are {[*made.placed]}; give the model and arguments of the fit."
-        )
-    return made

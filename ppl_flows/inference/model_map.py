@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -168,7 +168,7 @@ class ModelMap(Bijection):
 
     def params_at(self, seen: Observations, model: Params) -> Params:
         """Parameters before training, with these observations, and values of the model's own."""
-        zeros, made, state = np.zeros(self.pseudo_size), {}, {}
+        zeros, made, state = np.zeros(self.pseudo_size), dict[str, Any](), dict[str, Any]()
         if self.pseudo_size:
             made = {"log_precision": zeros, "value": zeros}
             state = {"precision": seen.precision, "value": seen.value, "unit": seen.unit}
@@ -249,3 +249,22 @@ def place_sites(
         made.append(site._replace(first=first, pseudo=pseudo if moves else None))
         first, pseudo = first + site.size, pseudo + site.size * moves
     return ModelMap(first, tuple(made), walk, model_params, block)
+
+
+def loaded_map(placed: tuple[str, ...], map_params: Mapping[str, Any], found: ModelMap) -> ModelMap:
+    """The map of a model for a fit that was trained with these sites placed.
+
+    Args:
+        map_params: of the fit, under dotted names.
+        found: what the model's priors place.
+
+    Raises:
+        ValueError: the model has others to place.
+    """
+    made = found.with_block_at(map_params.get("state.block", ()))
+    if made.placed != placed:
+        raise ValueError(
+            f"AutoFlow.load: the fit places the sites {[*placed]} by their priors, but in this model, with these "
+            f"arguments, they are {[*made.placed]}; give the model and arguments of the fit."
+        )
+    return made

@@ -23,8 +23,7 @@ from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection,
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.measure_fit import Near
-from ppl_flows.inference.find_map import loaded_map
-from ppl_flows.inference.model_map import ModelMap, same_arguments
+from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit, SavedSite
@@ -64,9 +63,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
-        informed: whether the model's priors place its sites. ``"auto"``: where some can, the start is searched for, and
-            the Gaussian found in these coordinates has the larger ELBO. The model then runs with the arguments of the
-            call, or, where a call has none, with those of the set-up. ``guide.informed`` names the sites.
+        informed: whether the model places sites: by their priors, or a block of them by its log density. ``"auto"``: where
+            the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
+            arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -202,7 +201,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     @property
     def informed(self) -> tuple[str, ...]:
-        """The sites that are placed by their priors."""
+        """The sites that are placed by their priors, or by the model's log density."""
         return () if self._map is None else self._map.placed
 
     def __repr__(self) -> str:

@@ -67,23 +67,28 @@ class NumPyroWalk:
         self, sites: tuple[LatentSite, ...], block: tuple[str, ...], u: jax.Array, params: Params
     ) -> tuple[jax.Array, jax.Array]:
         """As of ``ModelWalk``."""
-        at = np.concatenate([np.arange(site.first, site.first + site.size) for site in sites if site.name in block])
+        own = [site for site in sites if site.name in block]
+        n = sum(site.size for site in own)
 
         def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def potential(part: jax.Array) -> jax.Array:
-                return self._potential(sites, row.at[at].set(part), params)
+            others = {site.name: row[site.at].reshape(site.numbers) for site in sites if site.name not in block}
 
-            gradient, products = jax.linearize(jax.grad(potential), row[at])
-            return -gradient, jax.vmap(products)(jnp.eye(len(at), dtype=row.dtype))
+            def potential(part: jax.Array) -> jax.Array:
+                numbers = jnp.split(part, np.cumsum([site.size for site in own])[:-1])
+                values = {site.name: v.reshape(site.numbers) for site, v in zip(own, numbers, strict=True)}
+                return self._potential(others | values, params)
+
+            part = jnp.concatenate([row[site.at] for site in own])
+            gradient, products = jax.linearize(jax.grad(potential), part)
+            return -gradient, jax.vmap(products)(jnp.eye(n, dtype=row.dtype))
 
         rows = u.reshape(-1, u.shape[-1])
         many = len(rows) > ROWS_AT_ONCE  # whose second derivatives would take much memory
         gradient, precision = lax.map(one, rows, batch_size=ROWS_AT_ONCE) if many else jax.vmap(one)(rows)
-        return gradient.reshape(*u.shape[:-1], -1), precision.reshape(*u.shape[:-1], len(at), len(at))
+        return gradient.reshape(*u.shape[:-1], -1), precision.reshape(*u.shape[:-1], n, n)
 
-    def _potential(self, sites: tuple[LatentSite, ...], row: jax.Array, params: Params) -> jax.Array:
-        """Minus the log density of a latent vector."""
-        unconstrained = {site.name: row[site.at].reshape(site.numbers) for site in sites}
+    def _potential(self, unconstrained: dict[str, jax.Array], params: Params) -> jax.Array:
+        """Minus the log density of the unconstrained values of all sites."""
         with handlers.block(), numpyro.validation_enabled(False):
             seeded = handlers.seed(handlers.substitute(self.model, self._values(params)), 0)
             energy: jax.Array = potential_energy(seeded, self.args, self.kwargs, unconstrained)

@@ -65,8 +65,8 @@ def first_start(
 
 def loaded_start(
     guide: Any, state: Mapping[str, torch.Tensor], loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Start, int]:
-    """What stands for the start of a state that is loaded next, and the flow's layers."""
+) -> tuple[Start, ModelMap | None, int]:
+    """What stands for the start of a state that is loaded next, the map of the model, and the flow's layers."""
     guide.start, found, seen = "loaded", None, None
     if any(".informed." in name for name in state):
         at = next((value for name, value in state.items() if name.endswith(".informed.state.block")), ())
@@ -80,7 +80,7 @@ def loaded_start(
         return {tuple(a.shape) for _, a in flatten(initial_params(flow, 0))} <= shapes
 
     layers = next((size.flow_layers for size in sizes if fits(size.flow_layers)), sizes[0].flow_layers)
-    return Start(Gaussian(loc.double().cpu().numpy(), np.ones(len(loc))), found, seen), layers
+    return Start(Gaussian(loc.double().cpu().numpy(), np.ones(len(loc))), found, seen), found, layers
 
 
 def guide_map(

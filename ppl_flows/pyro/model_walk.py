@@ -131,11 +131,12 @@ class PyroWalk:
         return placing
 
 
-def _gradients(value: torch.Tensor, of: list[torch.Tensor], *given: torch.Tensor, **options: Any) -> list[torch.Tensor]:
+def _gradients(value: torch.Tensor, of: list[torch.Tensor], *given: Any, **options: Any) -> list[torch.Tensor]:
     """Of a value that may not depend on them."""
     if not value.requires_grad:
         value = value + 0 * of[0].sum()
-    return [*torch.autograd.grad(value, of, *given, allow_unused=True, materialize_grads=True, **options)]
+    grad: Any = torch.autograd.grad
+    return [*grad(value, of, *given, allow_unused=True, materialize_grads=True, **options)]
 
 
 @contextmanager
