@@ -24,9 +24,8 @@ def horseshoe(lang, y=Y):
     """Not centred: no prior places anything."""
     ppl, dist = lang.ppl, lang.dist
     tau = ppl.sample("tau", dist.HalfCauchy(lang.array(1.0)))
-    with ppl.plate("coefficients", 4):
-        z = ppl.sample("z", dist.Normal(lang.array(0.0), 1.0))
-        scale = ppl.sample("scale", dist.HalfCauchy(lang.array(1.0)))
+    z = ppl.sample("z", dist.Normal(lang.array(np.zeros(4)), 1.0).to_event(1))
+    scale = ppl.sample("scale", dist.HalfCauchy(lang.array(np.ones(4))).to_event(1))
     alpha = ppl.sample("alpha", dist.Normal(lang.array(0.0), 5.0))
     sigma = ppl.sample("sigma", dist.HalfNormal(lang.array(5.0)))
     mean = alpha[..., None] + (z * scale * tau[..., None]) @ lang.array(X).T
@@ -37,8 +36,7 @@ def logistic(lang):
     """Centred, with a scale of the coefficients: their prior places them, too."""
     ppl, dist = lang.ppl, lang.dist
     s = ppl.sample("s", dist.HalfNormal(lang.array(2.0)))
-    with ppl.plate("coefficients", 4):
-        beta = ppl.sample("beta", dist.Normal(lang.array(0.0), s))
+    beta = ppl.sample("beta", dist.Normal(lang.array(np.zeros(4)), s[..., None]).to_event(1))
     theta = ppl.sample("theta", dist.Normal(lang.array(0.0), s))
     logits = theta[..., None] + beta @ lang.array(X).T
     ppl.sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=lang.array(Y > 0.5))
@@ -146,17 +144,18 @@ def test_many_rows_are_placed_as_one_is(lang, name):
 # --- where it is chosen
 
 
-def concave_nowhere(lang):
-    """Given the rest, the coefficients have two modes."""
-    s = lang.ppl.sample("s", lang.dist.HalfCauchy(lang.array(1.0)))
-    z = lang.ppl.sample("z", lang.dist.Normal(lang.array(np.zeros(3)), 3.0).to_event(1))
-    lang.ppl.sample("y", lang.dist.Normal(z**2, s[..., None]).to_event(1), obs=lang.array(np.full(3, 4.0)))
+def two_modes(lang):
+    """Given their scales, the coefficients have two modes each: the log density is not concave between them."""
+    with lang.ppl.plate("coefficients", 4):
+        s = lang.ppl.sample("s", lang.dist.HalfCauchy(lang.array(1.0)))
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), 1.0))
+        lang.ppl.sample("y", lang.dist.Normal((z * s) ** 2, 0.5), obs=lang.array([4.0, 0.0, 0.0, 1.0]))
 
 
 def long_block(lang):
-    s = lang.ppl.sample("s", lang.dist.HalfCauchy(lang.array(1.0)))
+    s = lang.ppl.sample("s", lang.dist.HalfCauchy(lang.array(np.ones(65))).to_event(1))
     z = lang.ppl.sample("z", lang.dist.Normal(lang.array(np.zeros(65)), 1.0).to_event(1))
-    lang.ppl.sample("y", lang.dist.Normal(z * s[..., None], 1.0).to_event(1), obs=lang.array(np.arange(65.0) / 30))
+    lang.ppl.sample("y", lang.dist.Normal(z * s, 0.5).to_event(1), obs=lang.array(np.arange(65.0) / 30))
 
 
 def easy(lang):
@@ -182,12 +181,15 @@ def test_it_is_chosen_where_the_precision_of_a_block_varies(lang):
         set_up(lang, horseshoe, informed=True)
 
 
-@pytest.mark.parametrize(("model", "looked_at"), [(concave_nowhere, True), (long_block, False), (easy, False)])
-def test_other_models_have_none(lang, model, looked_at, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "reached", "looked_at"), [(two_modes, True, True), (long_block, True, False), (easy, False, False)]
+)
+def test_other_models_have_none(lang, model, reached, looked_at, monkeypatch):
     """Where no site may be in a block, or the start leaves little, the log density is not even asked."""
-    looks, plain = [], find_start.block_start
+    calls, looks, plain = [], [], find_start.block_start
 
     def watched(coordinates, *args, **kwargs):
+        calls.append(coordinates)
         of = coordinates.of
 
         def counted(informed):
@@ -199,7 +201,7 @@ def test_other_models_have_none(lang, model, looked_at, monkeypatch):
 
     monkeypatch.setattr(find_start, "block_start", watched)
     assert set_up(lang, model).informed == ()
-    assert bool(looks) == looked_at
+    assert (bool(calls), bool(looks)) == (reached, looked_at)
 
 
 # --- what it does

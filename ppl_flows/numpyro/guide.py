@@ -63,7 +63,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
-        informed: whether the model places sites: by their priors, or a block of them by its log density. ``"auto"``: where
+        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
             the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
             arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides

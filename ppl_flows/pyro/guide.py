@@ -60,7 +60,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, draws hidden from the guide). ``guide.start`` says which.
-        informed: whether the model places sites: by their priors, or a block of them by its log density. ``"auto"``: where
+        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
             the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
             arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
