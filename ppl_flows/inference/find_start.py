@@ -12,6 +12,9 @@ from ppl_flows.inference.informed_start import Coordinates, informed_start
 from ppl_flows.inference.model_map import ModelMap, Observations
 
 GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
+REST = (
+    2 / 3
+)  # share of what a Gaussian lacks that one with a block may still lack: its steps cost several times as much
 
 
 class Start(NamedTuple):
@@ -41,7 +44,7 @@ def find_start(
     """The best of the spaces, by the ELBO of the Gaussian found there.
 
     The latent space is not looked at where it could gain little beside the coordinates that the priors make; nor are
-    those with a block, which the log density places, beside these two.
+    those with a block, which the log density places, beside these two. These must leave less over by a third, too.
 
     Args:
         coordinates: None: there is no other space than the latent one.
@@ -65,6 +68,10 @@ def find_start(
     base = coordinates.of(found.informed or informed.without_priors())
     seen = base.informed.no_observations() if found.observations is None else found.observations
     better = block_start(base, found.gaussian, seen, seed, gain=GAIN)
-    if better is None or not better.gaussian.elbo > found.gaussian.elbo:
+    if (
+        better is None
+        or not better.gaussian.elbo > found.gaussian.elbo
+        or better.gaussian.kl > REST * found.gaussian.kl
+    ):
         return found
     return Start(better.gaussian, better.informed, better.observations)

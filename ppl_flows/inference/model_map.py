@@ -143,7 +143,8 @@ class ModelMap(Bijection):
 
     def with_block(self, names: Iterable[str]) -> ModelMap:
         """The same map with these sites as its block."""
-        block = tuple(site.name for site in self.sites if site.name in {*names})
+        wanted = {*names}
+        block = tuple(site.name for site in self.sites if site.name in wanted)
         return place_sites(self.sites, {*self.placed} - {*block}, self.walk, self.model_params, block)
 
     def with_block_at(self, numbers: Iterable[Any]) -> ModelMap:
