@@ -22,6 +22,7 @@ from torch.distributions import biject_to as pyro_biject_to
 import ppl_flows.numpyro.informed
 import ppl_flows.pyro.informed
 from ppl_flows.core.params import map_params
+from ppl_flows.pyro.log_density import LogDensity
 
 MODELS = {}  # by name: a model of a language, the sites it places, the languages that have it
 
@@ -412,15 +413,16 @@ def reparametrised(lang):
 class Found:
     """The map of a model, its parameters far from those it starts at, and ways that take and give NumPy."""
 
-    def __init__(self, lang, model, *args):
+    def __init__(self, lang, model, *args, block=()):
         self.lang = lang
         find = numpyro_map if lang.ppl is numpyro else pyro_map
-        self.map, self.latents = find(model, *args)
-        if self.map is None:
-            return
+        found, self.latents = find(model, *args)
+        self.map = found.with_block(block)
         rng = np.random.default_rng(3)
         moved = map_params(lambda _, a: a + rng.standard_normal(np.shape(a)), self.map.init(rng))
         moved["state"] = {name: np.exp(value) for name, value in moved["state"].items()}
+        if block:
+            moved["state"]["block"] = self.map.block_at
         self.params = map_params(lambda _, a: lang.array(a), moved)
         self.x = rng.standard_normal(self.map.dim)
 
@@ -455,7 +457,18 @@ def pyro_map(model, *args):
         if s["type"] == "sample" and not s["is_observed"] and n != "k" and not poutine.util.site_is_subsample(s)
     }
     init = torch.cat([pyro_biject_to(s["fn"].support).inv(s["value"]).reshape(-1) for s in latents.values()])
-    return ppl_flows.pyro.informed.model_map(model, args, {}, latents=latents, init=init), [*latents]
+
+    def unpack(vector):
+        first = 0
+        for name, site in latents.items():
+            u = pyro_biject_to(site["fn"].support).inv(site["value"])
+            events = site["fn"].event_dim + u.ndim - site["value"].ndim
+            shape = torch.broadcast_shapes(u.shape, vector.shape[:-1] + (1,) * events)
+            yield site | {"name": name}, vector[..., first : first + u.numel()].reshape(shape)
+            first += u.numel()
+
+    density = LogDensity(lambda: model(*args), unpack, init)
+    return ppl_flows.pyro.informed.model_map(model, args, {}, latents=latents, init=init, density=density), [*latents]
 
 
 # in NumPyro their programs take long to compile, and its own code has seen others like them
@@ -495,7 +508,7 @@ def test_the_map_of_a_model_is_exact_and_triangular_and_places_what_it_should(la
     expected = {site for site in placed if site in found.latents}
     assert expected or not placed
     if not expected:
-        assert found.map is None
+        assert found.map.placed == ()
         return
     assert set(found.map.placed) == expected
     assert [site.name for site in found.map.sites] == found.latents
@@ -563,7 +576,7 @@ ONE_BY_ONE = {
 def test_pyro_places_many_rows_as_it_places_one(name, float64):
     lang = LANGUAGES["pyro"]
     found = Found(lang, lambda: MODELS[name][0](lang))
-    if found.map is None:
+    if not found.map.placed:
         return
     assert found.map.walk.vectorizes == (name not in ONE_BY_ONE)
     rows = torch.tensor(np.random.default_rng(5).standard_normal((2, 3, found.map.dim)))
@@ -580,7 +593,7 @@ def test_pyros_maps_are_the_same_in_float32():
     lang = LANGUAGES["pyro"]
     for name, (make, placed, only) in MODELS.items():
         found = Found(lang, lambda make=make: make(lang)) if only is None else None
-        if found is None or found.map is None:
+        if found is None or not found.map.placed:
             assert only or not placed, name
             continue
         assert set(found.map.placed) == {*placed} & {*found.latents}, name

@@ -75,6 +75,13 @@ class Hooks(Activations, Protocol):
         The array API has only ``linalg.solve``, which factors a anew and whose batch is in front of both.
         """
 
+    def cholesky(self, x: Array) -> tuple[Array, Array]:
+        """The lower factors of matrices, ``(*batch, n, n)``, and their inverses; nan where not positive definite.
+
+        The array API's is for all matrices or, if one is not positive definite, for none. JAX runs the LAPACK of SciPy,
+        whose threads get into each other's way where several matrices are factored at once.
+        """
+
     def conv2d(self, x: Array, kernel: Array) -> Array:
         """Convolution of images with channels last, padded with zeros so that height and width stay.
 

@@ -19,8 +19,7 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian
-from ppl_flows.inference.informed_start import Observations, map_params_at
-from ppl_flows.inference.model_map import ModelMap
+from ppl_flows.inference.model_map import ModelMap, Observations
 from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
 
@@ -158,14 +157,14 @@ def without_map(bijection: Chain) -> Chain:
 
 
 def guide_params(
-    bijection: Bijection, start: Gaussian, seed: int, *, fixed: bool, seen: Observations | None = None
+    bijection: Any, start: Gaussian, seed: int, *, fixed: bool, seen: Observations | None = None
 ) -> Params:
     """Initial parameters of ``guide_bijection(...)`` that start it at this Gaussian.
 
     The Gaussian is in the last affine map, which stays as it is, or, not fixed, in the trainable one.
 
     Args:
-        seen: pseudo-observations of the map of the model.
+        seen: what the map of the model starts from.
     """
     params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
     if "theta" in params["affine"]:
@@ -173,5 +172,5 @@ def guide_params(
     else:
         factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
         affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}
-    placed = {} if seen is None else {"informed": map_params_at(seen, {})}
+    placed = {} if seen is None else {"informed": bijection.parts[-1].params_at(seen, {})}
     return {**params, **({"start": {"state": affine}} if fixed else {"affine": affine}), **placed}

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from ppl_flows.core.types import Params
 from ppl_flows.inference.gaussian_start import (
     CHECK_DRAWS,
     Density,
     Gaussian,
     correlated,
     elbo_of,
-    find_gaussian,
     laplace,
     match_diagonal,
     mean_field,
     with_elbos,
 )
-from ppl_flows.inference.model_map import LatentSite
+from ppl_flows.inference.model_map import ModelMap, Observations
 from ppl_flows.inference.site_priors import Independent, Prior, Pseudo
 
 Array = np.ndarray
@@ -29,21 +27,15 @@ LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the pr
 ROUNDS = 2
 SLACK = 0.01  # nats that a round may cost: without observations, of precision 0, there is nothing to train
 DRAWS = 512  # that show how the likelihood's gradient changes along a chain
-GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
-
-
-class Observations(NamedTuple):
-    """Pseudo-observations as a start finds them, ``(n,)`` each: precisions, values, the unit that values move in."""
-
-    precision: Array
-    value: Array
-    unit: Array
 
 
 class Coordinates(Protocol):
     """The coordinates of an informed guide, of a language."""
 
-    sites: tuple[LatentSite, ...]
+    informed: ModelMap
+
+    def of(self, informed: ModelMap) -> Coordinates:
+        """Those of another map of the model."""
 
     def density(self, seen: Observations) -> Density:
         """The model's log density as one of the coordinates."""
@@ -57,18 +49,8 @@ class Coordinates(Protocol):
     def priors(self, u: Array) -> Mapping[str, Prior]:
         """Those of the placed sites at latent vectors."""
 
-
-def no_observations(sites: tuple[LatentSite, ...]) -> Observations:
-    """The non-centred form."""
-    n = sum(site.size for site in sites if site.pseudo is not None)
-    return Observations(np.zeros(n), np.zeros(n), np.ones(n))
-
-
-def map_params_at(seen: Observations, model: Params) -> Params:
-    """Parameters of a ``ModelMap`` before training, with these observations, and values of the model's own."""
-    zeros = np.zeros(len(seen.value))
-    made: dict[str, Any] = {"log_precision": zeros, "value": zeros, "state": seen._asdict()}
-    return {**made, "model": {f"{i}": value for i, value in enumerate(model.values())}} if model else made
+    def curvature(self, u: Array) -> tuple[Array, Array]:
+        """Of the map's block at latent vectors, as of ``ModelWalk``."""
 
 
 def informed_start(
@@ -78,10 +60,10 @@ def informed_start(
 
     A mean-field Gaussian in the non-centred form shows how much the likelihood says of each coordinate.
     """
-    rng, seen = np.random.default_rng(seed), no_observations(coordinates.sites)
+    rng, seen = np.random.default_rng(seed), coordinates.informed.no_observations()
     noise = rng.standard_normal((CHECK_DRAWS, len(init)))
     placed = np.zeros(len(init), dtype=bool)
-    for site in coordinates.sites:
+    for site in coordinates.informed.sites:
         placed[site.at] = site.pseudo is not None
     best = mean_field(coordinates.density(seen), coordinates.to_coordinates(seen, init[None])[0], seed)
     informed = coordinates.density(seen)
@@ -111,7 +93,7 @@ def observe(
     """
     u = coordinates.to_latents(seen, fit.mean[None])
     at, made = coordinates.priors(u), [np.array(a) for a in seen]
-    placed = [site for site in coordinates.sites if site.pseudo is not None]
+    placed = [site for site in coordinates.informed.sites if site.pseudo is not None]
     if not all(isinstance(at[site.name], Independent) for site in placed):
         draws = coordinates.to_latents(seen, fit.draw(rng.standard_normal((DRAWS, len(fit.mean)))))
         gradients, priors = density.value_and_gradient(draws)[1], coordinates.priors(draws)
@@ -128,12 +110,12 @@ def observe(
         else:
             v, g = (a[fine][:, site.at].reshape(-1, *site.numbers) for a in (draws, gradients))
             found = _regression(type(prior)(*(a[fine] for a in priors[site.name])), v, g)
-        for array, part in zip(made, found, strict=True):
+        for array, part in zip(made[:3], found, strict=True):
             array[site.pseudo_at] = np.ravel(part)
     return Observations(*made)
 
 
-def _regression(prior: Prior, v: Array, gradient: Array) -> Observations:
+def _regression(prior: Prior, v: Array, gradient: Array) -> tuple[Array, Array, Array]:
     likelihood = gradient + prior.pull(v)
     off = v - v.mean(0)
     slope = -(off * (likelihood - likelihood.mean(0))).mean(0) / np.maximum((off**2).mean(0), 1e-300)
@@ -143,39 +125,7 @@ def _regression(prior: Prior, v: Array, gradient: Array) -> Observations:
     return _observations(ratio, np.where(ratio > LEAST, value, v.mean(0)), scale)
 
 
-def _observations(ratio: Array, value: Array, scale: Array) -> Observations:
+def _observations(ratio: Array, value: Array, scale: Array) -> tuple[Array, Array, Array]:
     """Of precisions in units of the prior's."""
     unit = scale * np.sqrt(1 + ratio) / np.maximum(ratio, 0.1)  # about what moves the site by a standard deviation
-    return Observations(ratio / scale**2, value, unit)
-
-
-class Start(NamedTuple):
-    """What a search finds.
-
-    Attributes:
-        gaussian: of the latent vector, or, where there are pseudo-observations, of its coordinates.
-        observations: the pseudo-observations.
-    """
-
-    gaussian: Gaussian
-    observations: Observations | None = None
-
-
-def find_start(
-    kind: str, density: Density, coordinates: Coordinates | None, init: Array, seed: int, *, always: bool
-) -> Start:
-    """The better of the two spaces, by the ELBO of the Gaussian found there.
-
-    The latent space is not looked at where it could gain little.
-
-    Args:
-        coordinates: None: there is no other space.
-        always: the coordinates, whatever the ELBO.
-    """
-    if coordinates is None:
-        return Start(find_gaussian(kind, density, init, seed))
-    gaussian, seen = informed_start(kind, coordinates, density, init, seed)
-    if always or gaussian.kl < GAIN:
-        return Start(gaussian, seen)
-    plain = find_gaussian(kind, density, init, seed)
-    return Start(plain) if plain.elbo > gaussian.elbo else Start(gaussian, seen)
+    return ratio / scale**2, value, unit

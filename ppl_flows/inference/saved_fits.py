@@ -52,7 +52,7 @@ class SavedFit:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
         gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
-        placed: names of those that the model's priors place; the guide then draws by runs of the model alone.
+        placed: names of those that the model places; the guide then draws by runs of the model alone.
         map_params: trained parameters of the map that does it, under dotted names.
         model_params: the parameters of the model that were trained with it, the path of each in nested dicts first.
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
@@ -188,9 +188,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
-    moved = {site.name: math.prod(site.numbers) for site in sites if site.name in placed}
-    if len(moved) < len(placed) or any(arrays[f"informed.{n}"].shape != (sum(moved.values()),) for n in MAP if placed):
-        raise ValueError("the parameters of its map are not those of sites it has.")
+    map_params = {name: arrays[f"informed.{name}"] for name in MAP if placed and f"informed.{name}" in arrays}
+    check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
     document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
@@ -206,7 +205,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
         placed=placed,
-        map_params={name: arrays[f"informed.{name}"] for name in MAP if placed},
+        map_params=map_params,
         model_params=tuple(
             (tuple(map(str, path)), arrays[f"model.{i}"]) for i, path in enumerate(document["model_params"])
         ),
@@ -264,4 +263,26 @@ def site_from_file(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
     return SavedSite(site["name"], shape, site["support"], numbers, value, image)
 
 
-MAP = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``
+PRIORS = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``
+BLOCK = ("state.reference", "state.block")
+MAP = PRIORS + BLOCK
+
+
+def check_map_params(sites: tuple[SavedSite, ...], placed: tuple[str, ...], found: Arrays) -> None:
+    """Raises ValueError unless the parameters of a map are those of these sites, which it places."""
+    sizes = {site.name: math.prod(site.numbers) for site in sites}
+    ends = np.cumsum([0, *sizes.values()])
+    numbers = {name: [*range(*ends[i : i + 2])] for i, name in enumerate(sizes)}
+    at = found.get("state.block", np.zeros(0))
+    block = [
+        name for name in placed if name in sizes and numbers[name][:1] == [i for i in at if i in numbers[name]][:1]
+    ]
+    by_priors = sum(sizes[name] for name in placed if name in sizes and name not in block)
+    expected = {name: by_priors for name in PRIORS if by_priors} | {name: at.size for name in BLOCK if block}
+    whole = [i for name in sizes if name in block for i in numbers[name]]
+    if not (
+        {*placed} <= sizes.keys()
+        and {name: array.shape for name, array in found.items()} == {n: (size,) for n, size in expected.items()}
+        and np.array_equal(at, whole)
+    ):
+        raise ValueError("the parameters of its map are not those of sites it has.")

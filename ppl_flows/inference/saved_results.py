@@ -117,9 +117,8 @@ def whole_flow(saved: SavedFit, informed: ModelMap | None = None) -> tuple[Bijec
     if not saved.placed:
         return saved.bijection, saved.params
     if informed is None:
-        informed = place_sites(
-            [LatentSite(s.name, s.numbers, 0, None) for s in saved.sites], {*saved.placed}, NoModel()
-        )
+        sites = [LatentSite(s.name, s.numbers, 0, None) for s in saved.sites]
+        informed = place_sites(sites, {*saved.placed}, NoModel()).with_block_at(saved.map_params.get("state.block", ()))
     return with_map(saved.bijection, informed), {**saved.params, "informed": nest(saved.map_params)}
 
 
@@ -131,6 +130,9 @@ class NoModel:
     """
 
     def __call__(self, sites: tuple[LatentSite, ...], step: Step, x: Array, params: Params, *, forward: bool) -> Any:
+        raise ValueError(NEEDS_MODEL)
+
+    def curvature(self, sites: tuple[LatentSite, ...], block: tuple[str, ...], u: Array, params: Params) -> Any:
         raise ValueError(NEEDS_MODEL)
 
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoModel:

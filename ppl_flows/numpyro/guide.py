@@ -64,9 +64,9 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
-        informed: whether the model's priors place its sites. ``"auto"``: where some can, the start is searched for, and
-            the Gaussian found in these coordinates has the larger ELBO. The model then runs with the arguments of the
-            call, or, where a call has none, with those of the set-up. ``guide.informed`` names the sites.
+        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
+            the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
+            arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -137,12 +137,12 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         if self._file is not None:
             check_sites(self._file.sites, self.latent_sites())
             if self._file.placed:
-                self._map = loaded_map(self._file.placed, guide_map(self, args, kwargs))
+                self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, args, kwargs))
             self._bijection, self._start = whole_flow(self._file, self._map)
             self.start, self._gaussian = self._file.start, gaussian_of(self._file)
             return
-        start, self._map = first_start(self, self._wish, args, kwargs)
-        self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+        start = first_start(self, self._wish, args, kwargs)
+        self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
         layers = self.size.flow_layers
         self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
         fixed = self.start != "init"
@@ -202,7 +202,7 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
 
     @property
     def informed(self) -> tuple[str, ...]:
-        """The sites that are placed by their priors."""
+        """The sites that are placed by their priors, or by the model's log density."""
         return () if self._map is None else self._map.placed
 
     def __repr__(self) -> str:

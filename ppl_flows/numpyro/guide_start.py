@@ -17,9 +17,10 @@ from numpyro.infer.util import initialize_model
 from numpyro.primitives import Messenger
 
 from ppl_flows.inference.auto_flow import check_start
+from ppl_flows.inference.find_map import NOTHING_TO_PLACE, warn_of_factors
+from ppl_flows.inference.find_start import Start, find_start
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
-from ppl_flows.inference.informed_start import Start, find_start
-from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap, warn_of_factors
+from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.informed import NumPyroCoordinates, model_map
 from ppl_flows.numpyro.lazy_guide import is_subsampled
@@ -27,17 +28,15 @@ from ppl_flows.numpyro.log_density import LogDensity
 from ppl_flows.numpyro.see_model import check_initial_point
 
 
-def first_start(
-    guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Start, ModelMap | None]:
-    """Where a guide starts that is set up now, and the map of its model; sets what its ``start`` is.
+def first_start(guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Start:
+    """Where a guide starts that is set up now; sets what its ``start`` is.
 
     Args:
         informed: as of ``AutoFlow``.
     """
     if isinstance(guide.start, Gaussian):
         gaussian, guide.start = guide.start, "given"
-        return Start(gaussian), None
+        return Start(gaussian)
     if isinstance(guide.start, Mapping):
         latents = {name: jnp.shape(guide.prototype_trace[name]["value"]) for name in guide._init_locs}
         check_start(guide.start, latents, guide.prototype_trace)
@@ -46,7 +45,7 @@ def first_start(
         # in the host's order: a pytree would be sorted by name
         rows = jax.vmap(lambda site: jnp.concatenate([jnp.ravel(maps[n].inv(site[n])) for n in maps]))(draws)
         guide.start = "draws"
-        return Start(gaussian_of_draws(np.asarray(rows, dtype=np.float64))), None
+        return Start(gaussian_of_draws(np.asarray(rows, dtype=np.float64)))
     hindrance = _obstacle(guide, args, kwargs)
     if hindrance and (informed is True or guide.start not in ("auto", "init")):
         what = "informed=True" if informed is True else f"start={guide.start!r}"
@@ -55,16 +54,15 @@ def first_start(
         guide.start = "init" if hindrance else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
     if guide.start == "init":
         check_initial_point(guide)
-        return Start(Gaussian(guide._init_latent, np.full(guide.latent_dim, guide._init_scale))), None
+        return Start(Gaussian(guide._init_latent, np.full(guide.latent_dim, guide._init_scale)))
     if informed:
         trace = guide.prototype_trace
         factors = [n for n, s in trace.items() if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
         warn_of_factors({n: trace[n] for n in guide._init_locs}, factors)
     found = guide_map(guide, args, kwargs) if informed else None
-    if informed is True and found is None:
+    if informed is True and not (found and found.placed):
         raise ValueError(NOTHING_TO_PLACE)
-    start = _searched_start(guide, found, args, kwargs, always=informed is True)
-    return start, None if start.observations is None else found
+    return _searched_start(guide, found, args, kwargs, always=informed is True)
 
 
 def _obstacle(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -76,8 +74,8 @@ def _obstacle(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str 
     return "the model draws numbers that the guide does not" if _hides_draws(guide, args, kwargs) else None
 
 
-def guide_map(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelMap | None:
-    """The map of the guide's model; None where it places nothing."""
+def guide_map(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelMap:
+    """The map of the guide's model."""
     trace = guide.prototype_trace
     latents, init = {name: trace[name] for name in guide._init_locs}, np.asarray(guide._init_latent, dtype=np.float64)
     with handlers.block(), numpyro.validation_enabled(False):
@@ -103,7 +101,8 @@ def _searched_start(
         model = _model_params(guide)
         coordinates = None if informed is None else NumPyroCoordinates(informed, log_density, dtype, model)
         init = np.asarray(guide._init_latent, dtype=np.float64)
-        return find_start(guide.start, LogDensity(log_density, dtype), coordinates, init, guide._seed, always=always)
+        density, block = LogDensity(log_density, dtype), not guide.model.names  # of sites that are summed over
+        return find_start(guide.start, density, coordinates, init, guide._seed, always=always, block=block)
 
 
 def _hides_draws(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 from numpyro.distributions.transforms import ExpTransform, IdentityTransform, biject_to
 
 from ppl_flows.core.types import Params
+from ppl_flows.inference.find_map import find_map
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.informed_start import Observations, map_params_at
 from ppl_flows.inference.measure_fit import Map
-from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
+from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 from ppl_flows.inference.site_priors import Prior
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.compile_once import Program
@@ -32,8 +32,8 @@ def model_map(
     latents: dict[str, Any],
     init: np.ndarray,
     params: Params,
-) -> ModelMap | None:
-    """The map of a model; None where no site has a location and scale that depend on earlier ones.
+) -> ModelMap:
+    """The map of a model; it places nothing where no site has a location and scale that depend on earlier ones.
 
     Args:
         latents: of a trace, in the order of the latent vector.
@@ -97,8 +97,9 @@ class NumPyroCoordinates:
     def __init__(
         self, informed: ModelMap, log_density: Callable[[jax.Array], jax.Array], dtype: Any, params: Params
     ) -> None:
-        self.sites = informed.sites
-        self._params, self._dtype = leaves(params), dtype
+        self.informed = informed
+        self._log_density, self._dtype, self._params = log_density, dtype, params
+        model = leaves(params)
 
         def of_coordinates(w: jax.Array, params: Params) -> jax.Array:
             u, log_det = informed.forward(params, w)
@@ -106,7 +107,11 @@ class NumPyroCoordinates:
 
         walk: Any = informed.walk
         self._density, self._runs = LogDensity(of_coordinates, dtype), MapRuns(informed, dtype)
-        self._prior = reader(walk, self.sites, self._params)
+        self._prior = reader(walk, informed.sites, model)
+        self._curvature = Program(lambda u: walk.curvature(informed.sites, informed.block, u, model), calls=10)
+
+    def of(self, informed: ModelMap) -> NumPyroCoordinates:
+        return NumPyroCoordinates(informed, self._log_density, self._dtype, self._params)
 
     def density(self, seen: Observations) -> Density:
         return self._density.at(self._params_at(seen))
@@ -121,8 +126,13 @@ class NumPyroCoordinates:
         rows = [self._prior(row.astype(self._dtype), 0) for row in u]
         return {n: _stacked([row[n][0] for row in rows]) for n in rows[0]}
 
+    def curvature(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gradient, precision = self._curvature(u.astype(self._dtype))
+        return np.asarray(gradient, np.float64), np.asarray(precision, np.float64)
+
     def _params_at(self, seen: Observations) -> Params:
-        params: Params = jax.tree.map(lambda a: np.asarray(a, self._dtype), map_params_at(seen, self._params))
+        made = self.informed.params_at(seen, leaves(self._params))
+        params: Params = jax.tree.map(lambda a: np.asarray(a, self._dtype), made)
         return params
 
 
@@ -130,7 +140,7 @@ def ways(last: FlowTransform) -> tuple[Map, Map]:
     """From coordinates to latent vectors, and back, by the map of a model with its parameters."""
     params = jax.tree.map(np.asarray, last.params)  # as a start has them: the same programs
     informed: Any = last.bijection
-    runs = MapRuns(informed, params["log_precision"].dtype)
+    runs = MapRuns(informed, jax.tree.leaves(params)[0].dtype)
     return partial(runs.forward, params), partial(runs.inverse, params)
 
 

@@ -8,14 +8,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import lax
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
+from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 
 from ppl_flows.core.types import Params
 from ppl_flows.inference.model_map import LatentSite, Step
 from ppl_flows.inference.read_prior import read_prior
 from ppl_flows.inference.site_priors import Independent, Prior, Walk
+
+ROWS_AT_ONCE = 64
 
 
 class NumPyroWalk:
@@ -57,6 +63,40 @@ class NumPyroWalk:
         y, log_det = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return y.reshape(x.shape), log_det.reshape(x.shape[:-1])
 
+    def curvature(
+        self, sites: tuple[LatentSite, ...], block: tuple[str, ...], u: jax.Array, params: Params
+    ) -> tuple[jax.Array, jax.Array]:
+        """As of ``ModelWalk``."""
+        own = [site for site in sites if site.name in block]
+        n = sum(site.size for site in own)
+
+        def one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+            others = {site.name: row[site.at].reshape(site.numbers) for site in sites if site.name not in block}
+
+            def potential(part: jax.Array) -> jax.Array:
+                numbers = jnp.split(part, np.cumsum([site.size for site in own])[:-1])
+                values = {site.name: v.reshape(site.numbers) for site, v in zip(own, numbers, strict=True)}
+                return self._potential(others | values, params)
+
+            part = jnp.concatenate([row[site.at] for site in own])
+            gradient, products = jax.linearize(jax.grad(potential), part)
+            return -gradient, jax.vmap(products)(jnp.eye(n, dtype=row.dtype))
+
+        rows = u.reshape(-1, u.shape[-1])
+        many = len(rows) > ROWS_AT_ONCE  # whose second derivatives would take much memory
+        gradient, precision = lax.map(one, rows, batch_size=ROWS_AT_ONCE) if many else jax.vmap(one)(rows)
+        return gradient.reshape(*u.shape[:-1], -1), precision.reshape(*u.shape[:-1], n, n)
+
+    def _potential(self, unconstrained: dict[str, jax.Array], params: Params) -> jax.Array:
+        """Minus the log density of the unconstrained values of all sites."""
+        with handlers.block(), numpyro.validation_enabled(False):
+            seeded = handlers.seed(handlers.substitute(self.model, self._values(params)), 0)
+            energy: jax.Array = potential_energy(seeded, self.args, self.kwargs, unconstrained)
+        return energy
+
+    def _values(self, params: Params) -> Any:
+        return jax.tree.unflatten(self._tree, params.values())
+
     def read(
         self, sites: tuple[LatentSite, ...], row: jax.Array, params: Params, variant: jax.Array
     ) -> dict[str, tuple[Prior, jax.Array]]:
@@ -77,9 +117,8 @@ class NumPyroWalk:
         return found
 
     def _run(self, placing: Placing, params: Params) -> None:
-        values = jax.tree.unflatten(self._tree, params.values())
         with handlers.block():
-            seeded = handlers.seed(handlers.substitute(placing, values), jax.random.key(placing.variant))
+            seeded = handlers.seed(handlers.substitute(placing, self._values(params)), jax.random.key(placing.variant))
             seeded(*self.args, **self.kwargs)
 
 

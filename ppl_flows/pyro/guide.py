@@ -60,9 +60,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, draws hidden from the guide). ``guide.start`` says which.
-        informed: whether the model's priors place its sites. ``"auto"``: where some can, the start is searched for, and
-            the Gaussian found in these coordinates has the larger ELBO. The model then runs with the arguments of the
-            call, or, where a call has none, with those of the set-up. ``guide.informed`` names the sites.
+        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
+            the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
+            arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
             uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
@@ -120,15 +120,15 @@ class AutoFlow(LazyGuide, AutoContinuous):
             check_sites(self._file.sites, self.latent_sites())
             set_model_params(self._file)
             if self._file.placed:
-                self._map = loaded_map(self._file.placed, guide_map(self, loc, args, kwargs))
+                self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, loc, args, kwargs))
             self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
             self.start = self._file.start
         self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
 
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
         if self._saved is None:
-            start, self._map = first_start(self, self._wish, loc, args, kwargs)
-            self._gaussian, self.kl_of_start = start.gaussian, start.gaussian.kl
+            start = first_start(self, self._wish, loc, args, kwargs)
+            self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
             layers = self.size.flow_layers
         else:
             start, self._map, layers = loaded_start(self, self._saved[0], loc, args, kwargs)
@@ -219,7 +219,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
     @property
     def informed(self) -> tuple[str, ...]:
-        """The sites that are placed by their priors."""
+        """The sites that are placed by their priors, or by the model's log density."""
         return () if self._map is None else self._map.placed
 
     @property

@@ -13,9 +13,10 @@ from torch.distributions import biject_to
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.params import flatten
 from ppl_flows.inference.auto_flow import ENOUGH, QUALITIES, check_start, guide_bijection
+from ppl_flows.inference.find_map import NOTHING_TO_PLACE, warn_of_factors
+from ppl_flows.inference.find_start import Start, find_start
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
-from ppl_flows.inference.informed_start import Start, find_start, no_observations
-from ppl_flows.inference.model_map import NOTHING_TO_PLACE, ModelMap, warn_of_factors
+from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.pyro.informed import PyroCoordinates, model_map
 from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.torch.params import to_tensor
@@ -23,8 +24,8 @@ from ppl_flows.torch.params import to_tensor
 
 def first_start(
     guide: Any, informed: bool | str, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Start, ModelMap | None]:
-    """Where a guide starts that is set up now, and the map of its model; sets what its ``start`` is.
+) -> Start:
+    """Where a guide starts that is set up now; sets what its ``start`` is.
 
     Args:
         informed: as of ``AutoFlow``.
@@ -33,7 +34,7 @@ def first_start(
     init = loc.double().cpu().numpy()
     if isinstance(guide.start, Gaussian):
         gaussian, guide.start = guide.start, "given"
-        return Start(gaussian), None
+        return Start(gaussian)
     if isinstance(guide.start, Mapping):
         latents = {name: tuple(site["value"].shape) for name, site in guide.prototype_trace.iter_stochastic_nodes()}
         check_start(guide.start, latents, guide.prototype_trace.nodes)
@@ -42,8 +43,8 @@ def first_start(
             for name, site in guide.prototype_trace.iter_stochastic_nodes()
         ]
         guide.start = "draws"
-        return Start(gaussian_of_draws(torch.cat(sites, dim=-1).double().cpu().numpy())), None
-    density = LogDensity(partial(guide._bare[0], *args, **kwargs), guide._unpack_latent, loc)
+        return Start(gaussian_of_draws(torch.cat(sites, dim=-1).double().cpu().numpy()))
+    density = _density(guide, loc, args, kwargs)
     obstacle = None if guide.start == "init" else density.obstacle(init)
     if obstacle and (informed is True or guide.start != "auto"):
         what = "informed=True" if informed is True else f"start={guide.start!r}"
@@ -51,24 +52,26 @@ def first_start(
     if guide.start == "auto":
         guide.start = "init" if obstacle else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
     if guide.start == "init":
-        return Start(Gaussian(init, np.full(len(init), guide._init_scale))), None
+        return Start(Gaussian(init, np.full(len(init), guide._init_scale)))
     if informed:
         warn_of_factors(dict(guide.prototype_trace.iter_stochastic_nodes()), density.factors)
-    found = guide_map(guide, loc, args, kwargs) if informed else None
-    if informed is True and found is None:
+    found = guide_map(guide, loc, args, kwargs, density) if informed else None
+    if informed is True and not (found and found.placed):
         raise ValueError(NOTHING_TO_PLACE)
     coordinates = None if found is None else PyroCoordinates(found, density, loc)
-    start = find_start(guide.start, density, coordinates, init, guide._seed, always=informed is True)
-    return start, None if start.observations is None else found
+    always, block = informed is True, not density.enumerates
+    return find_start(guide.start, density, coordinates, init, guide._seed, always=always, block=block)
 
 
 def loaded_start(
     guide: Any, state: Mapping[str, torch.Tensor], loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Start, ModelMap | None, int]:
     """What stands for the start of a state that is loaded next, the map of the model, and the flow's layers."""
-    guide.start = "loaded"
-    found = guide_map(guide, loc, args, kwargs) if any(".informed." in name for name in state) else None
-    seen = None if found is None else no_observations(found.sites)
+    guide.start, found, seen = "loaded", None, None
+    if any(".informed." in name for name in state):
+        at = next((value for name, value in state.items() if name.endswith(".informed.state.block")), ())
+        found = guide_map(guide, loc, args, kwargs).with_block_at(at)
+        seen = found.no_observations()
     shapes = {tuple(value.shape) for value in state.values()}
     sizes = [QUALITIES[guide.quality], *ENOUGH.values()]
 
@@ -77,10 +80,19 @@ def loaded_start(
         return {tuple(a.shape) for _, a in flatten(initial_params(flow, 0))} <= shapes
 
     layers = next((size.flow_layers for size in sizes if fits(size.flow_layers)), sizes[0].flow_layers)
-    return Start(Gaussian(loc.double().cpu().numpy(), np.ones(len(loc))), seen), found, layers
+    return Start(Gaussian(loc.double().cpu().numpy(), np.ones(len(loc))), found, seen), found, layers
 
 
-def guide_map(guide: Any, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelMap | None:
-    """The map of the guide's model; None where it places nothing."""
-    latents = dict(guide.prototype_trace.iter_stochastic_nodes())
-    return model_map(guide._bare[0], args, kwargs, latents=latents, init=loc)
+def guide_map(
+    guide: Any, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], density: LogDensity | None = None
+) -> ModelMap:
+    """The map of the guide's model; ``density`` is its log density, if that is there."""
+    latents, density = (
+        dict(guide.prototype_trace.iter_stochastic_nodes()),
+        density or _density(guide, loc, args, kwargs),
+    )
+    return model_map(guide._bare[0], args, kwargs, latents=latents, init=loc, density=density)
+
+
+def _density(guide: Any, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LogDensity:
+    return LogDensity(partial(guide._bare[0], *args, **kwargs), guide._unpack_latent, loc)

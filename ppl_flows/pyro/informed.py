@@ -11,12 +11,12 @@ import torch
 from pyro import poutine
 from torch.distributions import biject_to
 
-from ppl_flows.core.params import map_params
+from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.find_map import find_map
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.informed_start import Observations, map_params_at
 from ppl_flows.inference.measure_fit import Map
-from ppl_flows.inference.model_map import LatentSite, ModelMap, find_map
+from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 from ppl_flows.inference.read_prior import kind_of
 from ppl_flows.inference.saved_fits import probe
 from ppl_flows.inference.site_priors import Prior
@@ -31,12 +31,14 @@ def model_map(
     *,
     latents: Mapping[str, Any],
     init: torch.Tensor,
-) -> ModelMap | None:
-    """The map of a model; None where no site has a location and scale that depend on earlier ones.
+    density: LogDensity,
+) -> ModelMap:
+    """The map of a model; it places nothing where no site has a location and scale that depend on earlier ones.
 
     Args:
         latents: of a trace, in the order of the latent vector.
         init: a latent vector.
+        density: of these.
     """
     sites: list[LatentSite] = []
     for name, site in latents.items():
@@ -44,13 +46,13 @@ def model_map(
         numbers = tuple(transform.inv(site["value"]).shape)
         kind = kind_of(_to_numpy(transform(torch.as_tensor(probe(numbers)).to(init))), probe(numbers))
         sites.append(LatentSite(name, numbers, sum(s.size for s in sites), kind))
-    every, walk = tuple(sites), PyroWalk(model, args, kwargs, latents)
+    every, walk = tuple(sites), PyroWalk(model, args, kwargs, latents, density)
 
     def read(u: np.ndarray, variant: int) -> dict[str, tuple[Prior, Any]]:
         return {n: (p, 0.0) for n, p in _read(walk, every, torch.as_tensor(u).to(init)[None], variant).items()}
 
     found = find_map(every, walk, read, init.double().cpu().numpy(), {})
-    if found is not None:
+    if found.placed:
         walk.vectorizes = _runs_together(found, walk, init)
     return found
 
@@ -75,35 +77,44 @@ class PyroCoordinates:
     """Those of a map, as a start asks for them; ``density`` is of the latent vector."""
 
     def __init__(self, informed: ModelMap, density: LogDensity, like: torch.Tensor) -> None:
-        self.sites = informed.sites
-        self._map, self._density, self._like = informed, density, like
+        self.informed, self._density, self._like = informed, density, like
+
+    def of(self, informed: ModelMap) -> PyroCoordinates:
+        return PyroCoordinates(informed, self._density, self._like)
 
     def density(self, seen: Observations) -> Density:
         params = self._params(seen)
-        return self._density.through(lambda w: self._map.forward(params, w))
+        return self._density.through(lambda w: self.informed.forward(params, w))
 
     def to_latents(self, seen: Observations, w: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return _to_numpy(self._map.forward(self._params(seen), torch.as_tensor(w).to(self._like))[0])
+            return _to_numpy(self.informed.forward(self._params(seen), torch.as_tensor(w).to(self._like))[0])
 
     def to_coordinates(self, seen: Observations, u: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return _to_numpy(self._map.inverse(self._params(seen), torch.as_tensor(u).to(self._like))[0])
+            return _to_numpy(self.informed.inverse(self._params(seen), torch.as_tensor(u).to(self._like))[0])
 
     def priors(self, u: np.ndarray) -> dict[str, Prior]:
-        walk: Any = self._map.walk
-        return _read(walk, self.sites, torch.as_tensor(u).to(self._like), 0)
+        walk: Any = self.informed.walk
+        return _read(walk, self.informed.sites, torch.as_tensor(u).to(self._like), 0)
+
+    def curvature(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = torch.as_tensor(u).to(self._like)
+        with torch.no_grad():
+            found = self.informed.walk.curvature(self.informed.sites, self.informed.block, rows, {})
+        return _to_numpy(found[0]), _to_numpy(found[1])
 
     def _params(self, seen: Observations) -> Params:
-        return map_params(lambda _, a: torch.as_tensor(a).to(self._like), map_params_at(seen, {}))
+        return map_params(lambda _, a: torch.as_tensor(a).to(self._like), self.informed.params_at(seen, {}))
 
 
 def ways(last: ModelMap, params: Params) -> tuple[Map, Map]:
     """From coordinates to latent vectors, and back."""
+    like = next(array for _, array in flatten(params))
 
     def as_numpy(run: Callable[..., tuple[torch.Tensor, torch.Tensor]], v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
-            moved, log_det = run(params, torch.as_tensor(v).to(params["log_precision"]))
+            moved, log_det = run(params, torch.as_tensor(v).to(like))
         return _to_numpy(moved), _to_numpy(log_det)
 
     return partial(as_numpy, last.forward), partial(as_numpy, last.inverse)

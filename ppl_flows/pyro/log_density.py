@@ -28,6 +28,8 @@ class LogDensity:
 
     Attributes:
         factors: names of the model's.
+        enumerates: whether sites are summed over.
+        trains: whether the model has parameters.
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class LogDensity:
         with poutine.block():
             nodes: list[Any] = [*poutine.trace(poutine.condition(model, data=values)).get_trace().nodes.values()]
         self.factors = [s["name"] for s in nodes if s["type"] == "sample" and isinstance(s["fn"], dist.Unit)]
-        self._enumerates = any(is_enumerated(site) for site in nodes)
+        self.enumerates = any(is_enumerated(site) for site in nodes)
+        self.trains = any(site["type"] == "param" for site in nodes)
         self._frames: list[Any] = [
             frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
         ]
@@ -51,6 +54,12 @@ class LogDensity:
         """The density of coordinates, which ``place`` makes latent vectors of, with the log determinants."""
         new = copy.copy(self)
         new._through = place
+        return new
+
+    def of(self, model: Callable[..., Any]) -> LogDensity:
+        """That of the same model with other arguments."""
+        new = copy.copy(self)
+        new._model = model
         return new
 
     def obstacle(self, init: np.ndarray) -> str | None:
@@ -81,11 +90,12 @@ class LogDensity:
         z = z if z.requires_grad else z.requires_grad_()
         with torch.enable_grad():
             latent, log_det = (z, 0.0) if self._through is None else self._through(z)
-            values = self._values(latent) + log_det
+            values = self.values(latent) + log_det
             (gradients,) = torch.autograd.grad(values.sum(), z, create_graph=create_graph)
         return values, gradients
 
-    def _values(self, z: torch.Tensor) -> torch.Tensor:
+    def values(self, z: torch.Tensor) -> torch.Tensor:
+        """At latent vectors, ``(n, dim)``: ``(n,)``."""
         # Pyro's checks would end the search at the first point far outside, where a scale is 0 or infinite
         with poutine.block(), pyro.validation_enabled(False):
             if not self._vectorizes:
@@ -101,7 +111,7 @@ class LogDensity:
             value = values[site["name"]] = transform(unconstrained)
             total = total + transform.log_abs_det_jacobian(unconstrained, value).reshape(n, -1).sum(-1)
         model = poutine.condition(self._model, data=values)
-        if self._enumerates:
+        if self.enumerates:
             first_free = -1 - self._nesting - int(self._vectorizes)
             trace = poutine.trace(poutine.enum(model, first_available_dim=first_free)).get_trace()
             return total + _sum_out(trace, n)
@@ -116,10 +126,10 @@ class LogDensity:
         """Whether the model, run once for two points, gives what it gives in two runs."""
         with torch.no_grad():
             self._vectorizes = False
-            apart = self._values(z)
+            apart = self.values(z)
             self._vectorizes = True
             try:
-                together = self._values(z)
+                together = self.values(z)
             except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
                 return False
             return bool(torch.allclose(apart.double(), together.double(), rtol=1e-3, equal_nan=True))

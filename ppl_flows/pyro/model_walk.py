@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pyro
@@ -18,7 +19,9 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.model_map import LatentSite, Step
 from ppl_flows.inference.read_prior import read_prior
 from ppl_flows.inference.site_priors import Prior
-from ppl_flows.pyro.log_density import is_enumerated
+from ppl_flows.pyro.log_density import LogDensity, is_enumerated
+
+ROWS_AT_ONCE = 256  # of second derivatives
 
 
 class PyroWalk:
@@ -29,13 +32,19 @@ class PyroWalk:
     Args:
         model, args, kwargs: without the guide's handlers.
         latents: of a trace, in the order of the model.
+        density: of the model, with these arguments.
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], latents: Mapping[str, Any]
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        latents: Mapping[str, Any],
+        density: LogDensity,
     ) -> None:
-        self.model, self.args, self.kwargs = model, args, kwargs
-        self.vectorizes = False
+        self.model, self.args, self.kwargs, self.density = model, args, kwargs, density
+        self.vectorizes, self.batches = False, True
         self._transforms = {name: biject_to(site["fn"].support) for name, site in latents.items()}
         self._batch_dims = {name: len(site["fn"].batch_shape) for name, site in latents.items()}
 
@@ -43,6 +52,7 @@ class PyroWalk:
         """The same model with other arguments."""
         new = copy.copy(self)
         new.args, new.kwargs = args, kwargs
+        new.density = self.density.of(partial(self.model, *args, **kwargs))
         return new
 
     def __call__(
@@ -55,6 +65,38 @@ class PyroWalk:
         parts = [torch.cat([p.part(site, len(rows)) for p in placings]) for site in sites]
         log_det = torch.cat([p.log_det.reshape(-1) for p in placings])
         return torch.cat(parts, dim=-1).reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+    def curvature(
+        self, sites: tuple[LatentSite, ...], block: tuple[str, ...], u: torch.Tensor, params: Params
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of ``ModelWalk``."""
+        keeps = torch.is_grad_enabled() and (u.requires_grad or self.density.trains)
+        with torch.inference_mode(False), torch.enable_grad(), _no_plates():
+            parts = [
+                self._curvature(sites, block, rows.clone(), create_graph=keeps)
+                for rows in u.reshape(-1, u.shape[-1]).split(ROWS_AT_ONCE)
+            ]
+        gradient, precision = (torch.cat(a) if keeps else torch.cat(a).detach() for a in zip(*parts, strict=True))
+        n = gradient.shape[-1]
+        return gradient.reshape(*u.shape[:-1], n), precision.reshape(*u.shape[:-1], n, n)
+
+    def _curvature(
+        self, sites: tuple[LatentSite, ...], block: tuple[str, ...], rows: torch.Tensor, *, create_graph: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [rows[:, site.at] for site in sites]
+        own = [part.requires_grad_() for site, part in zip(sites, parts, strict=True) if site.name in block]
+        values = self.density.values(torch.cat(parts, dim=-1))
+        gradient = torch.cat(_gradients(values.sum(), own, create_graph=True), dim=-1)
+        n = gradient.shape[-1]
+        if self.batches:
+            try:
+                units = torch.eye(n).to(rows)[:, None, :].expand(n, len(rows), n)
+                found = _gradients(gradient, own, units, is_grads_batched=True, create_graph=create_graph)
+                return gradient, -torch.cat(found, dim=-1).movedim(0, -2)
+            except RuntimeError:  # of operations that are not vectorised
+                self.batches = False
+        columns = [_gradients(c.sum(), own, retain_graph=True, create_graph=create_graph) for c in gradient.unbind(-1)]
+        return gradient, -torch.stack([torch.cat(c, dim=-1) for c in columns], dim=-2)
 
     def read(self, sites: tuple[LatentSite, ...], x: torch.Tensor, variant: int) -> dict[str, Prior]:
         """The priors of the sites at latent vectors, as far as they are known, of one more dimension than x.
@@ -87,6 +129,14 @@ class PyroWalk:
         with poutine.block(), _no_plates(), pyro.validation_enabled(False), placing, suppress(_AllPlacedError):
             self.model(*self.args, **self.kwargs)
         return placing
+
+
+def _gradients(value: torch.Tensor, of: list[torch.Tensor], *given: Any, **options: Any) -> list[torch.Tensor]:
+    """Of a value that may not depend on them."""
+    if not value.requires_grad:
+        value = value + 0 * of[0].sum()
+    grad: Any = torch.autograd.grad
+    return [*grad(value, of, *given, allow_unused=True, materialize_grads=True, **options)]
 
 
 @contextmanager

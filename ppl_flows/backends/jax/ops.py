@@ -94,6 +94,31 @@ def solve_triangular(a: Array, b: Array, *, lower: builtins.bool) -> Array:
     return lax.linalg.triangular_solve(a, rows, left_side=False, lower=lower, transpose_a=True).reshape(b.shape)
 
 
+@jax.custom_jvp
+def cholesky(x: Array) -> tuple[Array, Array]:
+    n = x.shape[-1]
+
+    def step(j: Any, made: tuple[Array, Array]) -> tuple[Array, Array]:
+        factor, inverse = made
+        row = factor[..., j, :]
+        column = x[..., :, j] - (factor @ row[..., None])[..., 0]
+        root = jnp.sqrt(column[..., j, None])
+        column = jnp.where(jnp.arange(n) < j, 0, column / root)
+        own = ((jnp.arange(n) == j) - (row[..., None, :] @ inverse)[..., 0, :]) / root
+        return factor.at[..., :, j].set(column), inverse.at[..., j, :].set(own)
+
+    made: tuple[Array, Array] = lax.fori_loop(0, n, step, (jnp.zeros_like(x), jnp.zeros_like(x)))
+    return made
+
+
+@cholesky.defjvp
+def _cholesky_jvp(primals: Any, tangents: Any) -> Any:
+    factor, inverse = cholesky(*primals)
+    moved = inverse @ tangents[0] @ jnp.matrix_transpose(inverse)
+    moved = jnp.tril(moved + jnp.matrix_transpose(moved)) / (2 + 2 * jnp.eye(moved.shape[-1], dtype=moved.dtype))
+    return (factor, inverse), (factor @ moved, -moved @ inverse)
+
+
 def odeint(
     f: Callable[..., Array],
     y: Array,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins  # the star import below hides some
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
@@ -123,6 +124,15 @@ _EAGER = triangular_sweep.InPlace(lambda a, order: [a[i:j] for i, j in pairwise(
 
 def solve_triangular(a: ndarray, b: ndarray, *, lower: builtins.bool) -> ndarray:
     return np.linalg.solve(a, b.reshape(-1, b.shape[-1]).T).T.reshape(b.shape)
+
+
+def cholesky(x: ndarray) -> tuple[ndarray, ndarray]:
+    factor, inverse = np.full_like(x, np.nan), np.full_like(x, np.nan)
+    for i in np.ndindex(x.shape[:-2]):
+        with suppress(np.linalg.LinAlgError):
+            factor[i] = np.linalg.cholesky(x[i])
+            inverse[i] = np.linalg.inv(factor[i])
+    return factor, inverse
 
 
 def odeint(

@@ -109,6 +109,12 @@ def solve_triangular(a: Tensor, b: Tensor, *, lower: builtins.bool) -> Tensor:
     return rows.reshape(b.shape)
 
 
+def cholesky(x: Tensor) -> tuple[Tensor, Tensor]:
+    factor, wrong = torch.linalg.cholesky_ex(x)
+    factor = torch.where((wrong == 0)[..., None, None], factor, torch.nan)
+    return factor, torch.linalg.solve_triangular(factor, torch.eye(x.shape[-1]).to(x), upper=False)
+
+
 def odeint(
     f: Callable[..., Tensor],
     y: Tensor,
