@@ -24,8 +24,9 @@ from ppl_flows.inference.site_priors import Independent, Prior, Pseudo
 Array = np.ndarray
 
 LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the prior's
+FAINT = 1e-9  # one that can train, and says nothing
 ROUNDS = 2
-SLACK = 0.01  # nats that a round may cost: without observations, of precision 0, there is nothing to train
+SLACK = 0.01  # nats that a round may cost, if the start before lacks as many
 DRAWS = 512  # that show how the likelihood's gradient changes along a chain
 
 
@@ -75,6 +76,8 @@ def informed_start(
         found = with_elbos(coordinates.density(now), found, noise)
         if (moved := max(found, key=elbo_of)).elbo > best.elbo - min(SLACK, best.kl):
             best, seen, informed = moved, now, coordinates.density(now)
+    if not seen.precision.any():  # then they would not train, as they are on the log scale
+        seen = observe(coordinates, density, best, seen, rng, most=FAINT)
     if kind == "mean_field":
         return best, seen
     if kind == "laplace":
@@ -83,7 +86,12 @@ def informed_start(
 
 
 def observe(
-    coordinates: Coordinates, density: Density, fit: Gaussian, seen: Observations, rng: np.random.Generator
+    coordinates: Coordinates,
+    density: Density,
+    fit: Gaussian,
+    seen: Observations,
+    rng: np.random.Generator,
+    most: float = MOST,
 ) -> Observations:
     """What pseudo-observations a mean-field Gaussian in the coordinates with others, ``seen``, stands for.
 
@@ -105,22 +113,22 @@ def observe(
             loc, scale = (a[0] for a in prior)
             mean, log_slope = Independent(loc, scale).place(fit.mean[site.at].reshape(site.numbers), pseudo)
             sd = np.exp(log_slope) * fit.factor[site.at].reshape(site.numbers)
-            ratio = np.clip((scale / sd) ** 2 - 1, LEAST, MOST)
+            ratio = np.clip((scale / sd) ** 2 - 1, min(LEAST, most), most)
             found = _observations(ratio, mean + (mean - loc) / ratio * (ratio > LEAST), scale)
         else:
             v, g = (a[fine][:, site.at].reshape(-1, *site.numbers) for a in (draws, gradients))
-            found = _regression(type(prior)(*(a[fine] for a in priors[site.name])), v, g)
+            found = _regression(type(prior)(*(a[fine] for a in priors[site.name])), v, g, most)
         for array, part in zip(made[:3], found, strict=True):
             array[site.pseudo_at] = np.ravel(part)
     return Observations(*made)
 
 
-def _regression(prior: Prior, v: Array, gradient: Array) -> tuple[Array, Array, Array]:
+def _regression(prior: Prior, v: Array, gradient: Array, most: float) -> tuple[Array, Array, Array]:
     likelihood = gradient + prior.pull(v)
     off = v - v.mean(0)
     slope = -(off * (likelihood - likelihood.mean(0))).mean(0) / np.maximum((off**2).mean(0), 1e-300)
     scale = prior.spread.mean(0)
-    ratio = np.clip(slope * scale**2, LEAST, MOST)
+    ratio = np.clip(slope * scale**2, min(LEAST, most), most)
     value = v.mean(0) + likelihood.mean(0) * scale**2 / ratio
     return _observations(ratio, np.where(ratio > LEAST, value, v.mean(0)), scale)
 
