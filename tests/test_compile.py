@@ -339,7 +339,9 @@ def test_the_default_says_in_the_log_why_a_fit_is_not_compiled(model, make, reas
     assert reason in line
 
 
-@pytest.mark.parametrize("host", [{"loss": Trace_ELBO()}, {"optimizer": partial(torch.optim.SGD, lr=1e-3)}], ids=str)
+@pytest.mark.parametrize(
+    "host", [{"loss": Trace_ELBO()}, {"optimizer": partial(torch.optim.SGD, lr=1e-3)}], ids=["loss", "optimizer"]
+)
 def test_a_loss_or_an_optimiser_of_the_host_is_not_compiled_by_default(host, soon, captures):
     taken = {"loss": "num_particles", "optimizer": "lr"}[next(iter(host))]  # which the host has its own
     options = {name: value for name, value in SHORT.items() if name != taken}

@@ -215,7 +215,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     def size(self) -> Quality:
         """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
         kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
-        return sized(self.quality, kl, dim, informed=self._map is not None)
+        return sized(self.quality, kl, dim, self._map)
 
     @property
     def informed(self) -> tuple[str, ...]:
