@@ -285,4 +285,5 @@ def check_map_params(sites: tuple[SavedSite, ...], placed: tuple[str, ...], foun
         and {name: array.shape for name, array in found.items()} == {n: (size,) for n, size in expected.items()}
         and np.array_equal(at, whole)
     ):
-        raise ValueError("the parameters of its map are not those of sites it has.")
+        wanted = ", ".join(f"informed.{name} ({size},)" for name, size in expected.items())
+        raise ValueError(f"the parameters of its map are not those of sites it has: expected {wanted or 'none'}.")

@@ -143,8 +143,7 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
             return
         start = first_start(self, self._wish, args, kwargs)
         self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
-        layers = self.size.flow_layers
-        self._bijection = guide_bijection(self._recipe, self.latent_dim, layers, self._map)
+        self._bijection = guide_bijection(self._recipe, self.latent_dim, self.size.flow_layers, self._map)
         fixed = self.start != "init"
         self._start = guide_params(self._bijection, start.gaussian, self._seed, fixed=fixed, seen=start.observations)
 

@@ -111,8 +111,7 @@ RUNS = {
 def in_a_process(language: str, kind: str, target: str) -> dict[str, Any]:
     """What such a run says in its last line, in a process of its own on one core."""
     command = [sys.executable, __file__, "--language", language, "--targets", target, "--one", kind]
-    one_core = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
-    done = subprocess.run(command, env=os.environ | one_core, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -129,6 +128,7 @@ def main() -> None:
 
     sys.path.insert(0, str(HIERARCHICAL))
     if given.one:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         print(json.dumps(RUNS[given.language, given.one](given.targets)))
         return
     columns = ("target", "verdict", "to the verdict", "NUTS", "ratio", "programs", "sample", "second fit")
