@@ -53,6 +53,8 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/inversion.py
 	$(BIN)/python tests/benchmarks/svi_step.py
 	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/time_to_posterior.py --language numpyro
+	$(BIN)/python tests/benchmarks/time_to_posterior.py --language pyro --targets eight_schools
 
 bench-posteriors: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/run.py --language numpyro

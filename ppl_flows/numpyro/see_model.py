@@ -75,9 +75,7 @@ def see_model_at_once(
     def see(key: jax.Array) -> dict[str, Any]:
         with Key(key):
             host()
-        return {
-            name: vars(guide)[name] for name in ("prototype_trace", "_init_locs", "_init_latent") if name in vars(guide)
-        }
+        return {name: value for name, value in vars(guide).items() if name in SEEN}
 
     try:
         vars(guide).update(computed(see, key, constants=True))
