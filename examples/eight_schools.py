@@ -108,7 +108,7 @@ def log_prob_change(folder: str, name: str) -> tuple[float, float]:
 
 
 def main(steps: int = 2_000, figure: str | None = "out/eight_schools.png") -> dict:
-    print("fitting three guides in each language, one process a language; about two minutes", flush=True)
+    print("fitting three guides in each language, one process a language; about a minute", flush=True)
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool,

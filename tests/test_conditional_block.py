@@ -127,6 +127,7 @@ def test_given_the_others_a_gaussian_block_is_the_exact_conditional(lang):
     np.testing.assert_allclose(own @ own.T, covariance, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("name", MODELS)
 def test_many_rows_are_placed_as_one_is(lang, name):
     make, block = MODELS[name]
@@ -217,6 +218,7 @@ def trained(lang):
     return model, guide, lang.fit(model, guide, lang.array(Y), **SHORT), before
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_fit_trains_and_beats_the_guide_without_a_block(lang):
     model, guide, result, before = trained(lang)
     assert guide.informed == ("z", "alpha")
@@ -228,6 +230,7 @@ def test_a_fit_trains_and_beats_the_guide_without_a_block(lang):
     assert result.elbo.mean > lang.fit(model, plain, lang.array(Y), **SHORT).elbo.mean + 0.3
 
 
+@pytest.mark.slow_in_numpyro
 def test_given_the_others_draws_are_those_of_the_conditional(lang):
     _, _, result, _ = trained(lang)
     draws = {n: np.asarray(v) for n, v in result.sample(400).items()}
@@ -240,6 +243,7 @@ def test_given_the_others_draws_are_those_of_the_conditional(lang):
     assert np.abs(off.std(0) - 1).max() < 0.3
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_call_without_arguments_has_those_of_the_set_up_and_others_count(lang):
     _, guide, result, _ = trained(lang)
     w = lang.array(np.random.default_rng(0).standard_normal(11))
@@ -256,6 +260,7 @@ def test_a_call_without_arguments_has_those_of_the_set_up_and_others_count(lang)
     assert not np.delete(moved, block).any()
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("writer", ["pyro", "numpyro"])
 def test_a_saved_fit_comes_back_in_either_language(lang, writer, tmp_path):
     _, original, saved, _ = trained(LANGUAGES[writer])
