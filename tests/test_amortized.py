@@ -113,7 +113,7 @@ def pyro_gradients(size, features, n):
     return torch.stack(rows).double().numpy()
 
 
-@pytest.mark.parametrize("features", [None, Y[:, None]], ids=["free", "features"])
+@pytest.mark.parametrize("features", [None, pytest.param(Y[:, None], marks=pytest.mark.slow)], ids=["free", "features"])
 @pytest.mark.parametrize(("gradients", "n"), [(pyro_gradients, 500), (numpyro_gradients, 5_000)], ids=LANGUAGES)
 @pytest.mark.slow_in_numpyro
 def test_a_minibatch_gives_an_unbiased_gradient_of_the_whole_elbo(gradients, n, features):

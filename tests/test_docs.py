@@ -16,6 +16,7 @@ def script(name):
     return module
 
 
+@pytest.mark.slow
 def test_the_table_of_layers_is_up_to_date():
     assert script("make_layers").document() == (DOCS / "layers.md").read_text(), "run `make docs`"
 
