@@ -4,7 +4,7 @@ PYTHON_ARVIZ1 ?= $(shell for p in python3.12 python3.13 "$$(pyenv root 2>/dev/nu
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
 
-.PHONY: demo test test-slow test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs clean
+.PHONY: demo test test-slow test-compiled test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# every fit of the tests and examples in Pyro, by replays and by Pyro
+test-compiled: .venv/installed
+	FITS_TWICE=1 $(BIN)/python -m pytest -n 1 -m slow tests/test_compile.py -k every_fit
 
 # ArviZ 1.x wants Python 3.12: an environment of its own, with the newest JAX and NumPyro.
 .venv-arviz1/installed: pyproject.toml constraints-arviz1.txt

@@ -465,6 +465,7 @@ COUNTING = "numpyro", "meets_nan", "steps_that_are_not_finite", "parameters_that
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("FITS_TWICE" not in os.environ, reason="runs a third of the tests again: make test-compiled")
 def test_every_fit_of_tests_and_examples_is_the_eager_one_by_default(tmp_path):
     report, here = tmp_path / "report", Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-p", "fits_twice", "-p", "no:cacheprovider", "-n", "0", "-q"]
