@@ -461,7 +461,13 @@ def test_the_last_steps_are_compared_before_they_count(monkeypatch, soon):
 # files of tests in which Pyro fits; without tests that count what the model is run for
 FITS = "amortized checkpoints callbacks density estimators examples fit guide_life guide_sites guide_starts handlers "
 FITS += "informed_guides interrupts joint_prior path_gradients plain_flows pyro saved_fits state supports threads"
-COUNTING = "numpyro", "meets_nan", "steps_that_are_not_finite", "parameters_that_only_later_steps_have"
+COUNTING = (
+    "numpyro",
+    "goes_on_compiled",
+    "meets_nan",
+    "steps_that_are_not_finite",
+    "parameters_that_only_later_steps_have",
+)
 
 
 @pytest.mark.slow

@@ -456,7 +456,7 @@ def test_enumerated_sites_are_summed_over(lang):
             lang.ppl.sample("y", lang.dist.Normal(lang.xp.where(k == 0, theta, theta + 5), 1.0), obs=y)
 
     guide = make(lang, model)
-    result = lang.fit(model, guide, lang.array([0.0, 5.0, 6.0]), **(SHORT | {"steps": 20}))
+    result = lang.fit(model, guide, lang.array([0.0, 5.0, 6.0]), **(SHORT | {"steps": 200, "num_particles": 16}))
     assert guide.informed == ("theta",)
     assert set(result.sample(5)) == {"mu", "s", "theta"}
     assert set(result.infer_discrete(5)) >= {"k", "theta"}

@@ -279,7 +279,7 @@ def test_the_guide_finds_a_correlated_posterior(recipe):
     before = start_of(guide)
     result = fit(correlated, guide, steps=400, num_particles=16, lr=3e-2, progress=False)
     assert_moved(result.params, before)
-    assert result.losses[-50:].mean() < result.losses[:50].mean() - 1
+    assert result.losses[-50:].mean() < result.losses[:50].mean() - 0.5
     assert result.elbo.mean < 4 * result.elbo.se, "an ELBO cannot exceed the log evidence, here 0"
     assert result.elbo.mean > -0.15
     assert np.isfinite(result.khat)
