@@ -460,7 +460,8 @@ def test_enumerated_sites_are_summed_over(lang):
     assert guide.informed == ("theta",)
     assert set(result.sample(5)) == {"mu", "s", "theta"}
     assert set(result.infer_discrete(5)) >= {"k", "theta"}
-    assert result.ess > 0.3
+    log_z = -6.386  # by weights of guides with a KL below .0005, in both languages
+    assert log_z - 0.5 < result.elbo.mean < log_z + 4 * result.elbo.se
 
 
 def test_a_flow_of_ones_own_has_the_map_after_it(lang):
