@@ -12,9 +12,7 @@ from ppl_flows.inference.informed_start import Coordinates, informed_start
 from ppl_flows.inference.model_map import ModelMap, Observations
 
 GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one
-REST = (
-    2 / 3
-)  # share of what a Gaussian lacks that one with a block may still lack: its steps cost several times as much
+REST = 2 / 3  # of what a Gaussian lacks, that one with a block may still lack: its steps cost several times as much
 
 
 class Start(NamedTuple):
