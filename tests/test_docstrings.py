@@ -24,6 +24,8 @@ OF_NO_PAPER = {
     "DiagonalNormal": "textbook distribution",
     "guide_flow": "our own choice of layers",
 }
+# ``pf.load`` makes them, and these show it
+SHOWN_ELSEWHERE = {"ppl_flows.SavedAmortized": "load_amortized", "ppl_flows.SavedDensity": "load_density"}
 CONTRACTS = {
     pf.Bijection: ("init", "forward", "inverse", "observe"),
     pf.Transformer: ("forward", "inverse"),
@@ -47,7 +49,7 @@ def public():
 
 @cache
 def methods():
-    """Every public method and property that our own classes define, once, under the name of a public class that has it."""
+    """Every public method and property of our own classes, once, under the name of a public class that has it."""
     seen = {}
     for name, owner in public().items():
         for cls in owner.__mro__ if isinstance(owner, type) else ():
@@ -153,12 +155,12 @@ def test_what_is_raised_is_said():
 
 
 def test_an_example_is_short_and_runs():
-    def check(_, thing):
+    def check(name, thing):
         example = sections(inspect.getdoc(thing)).get("Example", "")
         lines = [line for line in map(str.strip, example.splitlines()) if line.startswith((">>>", "..."))]
         code = [line for line in lines if not re.match(r">>> (import|from) ", line)]
         if not code:
-            return "none"
+            return name not in SHOWN_ELSEWHERE and "none"
         return ("# doctest" in example and "skips") or (len(code) > LINES and f"{len(code)} lines")
 
     demand(check, public())
@@ -176,7 +178,7 @@ def test_logarithms_have_a_unit():
         texts |= {f"{name}.{key}": text for key, text in entries(found.get("Attributes", "")).items()}
         returned = found.get("Returns", "")
         if logs.search(returned):
-            assert "nats" in returned, f"{name}: {returned}"
+            assert re.search("nats|bits", returned), f"{name}: {returned}"
     demand(check, texts)
 
 
