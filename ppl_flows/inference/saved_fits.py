@@ -70,7 +70,7 @@ class SavedFit:
         >>> pyro.clear_param_store()
         >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
         >>> path = tempfile.mkdtemp() + "/fit.safetensors"
-        >>> fit(model, AutoFlow(model, pf.iaf), steps=2, draws=100, progress=False).save(path)
+        >>> fit(model, AutoFlow(model, pf.iaf, start="init"), steps=2, draws=100, progress=False).save(path)
         >>> pf.load(path).sites
         (SavedSite('z', (), real),)
     """

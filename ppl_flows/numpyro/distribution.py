@@ -64,7 +64,7 @@ class Flow(dist.TransformedDistribution):
     Example:
         >>> import jax, numpy as np, ppl_flows as pf
         >>> from ppl_flows.numpyro import Flow
-        >>> density = Flow(pf.TriangularAffine(2), base=pf.StudentT(2))
+        >>> density = Flow(pf.TriangularAffine(2))
         >>> density.sample(jax.random.key(0), (5,)).shape
         (5, 2)
         >>> density.log_prob(np.zeros(2)).shape
@@ -101,7 +101,7 @@ class Flow(dist.TransformedDistribution):
         self.path_gradients, self.path_context = path_gradients, path_context
 
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
-        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats, by one inverse pass."""
+        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats. ``intermediates`` save its one pass."""
         check_event(value, self.event_shape, jax.Array | np.ndarray)
         if not value.size:  # which the host's sums over events do not take
             return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))

@@ -214,6 +214,6 @@ class AutoLocalFlow(LazyGuide, SeesModel):
         return {n: v[0] for n, v in self.quantiles(params, [0.5], *args, **kwargs).items()}
 
     def quantiles(self, params: dict[str, Any], quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, by draws at ``params`` and these arguments."""
+        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, drawn at ``params`` and these arguments."""
         draws = self.sample_posterior(jax.random.key(self._seed), params, *args, sample_shape=(1_000,), **kwargs)
         return {name: jnp.quantile(value, jnp.asarray(quantiles), axis=0) for name, value in draws.items()}

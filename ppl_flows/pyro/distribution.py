@@ -60,7 +60,7 @@ class Flow(dist.TransformedDistribution):
     Example:
         >>> import torch, ppl_flows as pf
         >>> from ppl_flows.pyro import Flow
-        >>> density = Flow(pf.TriangularAffine(2), base=pf.StudentT(2))
+        >>> density = Flow(pf.TriangularAffine(2))
         >>> density.sample((5,)).shape
         torch.Size([5, 2])
         >>> density.log_prob(torch.zeros(2)).shape

@@ -78,6 +78,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     Example:
         >>> import pyro, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import AutoFlow
+        >>> pyro.clear_param_store()
         >>> guide = AutoFlow(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), pf.iaf)
         >>> guide()["z"].shape
         torch.Size([])
@@ -159,8 +160,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
         Args:
             path: the file.
-            model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
+            model, *args, **kwargs: of the fit, with the same latent sites; without arguments compared when called.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that Pyro cannot map, by the name of
