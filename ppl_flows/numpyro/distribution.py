@@ -101,7 +101,7 @@ class Flow(dist.TransformedDistribution):
         self.path_gradients, self.path_context = path_gradients, path_context
 
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
-        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats. ``intermediates`` save its one pass."""
+        """Log density of ``value``, ``(*batch, *event)``: ``(*batch,)``, in nats; ``intermediates`` save its pass."""
         check_event(value, self.event_shape, jax.Array | np.ndarray)
         if not value.size:  # which the host's sums over events do not take
             return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))
