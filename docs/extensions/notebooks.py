@@ -1,0 +1,74 @@
+"""Every page whose code runs can be had as a notebook: one of MyST-NB as it was run, one with tabs in each language."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from sphinx.application import Sphinx
+from two_languages import LANGUAGES, run, split_page
+
+FOLDER = "_notebooks"
+
+
+def notebooks_of(app: Sphinx, page: str) -> dict[str, str]:
+    """Names of the files, and what the link to each says."""
+    if app.env.metadata.get(page, {}).get("kernelspec"):
+        return {f"{page}.ipynb": "notebook"}
+    if any(kind for kind, _ in split_page(Path(app.env.doc2path(page)).read_text())):
+        return {f"{page}_{language}.ipynb": f"notebook in {name}" for language, name in LANGUAGES.items()}
+    return {}
+
+
+def add_links(app: Sphinx, page: str, _: str, context: dict[str, Any], doctree: Any) -> None:
+    if doctree is None or "body" not in context or page not in app.env.found_docs:
+        return
+    up = "../" * page.count("/")
+    links = [
+        f'<a href="{up}{FOLDER}/{name}" download>{words}</a>' for name, words in notebooks_of(app, page).items()
+    ]
+    if links:
+        line = f'<p class="download">Download this page as a {" or a ".join(links)}.</p>'
+        context["body"] = context["body"].replace("</h1>", f"</h1>\n{line}", 1)
+
+
+def write_notebooks(app: Sphinx, error: Exception | None) -> None:
+    if error or app.builder.format != "html":
+        return
+    for page in app.env.found_docs:
+        for name in notebooks_of(app, page):
+            target = Path(app.outdir, FOLDER, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            executed = Path(app.outdir).parent / "jupyter_execute" / name
+            if executed.exists():
+                shutil.copy(executed, target)
+            else:
+                nbformat.write(tabs_as_notebook(app, page, name.removesuffix(".ipynb").rpartition("_")[2]), target)
+
+
+def tabs_as_notebook(app: Sphinx, page: str, language: str) -> Any:
+    pieces = split_page(Path(app.env.doc2path(page)).read_text())
+    outputs = iter(run(language, pieces, Path(app.config.two_languages_cache), app.config.most_steps))
+    cells = []
+    for kind, text in pieces:
+        output = next(outputs) if kind else []
+        if kind in (language, "both"):
+            cells.append(nbformat.v4.new_code_cell(text, outputs=output))
+        elif not kind and text.strip():
+            cells.append(nbformat.v4.new_markdown_cell(plain_markdown(text)))
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def plain_markdown(text: str) -> str:
+    """Without the words that only the site knows."""
+    text = re.sub(r"^:::+.*\n?", "", text, flags=re.M)
+    return re.sub(r"\{[\w:]+\}(`[^`]+`)", r"\1", text).strip()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("html-page-context", add_links)
+    app.connect("build-finished", write_notebooks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
