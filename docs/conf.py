@@ -3,6 +3,7 @@
 With ``DOCS_STEPS=20`` in the environment every fit of the pages takes at most 20 steps (``make docs-quick``).
 """
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -40,7 +41,6 @@ made = DOCS / "_build" / ("quick" if most_steps else "full")
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(made / "jupyter_cache")
 nb_execution_timeout = 600
-nb_execution_raise_on_error = True
 nb_output_stderr = "remove"
 nb_merge_streams = True
 nb_number_source_lines = False
@@ -51,6 +51,10 @@ os.environ["IPYTHONDIR"] = str(profile)
 startup = profile / "profile_default" / "startup"
 startup.mkdir(parents=True, exist_ok=True)
 shutil.copy(DOCS / "extensions" / "kernel_startup.py", startup)
+
+# Formulas, by a MathJax of the site's own: pages work without a network.
+mathjax_path = "mathjax/tex-chtml-full.js"
+mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
 
 # The reference
 autodoc_inherit_docstrings = False  # the contract is documented once, in Bijection
@@ -79,3 +83,15 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 copybutton_selector = "div:not(.output) > div.highlight > pre"
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def copy_mathjax(app, error):
+    """The one program that the pages name, and its fonts; the package has twenty."""
+    if error is None and app.builder.format == "html":
+        target, fonts = Path(app.outdir, "_static", "mathjax"), Path("output", "chtml", "fonts", "woff-v2")
+        shutil.copytree(mathjax / fonts, target / fonts, dirs_exist_ok=True)
+        shutil.copy(mathjax / "tex-chtml-full.js", target)
+
+
+def setup(app):
+    app.connect("build-finished", copy_mathjax)

@@ -5,7 +5,7 @@ import importlib
 import os
 import warnings
 
-get_ipython().run_line_magic("config", "InlineBackend.figure_formats = {'retina'}")  # noqa: F821  IPython's name
+get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['retina']")  # noqa: F821  IPython's name
 warnings.filterwarnings("ignore", category=FutureWarning, module="arviz")  # it announces its next version
 
 if "DOCS_STEPS" in os.environ:

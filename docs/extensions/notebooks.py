@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from docutils import nodes
 from sphinx.application import Sphinx
 from two_languages import LANGUAGES, run, split_page
 
@@ -33,6 +34,14 @@ def add_links(app: Sphinx, page: str, _: str, context: dict[str, Any], doctree: 
     if links:
         line = f'<p class="download">Download this page as a {" or a ".join(links)}.</p>'
         context["body"] = context["body"].replace("</h1>", f"</h1>\n{line}", 1)
+
+
+def half_as_wide(app: Sphinx, doctree: nodes.document) -> None:
+    """Pictures of notebooks, which have two pixels for one."""
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir, image["uri"])
+        if "jupyter_execute" in path.parts and path.suffix == ".png" and "width" not in image:
+            image["width"] = f"{int.from_bytes(path.read_bytes()[16:20], 'big') // 2}px"
 
 
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:
@@ -69,6 +78,7 @@ def plain_markdown(text: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("doctree-read", half_as_wide, priority=900)
     app.connect("html-page-context", add_links)
     app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
