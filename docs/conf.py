@@ -73,6 +73,7 @@ html_theme = "furo"
 html_title = "ppl_flows"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/favicon.svg"
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from two_languages import LANGUAGES, run, split_page
 
@@ -53,9 +53,18 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             executed = Path(app.outdir).parent / "jupyter_execute" / name
             if executed.exists():
-                shutil.copy(executed, target)
+                notebook = with_outputs(app, nbformat.read(executed, as_version=4))
             else:
-                nbformat.write(tabs_as_notebook(app, page, name.removesuffix(".ipynb").rpartition("_")[2]), target)
+                notebook = tabs_as_notebook(app, page, name.removesuffix(".ipynb").rpartition("_")[2])
+            nbformat.write(notebook, target)
+
+
+def with_outputs(app: Sphinx, notebook: Any) -> Any:
+    """As it was run, if it was: MyST-NB keeps outputs in its cache."""
+    try:
+        return get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)[1]
+    except KeyError:
+        return notebook
 
 
 def tabs_as_notebook(app: Sphinx, page: str, language: str) -> Any:
