@@ -9,10 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import ppl_flows
+
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "extensions"))
-
-import ppl_flows
 
 project = "ppl_flows"
 author = copyright = "the ppl_flows developers"

@@ -1,4 +1,4 @@
-"""The reference: a page for every module of the public names, written from ``__all__`` before Sphinx reads its pages."""
+"""The reference: a page for every public module, written from ``__all__`` before Sphinx reads its pages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ import ppl_flows.pyro
 
 FOLDER = "api"
 PARTS = ("recipes", "bijections", "transformers", "conditioners", "combinators", "bases")
-# file, title, and the words at its top
+# what every class of a kind has, documented once
+CONTRACTS = {
+    pf.Bijection: ("init", "forward", "inverse", "observe", "to_torch", "to_jax"),
+    pf.Transformer: ("size", "forward", "inverse"),
+    pf.Base: ("init", "log_prob", "sample"),
+}
 OWN = "Contracts, files and results"
 WORDS = {
-    "recipes": "The architectures of the literature: `recipe(dim, ...)` gives a {class}`~ppl_flows.Bijection`.",
+    "recipes": "The architectures of the literature: ``recipe(dim, ...)`` gives a :py:class:`~ppl_flows.Bijection`.",
     "bijections": "Layers: a wiring of a network and a scalar map, or a map of its own.",
     "transformers": "Monotone scalar maps, which every wiring takes.",
     "conditioners": "Networks, as specifications without sizes; the wiring knows the sizes.",
@@ -52,13 +57,9 @@ def entry(owner: str, name: str) -> str:
     if not inspect.isclass(thing):
         return f".. autofunction:: {full}\n"
     text = f".. autoclass:: {full}\n   :members:\n   :show-inheritance:\n"
-    concrete = not inspect.isabstract(thing)
-    if issubclass(thing, pf.Bijection) and concrete:
-        return text + contract(pf.Bijection, ("init", "forward", "inverse", "observe", "to_torch", "to_jax"))
-    if issubclass(thing, pf.Transformer) and concrete:
-        return text + contract(pf.Transformer, ("size", "forward", "inverse"))
-    if issubclass(thing, pf.Base) and concrete:
-        return text + contract(pf.Base, ("init", "log_prob", "sample"))
+    for owner_of_contract, methods in CONTRACTS.items():
+        if issubclass(thing, owner_of_contract) and not inspect.isabstract(thing):
+            text += contract(owner_of_contract, methods)
     return text
 
 
@@ -85,9 +86,9 @@ def transforms(full: str) -> str:
 
 
 def summary(owner: str, name: str) -> str:
-    """A row: the name, and the first paragraph of its docstring."""
+    """A line: the name, and the first paragraph of its docstring."""
     words = " ".join((inspect.getdoc(getattr(importlib.import_module(owner), name)) or "").partition("\n\n")[0].split())
-    return f"   * - :py:obj:`{name} <{owner}.{name}>`\n     - {words}\n"
+    return f"- :py:obj:`{name} <{owner}.{name}>`: {words[:1].lower() + words[1:] if words[1:2].islower() else words}\n"
 
 
 def page(title: str, module: str, owner: str, words: str) -> str:
@@ -95,21 +96,23 @@ def page(title: str, module: str, owner: str, words: str) -> str:
     modules = [name for name in names if inspect.ismodule(getattr(importlib.import_module(module), name))]
     summaries = [name for name in names if name not in modules and not shared(owner, name)]
     head = f"{title}\n{'=' * len(title)}\n\n{words}\n\n"
-    table = ".. list-table::\n   :widths: 30 70\n\n" + "".join(map(partial(summary, owner), summaries))
-    return head + table + "\n" + "\n".join(entry(owner, name) for name in names)
+    return (
+        head + "".join(map(partial(summary, owner), summaries)) + "\n" + "\n".join(entry(owner, name) for name in names)
+    )
 
 
 def write_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir, FOLDER)
     folder.mkdir(exist_ok=True)
     pages = {part: page(part.capitalize(), f"ppl_flows.{part}", "ppl_flows", WORDS[part]) for part in PARTS}
-    pages["ppl_flows"] = page(OWN, "ppl_flows", "ppl_flows", "What every part obeys, and what is saved, loaded, compared.")
+    pages["ppl_flows"] = page(
+        OWN, "ppl_flows", "ppl_flows", "What every part obeys, and what is saved, loaded, compared."
+    )
     for module in ("pyro", "numpyro", "torch", "jax", "plots"):
         full = f"ppl_flows.{module}"
         pages[module] = page(full, full, full, WORDS[module])
     for name, text in pages.items():
         path = folder / f"{name}.rst"
-        text = text.replace("{class}", ":py:class:").replace("`recipe(dim, ...)`", "``recipe(dim, ...)``")
         if not path.exists() or path.read_text() != text:  # Sphinx reads again what changes
             path.write_text(text)
 

@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from two_languages import LANGUAGES, run, split_page
 
 FOLDER = "_notebooks"
+WIDE = 600  # pixels; wider pictures keep a size on a phone, and are scrolled
 
 
 def notebooks_of(app: Sphinx, page: str) -> dict[str, str]:
@@ -28,9 +29,7 @@ def add_links(app: Sphinx, page: str, _: str, context: dict[str, Any], doctree: 
     if doctree is None or "body" not in context or page not in app.env.found_docs:
         return
     up = "../" * page.count("/")
-    links = [
-        f'<a href="{up}{FOLDER}/{name}" download>{words}</a>' for name, words in notebooks_of(app, page).items()
-    ]
+    links = [f'<a href="{up}{FOLDER}/{name}" download>{words}</a>' for name, words in notebooks_of(app, page).items()]
     if links:
         line = f'<p class="download">Download this page as a {" or a ".join(links)}.</p>'
         context["body"] = context["body"].replace("</h1>", f"</h1>\n{line}", 1)
@@ -42,6 +41,8 @@ def half_as_wide(app: Sphinx, doctree: nodes.document) -> None:
         path = Path(app.srcdir, image["uri"])
         if "jupyter_execute" in path.parts and path.suffix == ".png" and "width" not in image:
             image["width"] = f"{int.from_bytes(path.read_bytes()[16:20], 'big') // 2}px"
+            if int(image["width"][:-2]) > WIDE:
+                image["classes"].append("wide")
 
 
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:

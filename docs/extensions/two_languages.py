@@ -68,7 +68,9 @@ def run(language: str, pieces: list[tuple[str, str]], cache: Path, most_steps: s
         logger.info(f"running {len(codes)} blocks of {LANGUAGES[language]}")
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
         with tempfile.TemporaryDirectory() as folder:
-            NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+            NotebookClient(
+                notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}
+            ).execute()
         cache.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, path)
     outputs = iter([cell.outputs for cell in notebook.cells])
