@@ -123,7 +123,26 @@ def escape_stars(app: Sphinx, what: str, name: str, thing: Any, options: Any, li
         lines[i] = line.replace("*args, **kwargs:", r"\*args, \*\*kwargs:")
 
 
+def hide_private_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Of a class that only the library makes, as arguments with an underscore say: a result, a prior."""
+    if what == "class" and any(parameter.startswith("_") for parameter in parameters_of(thing)):
+        return "", None
+    return None
+
+
+def parameters_of(thing: type) -> list[str]:
+    try:
+        return [
+            n for n, p in inspect.signature(thing).parameters.items() if p.kind is not p.VAR_POSITIONAL and n != "_"
+        ]
+    except ValueError:
+        return []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-signature", hide_private_signature)
     app.connect("autodoc-process-docstring", escape_stars, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
