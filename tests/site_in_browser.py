@@ -7,6 +7,7 @@ import functools
 import http.server
 import os
 import re
+import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -177,3 +178,11 @@ def test_every_notebook_is_one():
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         assert any(cell.cell_type == "code" and cell.outputs for cell in notebook.cells), path
+
+
+def test_nothing_names_the_machine_that_made_the_site():
+    texts = [path for path in SITE.rglob("*") if path.suffix in (".html", ".ipynb", ".js")]
+    for path in texts:
+        text = path.read_text(errors="ignore")
+        assert str(ROOT) not in text, path
+        assert sys.prefix not in text, path

@@ -57,6 +57,9 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
                 notebook = with_outputs(app, nbformat.read(executed, as_version=4))
             else:
                 notebook = tabs_as_notebook(app, page, name.removesuffix(".ipynb").rpartition("_")[2])
+            for cell in notebook.cells:
+                if cell.cell_type == "code":  # what goes to stderr is of the machine that made the site
+                    cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             nbformat.write(notebook, target)
 
 
