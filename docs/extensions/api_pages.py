@@ -88,7 +88,7 @@ def transforms(full: str) -> str:
 def summary(owner: str, name: str) -> str:
     """A line: the name, and the first paragraph of its docstring."""
     words = " ".join((inspect.getdoc(getattr(importlib.import_module(owner), name)) or "").partition("\n\n")[0].split())
-    return f"- :py:obj:`{name} <{owner}.{name}>`: {words[:1].lower() + words[1:] if words[1:2].islower() else words}\n"
+    return f"- :py:obj:`{name} <{owner}.{name}>`. {words}\n"
 
 
 def page(title: str, module: str, owner: str, words: str) -> str:
