@@ -22,7 +22,8 @@ class Repeat(Stack, Wrapper):
     """The same bijection several times, each time with parameters of its own.
 
     Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
-    repetitions. In JAX they are scanned: the program, and the time to compile it, do not grow with their number.
+    repetitions. In JAX more than four are scanned: the program, and the time to compile it, do not grow with their
+    number.
 
     Args:
         part: what is repeated; it gives the shape that it takes. A ``Chain`` makes a block of different layers.
@@ -32,6 +33,14 @@ class Repeat(Stack, Wrapper):
     Raises:
         ValueError: times below 1, a part that changes the shape or the support, or a remat that the part cannot have.
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Repeat(pf.Chain([pf.Reverse(3), pf.MaskedAutoregressive(3)]), times=4)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> params["1"]["w0"].shape  # the repetitions come first
+        (4, 3, 64)
     """
 
     part: Bijection
