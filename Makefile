@@ -1,10 +1,14 @@
 PYTHON ?= python3.11
-# the first of these that runs
-PYTHON_ARVIZ1 ?= $(shell for p in python3.12 python3.13 "$$(pyenv root 2>/dev/null)"/versions/3.1[23]*/bin/python; do \
-	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
+# the first Python of a version that runs
+find_python = $(shell for p in python$(1) "$$(pyenv root 2>/dev/null)"/versions/$(1).*/bin/python; do \
+	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
+# the classifiers of pyproject.toml and the workflow name the same
+PYTHONS = 3.11 3.12 3.13
+CELLS = $(foreach version,$(PYTHONS),$(version)-oldest $(version)-newest)
+ARVIZ1 ?= $(firstword $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),$(version)-newest)))
 
-.PHONY: demo test test-slow test-compiled test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs docs-quick test-docs clean
+.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -26,21 +30,40 @@ test-slow: .venv/installed
 test-compiled: .venv/installed
 	FITS_TWICE=1 $(BIN)/python -m pytest -n 1 -m slow tests/test_compile.py -k every_fit
 
-# ArviZ 1.x wants Python 3.12: an environment of its own, with the newest JAX and NumPyro.
-.venv-arviz1/installed: pyproject.toml constraints-arviz1.txt
-	@test -n "$(PYTHON_ARVIZ1)" || { echo "ArviZ 1.x needs Python 3.12 or later: make test-arviz1 PYTHON_ARVIZ1=..."; exit 1; }
-	$(PYTHON_ARVIZ1) -m venv .venv-arviz1
-	.venv-arviz1/bin/pip install --quiet --disable-pip-version-check -c constraints-arviz1.txt torch
-	.venv-arviz1/bin/pip install --quiet --disable-pip-version-check -c constraints-arviz1.txt \
-		-e ".[pyro,numpyro,arviz]" pytest pytest-xdist scikit-learn funsor h5netcdf h5py
+# An environment for a Python and the oldest or the newest dependencies, such as .venvs/3.12-oldest
+.venvs/%/installed: pyproject.toml constraints-oldest.txt constraints-newest.txt
+	@test -n "$(call find_python,$(firstword $(subst -, ,$*)))" || { echo "there is no Python for $*"; exit 1; }
+	$(call find_python,$(firstword $(subst -, ,$*))) -m venv .venvs/$*
+	.venvs/$*/bin/pip install --quiet --disable-pip-version-check -c constraints-$(lastword $(subst -, ,$*)).txt torch
+	.venvs/$*/bin/pip install --quiet --disable-pip-version-check -c constraints-$(lastword $(subst -, ,$*)).txt \
+		-e ".[pyro,numpyro,arviz]" hypothesis pytest pytest-xdist scikit-learn funsor h5netcdf h5py
 	touch $@
 
-python-arviz1:
-	@echo "$(PYTHON_ARVIZ1)"
+# the core, both languages and ArviZ in every cell, and a table; CELLS=3.12-oldest for one of them
+test-matrix: $(CELLS:%=.venvs/%/installed)
+	.venvs/$(firstword $(CELLS))/bin/python tests/matrix.py $(CELLS)
 
-test-arviz1: .venv-arviz1/installed
-	.venv-arviz1/bin/python -m pytest -n 2 tests/test_arviz.py
-	.venv-arviz1/bin/python -m pytest -n 2 -m "slow or not slow" tests/test_examples.py -k trains_its_flows
+# ArviZ 1.x wants Python 3.12: the cell of the matrix that has it.
+python-arviz1:
+	@echo "$(ARVIZ1)"
+
+test-arviz1: .venvs/$(or $(ARVIZ1),3.12-newest)/installed
+	$(<D)/bin/python -m pytest -n 2 tests/test_arviz.py
+	$(<D)/bin/python -m pytest -n 2 -m "slow or not slow" tests/test_examples.py -k trains_its_flows
+
+# An sdist with what it needs, and a wheel made from it; what an index would say; and every extra in an environment of
+# its own, which runs a little of it away from the checkout
+EXTRAS = none pyro numpyro arviz ode all
+release-check: .venvs/release/installed
+	rm -rf dist out/release
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venvs/release/bin/python -m build --outdir dist
+	.venvs/release/bin/python -m twine check --strict dist/*
+	.venvs/release/bin/python tests/release_check.py $(EXTRAS)
+
+.venvs/release/installed: constraints.txt
+	$(PYTHON) -m venv .venvs/release
+	.venvs/release/bin/pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	touch $@
 
 fuzz: .venv/installed
 	$(BIN)/python -W error tests/fuzz_files.py
@@ -96,4 +119,4 @@ test-docs: .venv/installed-docs
 	$(BIN)/python -m pytest tests/site_in_browser.py
 
 clean:
-	rm -rf .venv .venv-arviz1 out docs/_build docs/_runs docs/api
+	rm -rf .venv .venvs dist out docs/_build docs/_runs docs/api
