@@ -36,7 +36,7 @@ test-compiled: .venv/installed
 	$(call find_python,$(firstword $(subst -, ,$*))) -m venv .venvs/$*
 	.venvs/$*/bin/pip install --quiet --disable-pip-version-check -c constraints-$(lastword $(subst -, ,$*)).txt torch
 	.venvs/$*/bin/pip install --quiet --disable-pip-version-check -c constraints-$(lastword $(subst -, ,$*)).txt \
-		-e ".[pyro,numpyro,arviz]" hypothesis pytest pytest-xdist scikit-learn funsor h5netcdf h5py
+		-e ".[all,ode]" hypothesis pytest pytest-xdist scikit-learn funsor h5netcdf h5py zuko
 	touch $@
 
 # the core, both languages and ArviZ in every cell, and a table; CELLS=3.12-oldest for one of them

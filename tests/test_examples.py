@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     in_pyro, in_numpyro, in_arviz = (
-        block.replace("y, sigma)\nprint", "y, sigma, steps=20)\nprint") for block in BLOCKS
+        block.replace("deaths)\nprint", "deaths, steps=20)\nprint") for block in BLOCKS
     )
     for quick_start in (in_pyro, in_numpyro):
         names: dict = {}
@@ -26,7 +26,7 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
             exec(block, names)
         assert len(names["result"].losses) <= 20
         assert np.isfinite(names["result"].elbo.mean)
-        assert set(names["data"]["posterior"].data_vars) == {"mu", "tau", "theta"}
+        assert set(names["data"]["posterior"].data_vars) == {"intercept", "slope"}
 
 
 def test_the_quick_starts_are_twins():

@@ -37,7 +37,7 @@ def pins(name: str, python: str) -> dict[str, str]:
 def floors() -> dict[str, str]:
     """{package: lowest version}, of the dependencies and of the extras that the matrix installs."""
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["pyro"], *extras["numpyro"], *extras["arviz"]]
+    wanted = [*PROJECT["dependencies"], *extras["pyro"], *extras["numpyro"], *extras["arviz"], *extras["ode"]]
     return dict(requirement.split(">=") for requirement in wanted if ">=" in requirement)
 
 
