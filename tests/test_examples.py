@@ -17,9 +17,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 @pytest.mark.filterwarnings("ignore:to_arviz. the verdict", "ignore:Estimated shape parameter of Pareto")
 def test_the_readmes_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    in_pyro, in_numpyro, in_arviz = (
-        block.replace("deaths)\nprint", "deaths, steps=20)\nprint") for block in BLOCKS
-    )
+    in_pyro, in_numpyro, in_arviz = (block.replace("deaths)\nprint", "deaths, steps=20)\nprint") for block in BLOCKS)
     for quick_start in (in_pyro, in_numpyro):
         names: dict = {}
         for block in (quick_start, in_arviz):
