@@ -22,3 +22,24 @@ if "DOCS_STEPS" in os.environ:
         shell = importlib.import_module(f"ppl_flows.{language}")
         for name in ("fit", "fit_density", "fit_amortized"):
             setattr(shell, name, capped(getattr(shell, name)))
+
+    from ppl_flows.inference.results import FitResult
+
+    as_prior = FitResult.as_prior
+
+    @functools.wraps(as_prior)
+    def prior_of_a_short_fit(self, *args, **options):
+        """Such a fit has no good verdict."""
+        return as_prior(self, *args, **{"reweighted": False, "steps": MOST} | options)
+
+    FitResult.as_prior = prior_of_a_short_fit
+
+    def short_chain(mcmc):
+        def chain(kernel, *, num_samples, **options):
+            warmup = {name: min(n, 50) for name, n in options.items() if name in ("num_warmup", "warmup_steps")}
+            return mcmc(kernel, num_samples=min(num_samples, 50), **options | warmup)
+
+        return chain
+
+    for module in map(importlib.import_module, ("pyro.infer", "numpyro.infer")):
+        module.MCMC = short_chain(module.MCMC)

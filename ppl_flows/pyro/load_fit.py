@@ -89,7 +89,7 @@ def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, 
         torch.manual_seed(seed)
         flow, draws = Flow(transform_of(saved)), {}
         rest = flow.sample((num_samples,))
-        log_q = np.asarray(flow.log_prob(rest).double())
+        log_q = np.asarray(flow.log_prob(rest).double().cpu())
         for site in saved.sites:
             size = int(np.prod(site.numbers))
             draws[site.name] = SUPPORTS.transform(site)(rest[:, :size].reshape(num_samples, *site.numbers))

@@ -148,7 +148,7 @@ class AutoLocalFlow(LazyGuide):
         near = whole.near_posterior
         if near is None:
             return None
-        places = {s["name"]: v.numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
+        places = {s["name"]: v.cpu().numpy() for s, v in whole._unpack_latent(torch.arange(whole.latent_dim))}
         return LocalStart.from_gaussian(near, places, self._locals)
 
     def __repr__(self) -> str:
