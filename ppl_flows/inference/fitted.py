@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import softmax
 
 from ppl_flows.core.types import Array
+from ppl_flows.inference.flow_chains import BaseSpace
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.prior_source import PriorSource
@@ -75,6 +77,17 @@ class Fitted(Protocol):
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
 
+    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+
+    def base_space(self) -> AbstractContextManager[BaseSpace]:
+        """The posterior in the base space of the guide's flow.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled.
+        """
+
     @property
     def has_model(self) -> bool:
         """Whether it has its model and arguments: without them it draws, and no more."""
@@ -102,3 +115,14 @@ class Fitted(Protocol):
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         """Enumerated sites, given draws of the guide."""
+
+
+def check_base_space(guide: Any, is_flow: bool, subsampled: bool) -> None:
+    """Raises TypeError or ValueError where the posterior has no form in the base space of a guide's flow."""
+    if not is_flow:
+        raise TypeError(
+            f"exact draws start from the base space of an AutoFlow, and the guide is {type(guide).__name__}; fit "
+            "AutoFlow(model)."
+        )
+    if subsampled:
+        raise ValueError("exact: a plate is sub-sampled, so the posterior's density is not known; run it at full size.")

@@ -14,6 +14,7 @@ from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.evidence import Evidence
+from ppl_flows.inference.exact_draws import ExactDraws, exact_draws
 from ppl_flows.inference.fit_groups import fit_groups
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.kl_estimate import Estimate
@@ -23,7 +24,6 @@ from ppl_flows.inference.pickling import PicklesOrSaysHow
 
 Path: TypeAlias = str | os.PathLike[str]
 
-MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
 USABLE_ESS = 0.1
@@ -257,6 +257,52 @@ class FitResult(PicklesOrSaysHow):
         asked = AskedPrior(sites, flow, reweighted, draws, steps, seed)
         return make_prior(self._fitted, self.grade, self.verdict, asked)
 
+    @one_at_a_time
+    def exact(
+        self,
+        num_samples: int,
+        *,
+        num_chains: int = 32,
+        max_gradients: int | None = None,
+        strict: bool = False,
+        seed: int = 1,
+    ) -> ExactDraws:
+        """Draws of the posterior itself: Markov chains that start at the guide's draws and move as its flow says.
+
+        In the base space of the flow, where the posterior is a normal distribution times a weight, each chain proposes
+        draws of the flow, and moves on circles that the gradient of the log weight bends. They run until R-hat of every
+        number of the latent vector, and of the log weight, is below 1.01, the effective sample size is what was asked
+        for, and no weight is larger than so many draws should have; then once more, drawn towards what the guide lacks.
+
+        Args:
+            num_samples: effective draws; there are at least as many.
+            num_chains: that run side by side; most of the cost is per move of all of them.
+            max_gradients: of the log density, at most so many, or one doubling less. None: 200 for each draw.
+            strict: raise, and not warn, where something is not right.
+            seed: of all moves.
+
+        Raises:
+            ExactError: with ``strict``, what is not right; its ``draws`` are what there is.
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled, no draw of the guide is possible under the model, or a number is out of
+                its range; a fit that was loaded without its model's arguments.
+
+        Warns:
+            UserWarning: what is not right, by the names of sites.
+
+        Reference: Neal (1993), Probabilistic inference using Markov chain Monte Carlo methods, sec. 5; Hoffman et al.
+        (2019), NeuTra-lizing bad geometry, arXiv:1903.03704, for the base space.
+        """
+        return exact_draws(
+            self._fitted,
+            num_samples,
+            num_chains=num_chains,
+            max_gradients=max_gradients,
+            strict=strict,
+            missed=self._doubt if self._missed > USABLE_MISSED / 10 else "",
+            seed=seed,
+        )
+
     def save(self, path: Path) -> None:
         """Writes the fit to one file: the flow, the sites, the losses and the verdict, neither the model nor its data.
 
@@ -275,24 +321,3 @@ class FitResult(PicklesOrSaysHow):
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
-
-
-class FitError(RuntimeError):
-    """The loss or its gradient was not finite for ``MAX_SKIPPED`` steps running.
-
-    Attributes:
-        step: the first of these steps, counted from 0.
-        losses: of all steps so far.
-        params: the last finite parameters.
-    """
-
-    def __init__(self, step: int, losses: np.ndarray, params: dict[str, Any]) -> None:
-        super().__init__(
-            f"the loss or its gradient is not finite since step {step}; the parameters before that step are in "
-            "`.params` of this error. Look for NaN in the data and for draws at which the model's log density is not "
-            "finite; or try a smaller lr or another init_loc_fn."
-        )
-        self.step, self.losses, self.params = step, losses, params
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.losses, self.params)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
@@ -17,11 +18,12 @@ from numpyro.infer.autoguide import AutoGuide
 import ppl_flows
 from ppl_flows.core.params import map_params
 from ppl_flows.inference.arrays import to_numpy
-from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.fitted import WeightedDraws, check_base_space
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.inference.prior_source import OwnFlow, PriorSource
 from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.base_space import GuideSpace
 from ppl_flows.numpyro.compile_once import Program, random_key
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
@@ -87,6 +89,22 @@ class FittedGuide:
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
         return self._scored(len(vectors), 0, vectors).scores()
+
+    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+        point = self._scored(len(vectors), 0, vectors)
+        return WeightedDraws(point.latents, point.scores(), vectors)
+
+    @contextmanager
+    def base_space(self) -> Iterator[GuideSpace]:
+        """The posterior in the base space of the guide's flow.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled.
+        """
+        check_base_space(self.guide, hasattr(self.guide, "latent_sites"), self.subsampled)
+        yield GuideSpace(self)
 
     def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
         """Of the model at draws of all its latents."""
