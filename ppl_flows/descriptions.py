@@ -35,21 +35,21 @@ def register(cls: AnyClass) -> AnyClass:
             ``AutoregressiveConditioner`` or ``Base``, whose fields are numbers, strings, bools, None, tuples of these,
             and objects of such classes.
 
+    Returns:
+        The class.
+
     Raises:
         TypeError: another kind of class, or no dataclass.
         ValueError: another class has its name.
 
     Example:
-        >>> from dataclasses import dataclass
         >>> import ppl_flows as pf
+        >>> from dataclasses import dataclass
         >>> @pf.register
         ... @dataclass(frozen=True)
-        ... class Doubled(pf.Bijection):
-        ...     dim: int
-        ...     def _forward(self, params, x, context):
-        ...         return 2 * x, 0 * x.sum(-1) + self.dim * 0.6931471805599453
-        ...     def _inverse(self, params, y, context):
-        ...         return y / 2, 0 * y.sum(-1) - self.dim * 0.6931471805599453
+        ... class Wide(pf.Conditioner):
+        ...     def bind(self, inputs, outputs, context_dim=0):
+        ...         return pf.MLP((256, 256)).bind(inputs, outputs, context_dim)
     """
     parameters: Any = getattr(cls, "__dataclass_params__", None)
     if not (isinstance(cls, type) and issubclass(cls, PARTS) and parameters is not None and parameters.frozen):

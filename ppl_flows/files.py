@@ -55,6 +55,12 @@ def save(
         ValueError: params do not have the bijection's structure and shapes, it holds a class that is not registered, or
             ``load`` would refuse the file.
         OSError: what the system refuses, such as a full disk; an old file is kept.
+
+    Example:
+        >>> import tempfile, numpy as np, ppl_flows as pf
+        >>> flow = pf.iaf(2)
+        >>> path = tempfile.mkdtemp() + "/flow.safetensors"
+        >>> pf.save(path, flow, flow.init(np.random.default_rng(0)))
     """
     if isinstance(bijection, SitesPrior | SavedPrior):
         if params is not None:
@@ -117,19 +123,29 @@ def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Reads ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Executes nothing from the file.
+    """Reads what ``save`` has written, in whichever language. Executes nothing from the file.
 
-    Of a fit that ``save`` of a result has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``; of a
-    ``JointPrior`` a ``SavedPrior``. A file may
-    come from a stranger: nothing is built that is much larger than the file.
+    A file may come from a stranger: nothing is built that is much larger than the file.
 
     Args:
         path: a file written by ``save``, in whichever language.
+
+    Returns:
+        ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Of a fit that ``save`` of a result
+        has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``; of a ``JointPrior`` a ``SavedPrior``.
 
     Raises:
         FileFormatError: not a file of ours, a newer format, an unknown class or field, arrays that do not fit, or
             whatever else is wrong with it. It is a ValueError.
         OSError: what the system refuses, such as a file that is not there.
+
+    Example:
+        >>> import tempfile, numpy as np, ppl_flows as pf
+        >>> flow = pf.iaf(2)
+        >>> path = tempfile.mkdtemp() + "/flow.safetensors"
+        >>> pf.save(path, flow, flow.init(np.random.default_rng(0)))
+        >>> pf.load(path)[0] == flow
+        True
     """
     metadata, arrays = read(path, ("1", FORMAT))
     with faults_of(path):

@@ -33,6 +33,19 @@ class FileFormatError(ValueError):
     """A file is not what ``load`` takes, whatever is wrong with it: ``path`` and ``reason`` say where and what.
 
     What the operating system refuses, such as a file that is not there, stays an ``OSError``.
+
+    Args:
+        path: of the file; ``.path`` of the error.
+        reason: what is wrong with it; ``.reason`` of the error.
+
+    Example:
+        >>> import pathlib, tempfile, ppl_flows as pf
+        >>> path = tempfile.mkdtemp() + "/flow.safetensors"
+        >>> _ = pathlib.Path(path).write_text("something else")
+        >>> try:
+        ...     pf.load(path)
+        ... except pf.FileFormatError as error: print(error.path == path)
+        True
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:

@@ -29,6 +29,13 @@ class NormalMixture(Base):
     Raises:
         ValueError: dim or components below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> base = pf.NormalMixture(2, components=3)
+        >>> params = base.init(np.random.default_rng(0))
+        >>> base.log_prob(params, np.zeros((5, 2))).shape
+        (5,)
+
     Reference: Graves (2016), Stochastic Backpropagation through Mixture Density Distributions, arXiv:1607.05690;
     Figurnov et al. (2018), Implicit Reparameterization Gradients, arXiv:1805.08498.
     """

@@ -44,6 +44,13 @@ class ResampledNormal(Base):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> base = pf.ResampledNormal(2, nodes=64)
+        >>> params = base.init(np.random.default_rng(0))
+        >>> base.log_prob(params, np.zeros((5, 2))).shape
+        (5,)
+
     Reference: Stimper, Schölkopf & Hernández-Lobato (2022), Resampling Base Distributions of Normalizing Flows,
     arXiv:2110.15828, eqs. 8-10; Bauer & Mnih (2019), Resampled Priors for Variational Autoencoders, arXiv:1810.11428.
     """

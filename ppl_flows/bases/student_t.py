@@ -30,6 +30,13 @@ class StudentT(Base):
     Raises:
         ValueError: dim below 1, or df not positive.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> base = pf.StudentT(2, df=1.0)
+        >>> params = base.init(np.random.default_rng(0))
+        >>> np.exp(base.log_prob(params, np.zeros(2))).round(4)  # 1 / pi^2
+        np.float64(0.1013)
+
     Reference: Jaini et al. (2020), Tails of Lipschitz Triangular Flows, arXiv:1907.04481; Laszkiewicz et al. (2022),
     Marginal Tail-Adaptive Normalizing Flows, arXiv:2206.10311.
     """

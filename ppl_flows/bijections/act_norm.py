@@ -25,6 +25,16 @@ class ActNorm(Bijection):
     Raises:
         ValueError: dim below 1; at a start, fewer than 2 rows.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.ActNorm(2)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> batch = np.array([[0.0, 1.0], [2.0, 5.0]])
+        >>> params, x, log_det = layer.observe(params, batch, stage="start")
+        >>> x  # mean 0 and variance 1
+        array([[-1., -1.],
+               [ 1.,  1.]])
+
     Reference: Kingma & Dhariwal (2018), Glow, arXiv:1807.03039, sec. 3.1.
     """
 

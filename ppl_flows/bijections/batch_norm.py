@@ -32,6 +32,16 @@ class BatchNorm(Bijection):
     Raises:
         ValueError: a field outside its range; in training, fewer than 2 rows, or a batch on the base side.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.BatchNorm(1)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> params, x, log_det = layer.observe(params, np.array([[1.0], [3.0]]))
+        >>> x.round(3).tolist()  # by the statistics of the batch
+        [[-1.0], [1.0]]
+        >>> params["state"]["mean"]  # a tenth of the way
+        array([0.2])
+
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, sec. 3.7 and appendix E; the
     learned scale and shift are those of Papamakarios et al. (2017), arXiv:1705.07057.
     """

@@ -36,6 +36,14 @@ class BlockNeuralAutoregressive(Bijection):
     Raises:
         ValueError: dim, hidden_factor or layers below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.BlockNeuralAutoregressive(3, hidden_factor=4)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: De Cao et al. (2019), Block Neural Autoregressive Flow, arXiv:1904.04676, sec. 3 (there with one gate
     for all coordinates, and with weight normalisation).
     """

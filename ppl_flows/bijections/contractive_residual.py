@@ -47,6 +47,14 @@ class ContractiveResidual(Bijection):
     Raises:
         ValueError: dim below 1, or above 4,095 where log_det is estimated; lipschitz outside (0, 1); terms below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.ContractiveResidual(3, hidden=(16,), lipschitz=0.5)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: Chen et al. (2019), Residual Flows for Invertible Generative Modeling, arXiv:1906.02735, eqs. 6 and 8;
     Behrmann et al. (2019), Invertible Residual Networks, arXiv:1811.00995.
     """

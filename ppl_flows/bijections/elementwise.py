@@ -33,6 +33,14 @@ class Elementwise(Bijection):
     Raises:
         TypeError: a size that is no whole number, no transformer, or no conditioner.
         ValueError: dim below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Elementwise(3, pf.SinhArcsinh())
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
     """
 
     dim: int

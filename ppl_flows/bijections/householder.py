@@ -26,6 +26,13 @@ class Householder(Bijection):
     Raises:
         ValueError: dim below 1, or reflections not even and positive.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Householder(4, reflections=2)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> layer.forward(params, np.array([1.0, 2.0, 3.0, 4.0]))[0].round(6)  # starts at the identity
+        array([1., 2., 3., 4.])
+
     Reference: Tomczak & Welling (2016), Improving Variational Auto-Encoders using Householder Flow,
     arXiv:1611.09630. The product in one step: Joffrain et al. (2006), Accumulating Householder transformations,
     revisited, ACM TOMS 32(2).

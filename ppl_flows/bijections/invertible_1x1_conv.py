@@ -30,6 +30,14 @@ class Invertible1x1Conv(Bijection):
     Raises:
         ValueError: a shape that is not three numbers, or an order that is no permutation.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Invertible1x1Conv((1, 2, 3), order=(2, 1, 0))
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> layer.forward(params, np.arange(6.0).reshape(1, 2, 3))[0]
+        array([[[2., 1., 0.],
+                [5., 4., 3.]]])
+
     Reference: Kingma & Dhariwal (2018), Glow, arXiv:1807.03039, sec. 3.2.
     """
 

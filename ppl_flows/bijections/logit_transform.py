@@ -27,6 +27,13 @@ class LogitTransform(Bijection):
     Raises:
         ValueError: a field outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.LogitTransform((2, 2, 1))
+        >>> y, log_det = layer.forward({}, np.array([-3.0, 0.0, 0.5, 3.0]).reshape(2, 2, 1))
+        >>> y.ravel().round(3)
+        array([-0.003,  0.5  ,  0.636,  1.003])
+
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, sec. 4.1.
     """
 

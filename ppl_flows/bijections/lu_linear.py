@@ -32,6 +32,13 @@ class LULinear(Bijection):
     Raises:
         ValueError: dim below 1, or an order that is no permutation.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.LULinear(3, order=(1, 2, 0))
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> layer.forward(params, np.array([1.0, 2.0, 3.0]))[0]
+        array([2., 3., 1.])
+
     Reference: Oliva et al. (2018), Transformation Autoregressive Networks, arXiv:1801.09819; Kingma &
     Dhariwal (2018), Glow, arXiv:1807.03039, eq. 10.
     """

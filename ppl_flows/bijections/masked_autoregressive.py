@@ -49,6 +49,15 @@ class MaskedAutoregressive(Bijection):
         TypeError: a size that is no whole number, no transformer, or a conditioner that cannot be masked.
         ValueError: dim below 1, an unknown method, a method for another network than an MLP, or an MLP for sequences.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.MaskedAutoregressive(3, pf.Affine(), conditioner=pf.MLP((16, 16)))
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> x, _ = layer.inverse(params, y)
+        >>> np.allclose(x, 1.0)
+        True
+
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934; Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057.
     """

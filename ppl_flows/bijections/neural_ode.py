@@ -43,6 +43,14 @@ class NeuralODE(Bijection):
             unknown activation.
         ImportError: at the first use, torchdiffeq or diffrax is missing.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.NeuralODE(3, hidden=(16,))
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: Grathwohl et al. (2019), FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative
     Models, arXiv:1810.01367; Chen et al. (2018), Neural Ordinary Differential Equations, arXiv:1806.07366, eq. 8.
     """

@@ -25,6 +25,14 @@ class Orthogonal(Bijection):
     Raises:
         ValueError: dim below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Orthogonal(3)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> log_det
+        array([0., 0., 0., 0., 0.])
+
     Reference: Helfrich et al. (2018), Orthogonal Recurrent Neural Networks with Scaled Cayley Transform,
     arXiv:1707.09520.
     """

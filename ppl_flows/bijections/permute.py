@@ -22,6 +22,12 @@ class Permute(Bijection):
 
     Raises:
         ValueError: dim below 1, or an order that is no permutation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Permute(3, order=(2, 0, 1))
+        >>> layer.forward({}, np.array([1.0, 2.0, 3.0]))[0]
+        array([3., 1., 2.])
     """
 
     dim: int
@@ -56,6 +62,11 @@ class Reverse(Bijection):
 
     Raises:
         ValueError: dim below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Reverse(3).forward({}, np.array([1.0, 2.0, 3.0]))[0]
+        array([3., 2., 1.])
     """
 
     dim: int
@@ -83,6 +94,13 @@ class Shuffle(Bijection):
 
     Raises:
         ValueError: dim below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Repeat(pf.Chain([pf.Shuffle(3), pf.Coupling(3)]), times=4)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> params["0"]["state"]["order"].shape  # an order for each repetition
+        (4, 3)
     """
 
     dim: int

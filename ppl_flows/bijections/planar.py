@@ -33,6 +33,14 @@ class Planar(Bijection):
     Raises:
         ValueError: dim below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Planar(3)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770, eqs. 10-12
     and appendix A.1.
     """

@@ -30,6 +30,14 @@ class Radial(Bijection):
     Raises:
         ValueError: dim below 1.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Radial(3, context_dim=2)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)), np.zeros(2))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770, eq. 14 and
     appendix A.2.
     """

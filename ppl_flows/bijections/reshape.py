@@ -25,6 +25,14 @@ class Squeeze(Bijection):
     Raises:
         ValueError: a height or width that factor does not divide.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Squeeze((4, 4, 3))
+        >>> layer.output_shape
+        (2, 2, 12)
+        >>> layer.forward({}, np.zeros((5, 4, 4, 3)))[0].shape
+        (5, 2, 2, 12)
+
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, sec. 3.6.
     """
 
@@ -76,6 +84,11 @@ class Reshape(Bijection):
     Raises:
         TypeError: no shape.
         ValueError: a shape without axes, or with an empty one.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Reshape((2, 2, 1)).forward({}, np.zeros((5, 4)))[0].shape
+        (5, 2, 2, 1)
     """
 
     shape: tuple[int, ...]

@@ -45,6 +45,14 @@ class Sylvester(Bijection):
         ValueError: dim below 1, a rank not in 1, ..., dim, an unknown variant, or reflections that
             ``Householder`` refuses.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Sylvester(3, rank=2)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
+
     Reference: van den Berg et al. (2018), Sylvester Normalizing Flows for Variational Inference, arXiv:1803.05649,
     sec. 3.
     """

@@ -33,6 +33,14 @@ class Batched(Wrapper):
     Raises:
         TypeError: the part is not a Bijection, or batch no shape.
         ValueError: a batch that is empty or not positive, or a part that is batched already.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Batched(pf.TriangularAffine(2), batch=(8,))
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((8, 2)))
+        >>> y.shape, log_det.shape
+        ((8, 2), (8,))
     """
 
     part: Bijection

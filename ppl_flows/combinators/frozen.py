@@ -21,6 +21,13 @@ class Frozen(Wrapper):
 
     Raises:
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Frozen(pf.TriangularAffine(2))
+        >>> weights, state = pf.split(layer.init(np.random.default_rng(0)))
+        >>> weights  # nothing to train
+        {}
     """
 
     part: Bijection

@@ -17,6 +17,11 @@ class Inverse(Wrapper):
 
     Raises:
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import ppl_flows as pf
+        >>> pf.Inverse(pf.iaf(2, flow_layers=5)) == pf.maf(2)
+        True
     """
 
     part: Bijection

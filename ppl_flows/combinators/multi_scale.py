@@ -33,6 +33,14 @@ class MultiScale(Bijection):
         ValueError: no scales, an odd number of channels, or shapes or contexts that do not fit.
         TypeError: a scale is not a Bijection.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> first = pf.Inverse(pf.Squeeze((4, 4, 1)))  # (2, 2, 4) to the image
+        >>> layer = pf.MultiScale([first, pf.Coupling((2, 2, 2))])
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> layer.forward(params, np.zeros((5, 16)))[0].shape
+        (5, 4, 4, 1)
+
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, sec. 3.6; the learned prior is
     that of Kingma & Dhariwal (2018), Glow, arXiv:1807.03039.
     """

@@ -27,6 +27,12 @@ class Partial(Wrapper):
     Raises:
         ValueError: an index that is not in ``0, ..., dim - 1`` or is there twice, or a part of another size.
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Partial(pf.Reverse(2), dim=4, index=(0, 3))
+        >>> layer.forward({}, np.array([1.0, 2.0, 3.0, 4.0]))[0]
+        array([4., 2., 3., 1.])
     """
 
     part: Bijection

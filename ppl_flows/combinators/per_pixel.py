@@ -27,6 +27,13 @@ class PerPixel(Wrapper):
     Raises:
         ValueError: height or width below 1, or a part whose events are no vectors or that is batched.
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.PerPixel(pf.ActNorm(3), height=4, width=4)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> layer.forward(params, np.zeros((5, 4, 4, 3)))[0].shape
+        (5, 4, 4, 3)
     """
 
     part: Bijection

@@ -32,6 +32,14 @@ class Repeat(Stack, Wrapper):
     Raises:
         ValueError: times below 1, a part that changes the shape or the support, or a remat that the part cannot have.
         TypeError: the part is not a Bijection.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> layer = pf.Repeat(pf.Chain([pf.Reverse(3), pf.MaskedAutoregressive(3)]), times=4)
+        >>> params = layer.init(np.random.default_rng(0))
+        >>> y, log_det = layer.forward(params, np.ones((5, 3)))
+        >>> params["1"]["w0"].shape  # the repetitions come first
+        (4, 3, 64)
     """
 
     part: Bijection

@@ -26,7 +26,7 @@ class Stack(Bijection):
     def loop(
         self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
     ) -> tuple[Any, Params]:
-        """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
+        """``carry, out = step(part, carry, the part's params)`` for each, from the last if ``reverse``."""
 
     def _observe(self, params: Params, value: Array, context: Array | None, forward: bool, stage: str) -> Observed:
         return self._walk(params, value, context, forward, stage)

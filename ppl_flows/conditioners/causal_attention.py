@@ -32,6 +32,13 @@ class CausalAttention(AutoregressiveConditioner):
         TypeError: a size that is no whole number.
         ValueError: a size below 1, a width that heads does not divide, or an unknown activation.
 
+    Example:
+        >>> import ppl_flows as pf
+        >>> network = pf.CausalAttention(32, heads=2)
+        >>> layer = pf.MaskedAutoregressive((16, 4), conditioner=network)  # 16 patches of 4 numbers
+        >>> layer.event_shape
+        (16, 4)
+
     Reference: Vaswani et al. (2017), Attention Is All You Need, arXiv:1706.03762; Xiong et al. (2020), On Layer
     Normalization in the Transformer Architecture, arXiv:2002.04745.
     """

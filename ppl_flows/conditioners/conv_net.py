@@ -30,6 +30,13 @@ class ConvNet(Conditioner):
         TypeError: a size that is no whole number.
         ValueError: a width below 1, fewer than 0 blocks, or an unknown activation.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> network = pf.ConvNet(8).bind(inputs=2, outputs=6)
+        >>> params = network.init(np.random.default_rng(0))
+        >>> network(params, np.zeros((5, 4, 4, 2)), None).shape
+        (5, 4, 4, 6)
+
     Reference: He et al. (2016), Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
     """
 

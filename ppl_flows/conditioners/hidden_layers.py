@@ -33,18 +33,18 @@ class HiddenLayers:
         return range(2, len(self.widths), 2) if self.residual else range(0)
 
     def scale(self, i: int) -> float:
-        """Of the initial ``W_i``, besides its fan-in."""
+        """Of the initial matrix of layer ``i``, besides its fan-in."""
         if i == len(self.widths):
             return OUTPUT_SCALE
         return len(self.hidden) ** -0.5 if i in self.skips else 1.0  # all blocks together add about what one would
 
     def activations(self, xp: Backend) -> list[Callable[[Array], Array]]:
-        """What each a_i but the output passes before the next matrix."""
+        """What each a_i but the output passes before the next matrix, in the namespace ``xp``."""
         acts = [getattr(xp, self.activation)] * len(self.widths)
         return [*acts[:-1], _as_it_is] if self.residual and acts else acts
 
     def propagate(self, xp: Backend, a: Array, layers: Iterable[tuple[Array, Array]]) -> list[Array]:
-        """All a_i, from ``a_0`` to the output, through the layers ``(W_i, b_i)``."""
+        """All a_i, from ``a_0 = a`` to the output, through the ``layers`` ``(W_i, b_i)``, in the namespace ``xp``."""
         acts, skips, seen = self.activations(xp), self.skips, [a]
         for i, (w, b) in enumerate(layers, 1):
             a = xp.linear(acts[i - 1](a), w, b)

@@ -30,7 +30,11 @@ class MLP(HiddenLayers, Conditioner, AutoregressiveConditioner):
         ValueError: a width below 1, residual blocks of unequal widths, or an unknown activation.
 
     Example:
-        >>> import ppl_flows as pf
+        >>> import numpy as np, ppl_flows as pf
+        >>> network = pf.MLP((32, 32), residual=True).bind(inputs=2, outputs=6)
+        >>> params = network.init(np.random.default_rng(0))
+        >>> network(params, np.zeros((5, 2)), None).shape
+        (5, 6)
         >>> layer = pf.Coupling(4, conditioner=pf.MLP((32, 32), residual=True))
 
     Reference: He et al. (2016), Identity Mappings in Deep Residual Networks, arXiv:1603.05027; as in Durkan et al.
@@ -59,11 +63,6 @@ class MLP(HiddenLayers, Conditioner, AutoregressiveConditioner):
     def bind_autoregressive(
         self, length: int, inputs: int, outputs: int, context_dim: int = 0, flip: bool = False
     ) -> MaskedMLP:
-        """As of every autoregressive conditioner.
-
-        Raises:
-            ValueError: positions of more than one number, which its masks do not have.
-        """
         if inputs != 1:
             raise ValueError(
                 f"MLP: its masks are of single coordinates, got positions of {inputs} numbers; use pf.CausalAttention."

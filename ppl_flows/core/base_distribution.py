@@ -32,6 +32,13 @@ class Base(abc.ABC):
 
     A concrete base is a final frozen dataclass, as a ``Bijection`` is: hyperparameters plus pure functions of params.
     In a language it is a ``BaseDistribution``, or the ``base=`` of a flow.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> base = pf.StudentT(2)
+        >>> params = base.init(np.random.default_rng(0))
+        >>> base.log_prob(params, np.zeros((5, 2))).shape
+        (5,)
     """
 
     dim: int
@@ -39,10 +46,28 @@ class Base(abc.ABC):
 
     @abc.abstractmethod
     def init(self, rng: np.random.Generator) -> Params:
-        """Initial parameters as NumPy arrays: the same generator state gives the same ones in every language."""
+        """Initial parameters as NumPy arrays: the same generator state gives the same ones in every language.
+
+        Args:
+            rng: a NumPy generator.
+
+        Returns:
+            Nested dict of arrays.
+        """
 
     def log_prob(self, params: Params, x: Array) -> Array:
-        """Log density of x."""
+        """The log density.
+
+        Args:
+            params: nested dict of arrays, as ``init`` makes it.
+            x: ``(*batch, dim)``.
+
+        Returns:
+            ``(*batch,)``, in nats.
+
+        Raises:
+            ValueError: x of another size.
+        """
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"{type(self).__name__} expects x of shape (*batch, {self.dim}), got {tuple(x.shape)}.")
         return (
@@ -52,7 +77,16 @@ class Base(abc.ABC):
         )
 
     def sample(self, params: Params, random: Random, shape: tuple[int, ...] = ()) -> Array:
-        """Draws of shape ``(*shape, dim)``; they carry gradients if ``reparameterized``."""
+        """Draws, which carry gradients if ``reparameterized``.
+
+        Args:
+            params: nested dict of arrays, as ``init`` makes it.
+            random: a language's random numbers: ``normal``, ``uniform`` and ``gamma``.
+            shape: how many draws.
+
+        Returns:
+            ``(*shape, dim)``.
+        """
         return self._sample(wide_params(params) if has_narrow(params) else params, random, tuple(shape))
 
     @abc.abstractmethod

@@ -31,13 +31,16 @@ class Bijection(abc.ABC):
     Shapes: x ``(*batch, *event_shape)``, y ``(*batch, *output_shape)``, context ``(*batch, context_dim)``,
     broadcast against x's batch; log_det ``(*batch,)``, in nats. x is the base side, y the target side.
 
-    Dtypes: y has that of x, weights and context together. Where it is narrower than float32, such as bfloat16, only
-    the networks of ``Coupling`` multiply in it; all else is done in float32, and log_det is float32. State, such as
-    running averages, stays in float32: cast the first of ``pf.split(params)`` alone.
+    Dtypes: y has that of x, weights and context together. Below float32, only the networks of ``Coupling`` multiply in
+    it; all else, and log_det, is in float32. State stays in float32: cast the first of ``pf.split(params)`` alone.
 
-    A concrete layer is a final frozen dataclass: its fields are hyperparameters, so it is hashable and its repr
-    rebuilds it. It writes ``_forward`` and ``_inverse`` against ``namespace(x)`` and is then a NumPy, a torch and
-    a JAX layer. Layers of vectors have a field ``dim``; layers of other shapes override ``event_shape``.
+    A concrete layer is a final frozen dataclass, hashable, whose repr rebuilds it. It writes ``_forward`` and
+    ``_inverse`` against ``namespace(x)``; layers of vectors have a field ``dim``, others override ``event_shape``.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Reverse(2).forward({}, np.array([[1.0, 2.0]]))  # y and log_det; without parameters
+        (array([[2., 1.]]), array([0.]))
     """
 
     dim: Any  # event size
@@ -67,39 +70,63 @@ class Bijection(abc.ABC):
         return None
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Initial parameters as NumPy arrays: the same generator state gives the same weights in every language."""
+        """Initial parameters: the same state of the generator gives the same weights in every language.
+
+        Args:
+            rng: a NumPy generator.
+
+        Returns:
+            Nested dict of NumPy arrays.
+        """
         return {}
 
     def forward(self, params: Params, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        """Base to target (sampling): ``(y, log|det dy/dx|)``."""
+        """Base to target, the direction that samples.
+
+        Args:
+            params: as ``init`` makes them, in x's library.
+            x: ``(*batch, *event_shape)``.
+            context: ``(*batch, context_dim)``, broadcast against x's batch; None where ``context_dim`` is 0.
+
+        Returns:
+            ``(y, log|det dy/dx|)``: ``(*batch, *output_shape)``, and ``(*batch,)`` in nats.
+
+        Raises:
+            ValueError, TypeError: shapes or params that do not fit, a context that is missing or not wanted, no arrays.
+        """
         y, log_det = self._run_checked(self._forward, params, x, context, self.event_shape)
         return y, log_det
 
     def inverse(self, params: Params, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        """Target to base (scoring): ``(x, log|det dx/dy|)``."""
+        """Target to base, the direction that scores; errors as of ``forward``.
+
+        Args:
+            params, context: as of ``forward``.
+            y: ``(*batch, *output_shape)``.
+
+        Returns:
+            ``(x, log|det dx/dy|)``: ``(*batch, *event_shape)``, and ``(*batch,)`` in nats.
+        """
         x, log_det = self._run_checked(self._inverse, params, y, context, self.output_shape)
         return x, log_det
 
     def observe(
-        self,
-        params: Params,
-        value: Array,
-        context: Array | None = None,
-        *,
-        forward: bool = False,
-        stage: str = "train",
+        self, params: Params, value: Array, context: Array | None = None, *, forward: bool = False, stage: str = "train"
     ) -> Observed:
-        """The pass that a batch makes during training: ``(params, out, log_det)``, with params that have seen it.
+        """The pass that a batch makes during training, by params that then have seen it.
 
-        For most layers it is the ordinary pass. A layer that normalises takes its statistics from the batch, over
-        all axes but the last; log_det is that of the row-wise map with these statistics held fixed.
+        For most layers the ordinary pass. A layer that normalises takes its statistics from the batch, over all axes
+        but the last; log_det is that of the row-wise map with these held fixed.
 
         Args:
+            params, context: as of ``forward``.
             value: the batch, ``(*batch, *event)``.
             forward: the batch is on the base side; by default it is data, and the pass is ``inverse``.
-            stage: ``"start"``, once before training: weights may be set from the batch. ``"train"``, at every step:
-                only what is below ``"state"`` changes. ``"settle"``, once after training, on many rows: state becomes
-                what this batch says.
+            stage: ``"start"``, once before training, may set weights; ``"train"``, at every step, changes only what is
+                below ``"state"``; ``"settle"``, once after training, sets that from many rows.
+
+        Returns:
+            ``(params, out, log_det)``: the new params, and what that direction gives, log_det in nats.
 
         Raises:
             ValueError: an unknown stage; a batch without rows; for a layer that normalises, fewer than 2 rows.
@@ -122,8 +149,7 @@ class Bijection(abc.ABC):
         context: Any = None,
         seed: int = 0,
     ) -> TorchFlow:
-        """The density in plain torch, an ``nn.Module`` with ``log_prob``, ``sample``, ``condition``: see
-        ``ppl_flows.torch.Flow``. Pyro has ``ppl_flows.pyro.Flow``."""
+        """A ``ppl_flows.torch.Flow``, the density as an ``nn.Module`` without Pyro; arguments and errors as of it."""
         make = flow_class("torch")
         made: TorchFlow = make(self, params, base=base, base_params=base_params, context=context, seed=seed)
         return made
@@ -137,8 +163,7 @@ class Bijection(abc.ABC):
         context: Any = None,
         seed: int = 0,
     ) -> JaxFlow:
-        """The density in plain JAX, a pytree with ``log_prob``, ``sample``, ``condition``, all pure: see
-        ``ppl_flows.jax.Flow``. NumPyro has ``ppl_flows.numpyro.Flow``."""
+        """A ``ppl_flows.jax.Flow``, the density as a pytree without NumPyro; arguments and errors as of it."""
         make = flow_class("jax")
         made: JaxFlow = make(self, params, base=base, base_params=base_params, context=context, seed=seed)
         return made
@@ -238,11 +263,7 @@ class Bijection(abc.ABC):
         printer.text(str(self))
 
     def joint_batch(self, batch: tuple[int, ...], context: Array | None) -> tuple[int, ...]:
-        """The batch shape of a value with this one, the context and ``batch_shape`` together.
-
-        Raises:
-            ValueError: they do not broadcast.
-        """
+        """The shape that ``batch``, the context's and ``batch_shape`` broadcast to; a ValueError where they do not."""
         if context is None and not self.batch_shape:
             return batch
         given = () if context is None else tuple(context.shape[:-1])

@@ -33,23 +33,62 @@ class Network(Protocol):
 
 
 class Conditioner(abc.ABC):
-    """What ``Coupling`` and ``Elementwise`` take; a frozen dataclass."""
+    """The network that ``Coupling`` and ``Elementwise`` take, without its sizes; a frozen dataclass.
+
+    A network of your own subclasses it: ``bind`` gives what has ``init(rng) -> params`` and
+    ``__call__(params, x, context) -> theta``.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> network = pf.MLP((16,)).bind(inputs=2, outputs=6)
+        >>> params = network.init(np.random.default_rng(0))
+        >>> network(params, np.zeros((5, 2)), None).shape
+        (5, 6)
+    """
 
     event_ndim: ClassVar[int | None] = None  # axes of the events that its networks take, 3 for images; None: any
 
     @abc.abstractmethod
     def bind(self, inputs: int, outputs: int, context_dim: int = 0) -> Network:
-        """The network with these sizes; for ``Elementwise``, x is the wiring's context."""
+        """The network of these sizes.
+
+        Args:
+            inputs: size of its x; for ``Elementwise`` x is the wiring's context. Of images: channels.
+            outputs: size of theta.
+            context_dim: size of the context, 0 for none.
+
+        Returns:
+            The network, hashable, with pure ``init`` and ``__call__``.
+        """
 
 
 class AutoregressiveNetwork(abc.ABC):
-    """A network of sequences whose output t sees only the positions before t (with ``flip``, after t)."""
+    """A network of sequences whose output t sees only the positions before t (with ``flip``, after t).
+
+    A subclass has ``length``, ``init`` and ``__call__``; ``sequentially`` works for all, and may be overridden
+    by one that can go from position to position.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> network = pf.MLP((16,)).bind_autoregressive(length=3, inputs=1, outputs=2)
+        >>> params = network.init(np.random.default_rng(0))
+        >>> theta = network(params, np.ones((5, 3, 1)), None)
+        >>> theta.shape
+        (5, 3, 2)
+    """
 
     length: int
 
     @abc.abstractmethod
     def init(self, rng: np.random.Generator) -> Params:
-        """As of ``Network``."""
+        """Initial parameters; a last layer of small numbers starts a flow next to the identity.
+
+        Args:
+            rng: a NumPy generator.
+
+        Returns:
+            Nested dict of NumPy arrays.
+        """
 
     @abc.abstractmethod
     def __call__(self, params: Params, x: Array, context: Array | None) -> Array:
@@ -61,14 +100,19 @@ class AutoregressiveNetwork(abc.ABC):
     def sequentially(
         self, params: Params, y: Array, context: Array | None, transformer: Transformer, method: str
     ) -> tuple[Array, Array]:
-        """``(x, log_det)`` with ``transformer.forward(self(x), x) = y``; log_det of the inverse, ``(*batch,)``.
+        """The x with ``transformer.forward(self(x), x) = y``, position by position.
 
-        By ``length`` passes, each of which finds one more position; in JAX the program holds them all. A network that
-        can go from position to position overrides it.
+        By ``length`` passes, each of which finds one more position; in JAX the program holds them all.
 
         Args:
+            params: of the network.
             y: ``(*batch, length, inputs)``.
+            context: ``(*batch, context_dim)``, or None.
+            transformer: the scalar map.
             method: as in ``MaskedAutoregressive``; "auto" for all networks but a masked MLP.
+
+        Returns:
+            ``(x, log_det)``: log_det of the inverse in nats, ``(*batch,)``.
         """
         xp = namespace(y)
         x, slopes = xp.zeros_like(y), xp.zeros_like(y)
@@ -81,13 +125,34 @@ class AutoregressiveNetwork(abc.ABC):
 
 
 class AutoregressiveConditioner(abc.ABC):
-    """What ``MaskedAutoregressive`` takes; a frozen dataclass."""
+    """The network that ``MaskedAutoregressive`` takes, without its sizes; a frozen dataclass.
+
+    Example:
+        >>> import ppl_flows as pf
+        >>> isinstance(pf.MLP((16,)), pf.AutoregressiveConditioner)
+        True
+        >>> layer = pf.MaskedAutoregressive(3, conditioner=pf.MLP((16,)))
+    """
 
     @abc.abstractmethod
     def bind_autoregressive(
         self, length: int, inputs: int, outputs: int, context_dim: int = 0, flip: bool = False
     ) -> AutoregressiveNetwork:
-        """The network of sequences of ``length`` vectors of size ``inputs``."""
+        """The network of sequences of ``length`` vectors of size ``inputs``.
+
+        Args:
+            length: number of positions; of vectors, their size.
+            inputs: size of one position, 1 for vectors.
+            outputs: size of theta at one position.
+            context_dim: size of the context, 0 for none.
+            flip: each position sees those after it, in place of those before.
+
+        Returns:
+            An ``AutoregressiveNetwork``.
+
+        Raises:
+            ValueError: positions of more than one number, for an ``MLP``, whose masks are of single coordinates.
+        """
 
 
 def check_conditioner(owner: str, conditioner: Any, event_ndim: int) -> None:

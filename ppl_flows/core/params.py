@@ -54,7 +54,21 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """``(weights, state)``: what an optimiser trains, and what is below a key ``"state"``, such as running averages."""
+    """What an optimiser trains, and what is below a key ``"state"``, such as running averages.
+
+    Args:
+        params: nested dict of arrays.
+
+    Returns:
+        ``(weights, state)``, nested likewise; ``merge`` puts them together.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> params = pf.BatchNorm(1).init(np.random.default_rng(0))
+        >>> weights, state = pf.split(params)
+        >>> sorted(weights), state
+        (['log_scale', 'shift'], {'state': {'mean': array([0.]), 'var': array([1.])}})
+    """
     weights: dict[str, Any] = {}
     state: dict[str, Any] = {}
     for key, value in params.items():
@@ -70,7 +84,21 @@ def split(params: Params) -> tuple[Params, Params]:
 
 
 def merge(weights: Params, state: Params) -> Params:
-    """The params that ``split`` took apart."""
+    """The params that ``split`` took apart.
+
+    Args:
+        weights: the first that ``split`` gave, or as an optimiser has moved them.
+        state: the second.
+
+    Returns:
+        The params, a nested dict.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> params = pf.BatchNorm(1).init(np.random.default_rng(0))
+        >>> pf.merge(*pf.split(params)).keys() == params.keys()
+        True
+    """
     merged = {**weights, **state}
     for key in weights.keys() & state.keys():
         merged[key] = merge(weights[key], state[key])

@@ -14,7 +14,17 @@ class Transformer(abc.ABC):
 
     Shapes: x, y and the log slope ``(*batch, dim)``; theta ``(*batch, dim, size)``, or broadcastable to it.
     ``theta = 0`` is the identity or next to it, so that a conditioner with small outputs starts a flow there; where the
-    codomain is not the reals, it is the plain map onto it.
+    codomain is not the reals, it is the plain map onto it. A subclass is a frozen dataclass with ``size``, ``forward``
+    and ``inverse``, written against ``namespace(x)``.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.RationalQuadratic(bins=4)
+        >>> h.size
+        11
+        >>> y, log_slope = h.forward(np.zeros((3, h.size)), np.ones((5, 3)))
+        >>> np.allclose(y, 1.0), log_slope.shape
+        (True, (5, 3))
     """
 
     codomain: ClassVar[Interval] = REAL  # the interval that y lies in
@@ -26,11 +36,27 @@ class Transformer(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, theta: Array, x: Array) -> tuple[Array, Array]:
-        """``(y, log dy/dx)``, each ``(*batch, dim)``."""
+        """The map.
+
+        Args:
+            theta: parameters, ``(*batch, dim, size)``, or broadcastable to it.
+            x: ``(*batch, dim)``.
+
+        Returns:
+            ``(y, log dy/dx)``, each ``(*batch, dim)``, the log slope in nats.
+        """
 
     @abc.abstractmethod
     def inverse(self, theta: Array, y: Array) -> tuple[Array, Array]:
-        """``(x, log dx/dy)``, each ``(*batch, dim)``."""
+        """The inverse map.
+
+        Args:
+            theta: as of ``forward``.
+            y: ``(*batch, dim)``.
+
+        Returns:
+            ``(x, log dx/dy)``, each ``(*batch, dim)``, the log slope in nats.
+        """
 
 
 def check_transformer(owner: str, transformer: Any) -> None:

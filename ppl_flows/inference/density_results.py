@@ -42,6 +42,13 @@ class DensityFit(PicklesOrSaysHow):
         validation_losses: negative mean log-likelihood of the held-out rows after every twentieth of the steps, in nats
             per row; the parameters are those of the smallest. None if no rows were held out.
         interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
+
+    Example:
+        >>> import torch, ppl_flows as pf
+        >>> from ppl_flows.pyro import fit_density
+        >>> fit = fit_density(pf.maf(2), torch.randn(100, 2), steps=2, progress=False)
+        >>> fit.losses.shape, fit.flow.log_prob(torch.zeros(2)).shape
+        ((2,), torch.Size([]))
     """
 
     way_out = "fit.save(path) keeps it in a file, and load_density(path) gives it back"
@@ -77,6 +84,7 @@ class DensityFit(PicklesOrSaysHow):
             context: for a conditional density, what ``flow.condition`` takes: the draws are those given it.
             name: of the variable.
             coords, dims: as of ``FitResult.to_arviz``.
+            seed: of the draws.
 
         Raises:
             ImportError: ArviZ is not installed.
@@ -113,6 +121,14 @@ class AmortizedFit(PicklesOrSaysHow):
 
     Attributes:
         density: the conditional flow over the unconstrained latents, and its training.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import fit_amortized
+        >>> model = lambda y: pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+        >>> fit = fit_amortized(model, torch.tensor(0.0), flow=pf.Elementwise, simulations=100, steps=2, progress=False)
+        >>> fit.sample(3, torch.tensor(1.0))["z"].shape
+        torch.Size([3])
     """
 
     way_out = "fit.save(path) keeps it in a file, and load_amortized(path, model) gives it back"
@@ -133,7 +149,7 @@ class AmortizedFit(PicklesOrSaysHow):
 
     @one_at_a_time
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
-        """Posterior draws given the data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
+        """Posterior draws by ``seed`` given data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
@@ -148,7 +164,7 @@ class AmortizedFit(PicklesOrSaysHow):
         **kwargs: Any,
     ) -> Any:
         """Posterior draws given the data in the model's arguments, and these: groups ``posterior``, ``observed_data``,
-        ``constant_data``, as of ``FitResult.to_arviz``, which has the options and errors."""
+        ``constant_data``; other arguments and errors as of ``FitResult.to_arviz``."""
         draws = self.sample(num_samples, *args, seed=seed, **kwargs)
         seen = cast(Any, self._see)(args, kwargs)
         groups = {

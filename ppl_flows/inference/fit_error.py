@@ -14,8 +14,13 @@ class FitError(RuntimeError):
 
     Attributes:
         step: the first of these steps, counted from 0.
-        losses: of all steps so far.
+        losses: of all steps so far, in nats.
         params: the last finite parameters.
+
+    Example:
+        >>> from ppl_flows.pyro import FitError
+        >>> FitError(7, [float("nan")] * 27, {"loc": 0.5}).params  # as ``fit`` raises it
+        {'loc': 0.5}
     """
 
     def __init__(self, step: int, losses: np.ndarray, params: dict[str, Any]) -> None:

@@ -40,14 +40,21 @@ class FitResult(PicklesOrSaysHow):
         interrupted: whether Ctrl-C ended the training; the parameters are those of the last steps.
         elbo: of the trained guide, from fresh draws, in nats.
         kl: estimate of ``KL(guide || posterior)``, in nats: log evidence by importance sampling from these draws, or
-            from these and some hundred wider ones, whichever is larger, minus the ELBO. It sees what the guide misses
-            near where it is; a mode where none of these draws lands it does not see. nan where a plate is sub-sampled,
-            as the weights then carry the noise of the minibatches too.
-        khat: Pareto k-hat of the importance weights; above 0.7 ``reweighted`` is unreliable. nan as for kl. It says
-            little about the KL.
+            with some hundred wider ones, if that is larger, minus the ELBO. A mode where none of them lands it does not
+            see. nan where a plate is sub-sampled, whose minibatches make the weights noisy.
+        khat: Pareto k-hat of these weights; above 0.7 ``reweighted`` is unreliable. No measure of the KL. nan as kl.
         ess: effective sample size of these weights, as a share of the draws, between 0 and 1; nan as for kl.
         log_evidence: of the model, in nats: ``(mean, se, method)``. Withheld, nan with the reason as its method, where
             the KL is above 0.2 or the guide misses a part of the posterior.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import AutoFlow, fit
+        >>> pyro.clear_param_store()
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> result = fit(model, AutoFlow(model, pf.TriangularAffine, start="init"), steps=2, draws=100, progress=False)
+        >>> len(result.losses), result.sample(3)["z"].shape
+        (2, torch.Size([3]))
     """
 
     way_out = "result.save(path) keeps the fit in a file, and AutoFlow.load(path, model) gives it back"
@@ -101,8 +108,7 @@ class FitResult(PicklesOrSaysHow):
         sub-sampled, or where the model draws what the guide does not, such as enumerated sites.
 
         Args:
-            batch_size: so many draws at a time, collected as NumPy arrays: the memory that the flow and the model take
-                is bounded. None: all at once.
+            batch_size: so many draws at a time, collected as NumPy arrays, which bounds the memory. None: all at once.
             deterministic: False: latent sites alone, as a host's ``Predictive`` at other arguments wants them.
 
         Raises:
@@ -124,11 +130,10 @@ class FitResult(PicklesOrSaysHow):
     def reweighted(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Draws corrected by importance weights: resampled, with replacement, from four times as many of the guide's.
 
-        The weights are Pareto-smoothed. Sites as in ``sample``.
+        The weights are Pareto-smoothed. Sites, ``num_samples`` and ``seed`` as in ``sample``.
 
         Raises:
-            TypeError, ValueError: as in ``sample``.
-            ValueError: a plate is sub-sampled, so that no weight is known exactly.
+            TypeError, ValueError: as in ``sample``; a plate is sub-sampled, so that no weight is known exactly.
         """
         if self.grade == "not judged":
             raise ValueError("reweighted: the likelihood is sub-sampled, so the weights are noisy; use sample.")
@@ -140,8 +145,8 @@ class FitResult(PicklesOrSaysHow):
     def infer_discrete(self, num_samples: int, *, seed: int = 1) -> dict[str, Array]:
         """Joint posterior draws of all latents, enumerated sites among them, ``{site: (num_samples, *site shape)}``.
 
-        The continuous ones are those of ``sample``; given each of them the enumerated sites are drawn from their exact
-        conditional, and deterministic sites computed, by the language's own ``infer_discrete``.
+        The continuous ones are those of ``sample`` for ``seed``; given each of them the enumerated sites are drawn from
+        their exact conditional, and deterministic sites computed, by the language's own ``infer_discrete``.
 
         Raises:
             ValueError: the model has no enumerated sites, or a plate is sub-sampled.
@@ -174,21 +179,16 @@ class FitResult(PicklesOrSaysHow):
         Groups ``posterior`` (one chain; deterministic sites too, and enumerated ones, drawn by ``infer_discrete``),
         ``posterior_predictive``, ``log_likelihood`` (in nats, by observed site and row), ``prior``,
         ``prior_predictive``, ``observed_data``, ``constant_data`` (the numbers among the model's arguments) and
-        ``sample_stats``: ``lp``, the model's log density, and ``log_q``, the guide's, of each draw, both as of the
-        unconstrained latents. Axes have the names of their plates (``{plate}_dim`` where a variable
-        has that name), and the labels of pandas and xarray arguments whose index has the plate's name, or no name and
-        its length; "/" in names becomes ".". The verdict, KL, evidence and versions are attributes.
-
-        A plate that is sub-sampled leaves the posterior alone; enumerated sites leave out ``log_likelihood``, as there
-        is none of single rows; a fit that was loaded without its model's arguments has ``posterior`` and ``log_q``.
+        ``sample_stats``: ``lp``, the model's log density in nats, and ``log_q``, the guide's, of unconstrained latents.
+        Axes have the names of their plates (``{plate}_dim`` where a variable has that name), and labels of pandas and
+        xarray arguments whose index has the plate's name, or no name and its length; "/" becomes "."; attributes are
+        the verdict and, as ``draws``, whether draws are resampled. A sub-sampled plate leaves the posterior alone;
+        enumerated sites leave out ``log_likelihood``; a fit loaded without arguments has ``posterior`` and ``log_q``.
 
         Args:
-            num_samples: draws of the posterior.
-            reweighted: whether these are resampled by importance weights, as in ``reweighted``; None: where the verdict
-                is "usable after reweighting". The attribute ``draws`` says which.
-            prior: draws of the prior; 0: none.
-            coords: labels, ``{dim: values}``.
-            dims: names of axes, ``{site: names}``; both add to those that are found, and override them.
+            num_samples, prior: draws of the posterior, and of the prior; 0: none.
+            reweighted: whether the former are resampled by weights; None: if the verdict is "usable after reweighting".
+            coords, dims: labels, ``{dim: values}``, and names of axes, ``{site: names}``; they override those found.
             posterior_predictive, log_likelihood: whether to have these groups.
             seed: of the draws, which are others than those of ``sample``.
 
@@ -242,17 +242,15 @@ class FitResult(PicklesOrSaysHow):
         flow is fitted, by maximum likelihood, to draws resampled by their smoothed weights.
 
         Args:
-            sites: names of continuous latents; those of a ``JointPrior`` in this model are among them. None: all.
-                Enumerated ones are summed over.
+            sites: names of continuous latents, also of a ``JointPrior``; None: all. Enumerated ones are summed over.
             flow: a recipe, as of ``AutoFlow``, for a flow to fit, whatever the verdict. None: ``pf.guide_flow``.
             reweighted: whether draws are resampled by weights; False: the guide as it is, whatever the verdict.
-            draws, steps: that a flow is fitted to, a tenth of them held out to say when to stop; and of its training.
+            draws, steps, seed: what a flow is fitted to, a tenth held out to tell when to stop; of training; of all.
 
         Raises:
             TypeError: ``flow`` is no recipe.
-            ValueError: the verdict is "do not trust" or "not judged", and ``reweighted`` does not say what to take; a
-                site that is unknown or discrete; a support that has no name in both languages; a fit that was loaded
-                without its model's arguments.
+            ValueError: the verdict is "do not trust" or "not judged", and ``reweighted`` is None; a site is unknown or
+                discrete; a support without a name in both languages; a fit loaded without its model's arguments.
         """
         asked = AskedPrior(sites, flow, reweighted, draws, steps, seed)
         return make_prior(self._fitted, self.grade, self.verdict, asked)
@@ -311,8 +309,7 @@ class FitResult(PicklesOrSaysHow):
 
         Raises:
             TypeError: the guide is no ``AutoFlow``.
-            ValueError: a site whose support the other language has no word for, or a flow with a class that is not
-                registered.
+            ValueError: a site whose support the other language has no word for, or a class that is not registered.
             OSError: what the system refuses, such as a full disk; an old file is kept.
         """
         self._write(self, path)

@@ -55,16 +55,24 @@ class SavedFit:
         placed: names of those that the model places; the guide then draws by runs of the model alone.
         map_params: trained parameters of the map that does it, under dotted names.
         model_params: the parameters of the model that were trained with it, the path of each in nested dicts first.
-        losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
+        losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``; losses in nats.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
-        log_evidence: likewise, ``(mean, standard error, method)``.
+        log_evidence: likewise, ``(mean, standard error, method)``, in nats.
         missed, doubt: what the verdict is made of beside these.
-        start, quality: of the guide.
-        seed: of the fit.
+        start, quality, seed: of the guide, and of the fit.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
         num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
-        language: that it was trained in.
-        versions: of ppl_flows, and of the language's packages.
+        language, versions: that it was trained in; of ppl_flows, and of the language's packages.
+
+    Example:
+        >>> import tempfile, pyro, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import AutoFlow, fit
+        >>> pyro.clear_param_store()
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> path = tempfile.mkdtemp() + "/fit.safetensors"
+        >>> fit(model, AutoFlow(model, pf.iaf, start="init"), steps=2, draws=100, progress=False).save(path)
+        >>> pf.load(path).sites
+        (SavedSite('z', (), real),)
     """
 
     bijection: Bijection
@@ -103,7 +111,10 @@ class SavedFit:
 class SavedDensity:
     """What ``pf.load`` gives of a density: ``load_density(path)`` of either language makes a ``DensityFit`` of it.
 
-    Attributes: as of ``DensityFit``, and the language and versions as of ``SavedFit``.
+    Attributes:
+        bijection, params, base, base_params, losses, validation_losses, skipped, interrupted: as of ``DensityFit``;
+            losses in nats per row.
+        language, versions: as of ``SavedFit``.
     """
 
     bijection: Bijection
@@ -172,12 +183,7 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any], arrays: Arrays) -> SavedFit:
-    """The inverse of ``fit_to_file``.
-
-    Raises:
-        ValueError: arrays and sites do not go together, or the fit needs what this version does not know.
-        KeyError, TypeError: something is not there, or of another kind.
-    """
+    """The inverse of ``fit_to_file``; a ValueError, KeyError or TypeError for what does not fit, or is not there."""
     placed = tuple(map(str, document.get("placed", ())))
     if document["needs"] != ("model" if placed else None):
         raise ValueError(f"its guide needs {document['needs']!r:.100} to draw; a newer ppl_flows may read it.")

@@ -27,6 +27,16 @@ class SavedPrior:
 
     Raises:
         ValueError: the sites take another number of numbers than the flow gives, or two have one name.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import AutoFlow, fit
+        >>> pyro.clear_param_store()
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> guide = AutoFlow(model, pf.TriangularAffine, start="init")
+        >>> prior = fit(model, guide, steps=2, draws=100, progress=False).as_prior(reweighted=False)
+        >>> prior.saved.sites
+        (SavedSite('z', (), real),)
     """
 
     bijection: Bijection

@@ -53,9 +53,9 @@ class Flow:
 
     Example:
         >>> import jax, ppl_flows as pf
-        >>> flow = pf.nsf(2).to_jax()
+        >>> flow = pf.TriangularAffine(2).to_jax()
         >>> data = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> gradient = jax.jit(jax.grad(lambda flow: -flow.log_prob(data).mean()))(flow)
+        >>> gradient = jax.grad(lambda flow: -flow.log_prob(data).mean())(flow)
         >>> flow = jax.tree.map(lambda p, g: p - 1e-3 * g, flow, gradient)
         >>> flow.sample(jax.random.key(1), (5,)).shape
         (5, 2)
@@ -89,13 +89,13 @@ class Flow:
         return self._replace(context=context)
 
     def log_prob(self, value: Any) -> jax.Array:
-        """Log density of values ``(*batch, *event)``, shape ``(*batch,)``, in nats: one inverse pass."""
+        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats, by one inverse pass."""
         check_event(value, self.bijection.output_shape, jax.Array | np.ndarray)
         x, log_det = cached_pass.inverse(self.bijection, self._params(), jnp.asarray(value), self.context)
         return base_log_prob(self.bijection, self.base, self.base_params, x) + log_det
 
     def observe(self, value: Any) -> tuple[Flow, jax.Array]:
-        """The training pass of a batch: the flow whose running averages have moved, and the batch's ``log_prob``.
+        """The training pass of a batch ``value``: the flow with moved running averages, and ``log_prob`` in nats.
 
         Layers with state, such as ``BatchNorm``, use the statistics of the batch; without any it is ``log_prob``. The
         averages carry no gradient.
@@ -109,11 +109,11 @@ class Flow:
         return self._replace(params=merge(split(self.params)[0], state)), log_prob
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draws ``(*shape, *batch of the context, *event)``."""
+        """Draws by a ``key``, ``(*shape, *batch of the context, *event)``."""
         return self.sample_and_log_prob(key, shape)[0]
 
     def sample_and_log_prob(self, key: jax.Array, shape: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array]:
-        """Draws as of ``sample``, and their log density: one forward pass. Both carry gradients.
+        """Draws as of ``sample(key, shape)``, and their log density in nats, by one forward pass. Both carry gradients.
 
         Raises:
             NotImplementedError: a gradient is taken through draws of a base that have none.
@@ -148,10 +148,12 @@ class Flow:
         return new
 
     def tree_flatten_with_keys(self) -> tuple[Any, ...]:
+        """What JAX sees of it: params, those of the base and the context, by name; bijection and base as static."""
         return [(GetAttrKey(name), getattr(self, name)) for name in CHILDREN], (self.bijection, self.base)
 
     @classmethod
     def tree_unflatten(cls, fields: tuple[Bijection, Base | None], children: Any) -> Flow:
+        """The flow of static ``fields`` and of ``children``, as JAX makes it again."""
         new = object.__new__(cls)
         new.bijection, new.base = fields
         new.params, new.base_params, new.context = children

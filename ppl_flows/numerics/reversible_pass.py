@@ -27,7 +27,7 @@ class Walkable(Protocol):
     def loop(
         self, step: Callable[..., tuple[Any, ...]], carry: Any, params: Params, *, reverse: bool
     ) -> tuple[Any, Params]:
-        """``carry, out = step(part, carry, the part's params)`` for each part; the outs are nested as params are."""
+        """``carry, out = step(part, carry, the part's params)`` for each, from the last if ``reverse``."""
 
 
 def walk(

@@ -37,12 +37,20 @@ class BaseDistribution(dist.Distribution):
         base: the distribution, such as ``pf.StudentT(4)``.
         params: nested dict of arrays; None draws them from ``seed``.
         seed: of the initial parameters; the same seed gives the same ones in Pyro.
+        validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
         TypeError: not a Base.
         ValueError: params do not fit the base; or there are none and it is made inside a model, where it would never
             train.
         NotImplementedError: a gradient is taken through a sample that has none.
+
+    Example:
+        >>> import jax, ppl_flows as pf
+        >>> from ppl_flows.numpyro import BaseDistribution
+        >>> base = BaseDistribution(pf.StudentT(2))
+        >>> base.sample(jax.random.key(0), (5,)).shape
+        (5, 2)
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  the host's name for it
@@ -62,10 +70,12 @@ class BaseDistribution(dist.Distribution):
 
     @property
     def has_rsample(self) -> bool:
+        """Whether samples carry gradients."""
         return self.base.reparameterized
 
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
+        """Log density of ``value``, ``(*batch, dim)``: shape ``(*batch,)``, in nats."""
         return self.base.log_prob(self.params, jnp.asarray(value))
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:

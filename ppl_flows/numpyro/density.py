@@ -83,6 +83,9 @@ def fit_density(
         callback: as in ``fit``; its params are those of the bijection, as in the result.
         checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
+    Returns:
+        A ``DensityFit``: the trained bijection, the distribution ``flow``, and the losses in nats per row.
+
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
             encoder that has nothing to train;
@@ -90,6 +93,16 @@ def fit_density(
         TypeError: no bijection, or data that are no numbers.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> from ppl_flows.numpyro import fit_density
+        >>> data = np.random.default_rng(0).normal(size=(100, 2))
+        >>> result = fit_density(pf.TriangularAffine(2), data, steps=2, progress=False)
+        >>> result.losses.shape
+        (2,)
+        >>> result.flow.log_prob(data).shape
+        (100,)
     """
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}

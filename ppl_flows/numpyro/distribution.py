@@ -55,10 +55,20 @@ class Flow(dist.TransformedDistribution):
             train. ``fit(estimator=)`` sets it by itself.
         path_context: the context that these scores see, of which they do pass the gradient: for a context that is
             itself made of draws. None: ``context``, without gradient.
+        validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
         ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
             inside a model without parameters, where it would never train.
+
+    Example:
+        >>> import jax, numpy as np, ppl_flows as pf
+        >>> from ppl_flows.numpyro import Flow
+        >>> density = Flow(pf.TriangularAffine(2))
+        >>> density.sample(jax.random.key(0), (5,)).shape
+        (5, 2)
+        >>> density.log_prob(np.zeros(2)).shape
+        ()
     """
 
     pytree_data_fields = ("path_context",)
@@ -91,6 +101,7 @@ class Flow(dist.TransformedDistribution):
         self.path_gradients, self.path_context = path_gradients, path_context
 
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Log density of ``value``, ``(*batch, *event)``: ``(*batch,)``, in nats; ``intermediates`` save its pass."""
         check_event(value, self.event_shape, jax.Array | np.ndarray)
         if not value.size:  # which the host's sums over events do not take
             return jnp.zeros(scores_shape(value, self.event_shape, self.batch_shape))

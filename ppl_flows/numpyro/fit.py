@@ -101,6 +101,9 @@ def fit(
             again for what was done. The file is yours to delete.
         checkpoint_every: in seconds; 0: after every second or step.
 
+    Returns:
+        A ``FitResult``: its verdict, ELBO and log evidence in nats, its draws.
+
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, an
@@ -109,6 +112,14 @@ def fit(
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed; a jitted model.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
+
+    Example:
+        >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.numpyro import AutoFlow, fit
+        >>> model = lambda: numpyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> result = fit(model, AutoFlow(model, pf.TriangularAffine, start="init"), steps=2, draws=100, progress=False)
+        >>> result.sample(3)["z"].shape
+        (3,)
     """
     check_not_jitted(model)
     check_not_swapped(model, AutoGuide)

@@ -64,9 +64,9 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
-        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
-            the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
-            arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
+        informed: whether the model places sites: by their priors, or a block by its log density, run with the
+            arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
+            larger ELBO like that. ``guide.informed`` names the sites.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -156,8 +156,7 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
 
         Args:
             path: the file.
-            model, *args, **kwargs: that of the fit, with the same latent sites in the same order. Without its arguments
-                they are compared at the guide's first call.
+            model, *args, **kwargs: of the fit, with the same latent sites; without arguments compared when called.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that NumPyro cannot map, by the name
@@ -167,8 +166,9 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
             >>> import tempfile, numpyro, numpyro.distributions as dist, ppl_flows as pf
             >>> from ppl_flows.numpyro import AutoFlow, fit
             >>> model = lambda: numpyro.sample("z", dist.Normal(0.0, 1.0))
+            >>> guide = AutoFlow(model, pf.TriangularAffine, start="init")
             >>> path = tempfile.mkdtemp() + "/fit.safetensors"
-            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save(path)
+            >>> fit(model, guide, steps=2, draws=100, progress=False).save(path)
             >>> guide, result = AutoFlow.load(path, model)
             >>> result.sample(3)["z"].shape
             (3,)
@@ -216,7 +216,7 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         return None if self.start == "init" else self._gaussian
 
     def near(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Near | None:
-        """The same, with the way from coordinates to the latent vector at trained parameters."""
+        """The same, with the way from coordinates to the latent vector at trained ``params`` and these arguments."""
         if self.near_posterior is None or self._map is None:
             return None if self.near_posterior is None else Near(self.near_posterior)
         whole: Any = self.get_transform(params, *args, **kwargs)
@@ -260,7 +260,7 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         return numpyro.sample(f"_{self.prefix}_latent", posterior, infer=infer)
 
     def get_transform(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> FlowTransform:
-        """The trained map from the base to the unconstrained latents.
+        """The map from the base to the unconstrained latents, at trained ``params``.
 
         ``.bijection`` and ``.params`` can be saved, unless the model has a part in it: ``informed``. Then the map is
         that of these arguments of the model, or of those of the set-up.
@@ -270,11 +270,11 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         return FlowTransform(self._bijection_at(args, kwargs), flow)
 
     def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow:
-        """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
+        """Distribution of the unconstrained latent vector, ``(latent_dim,)``, at ``params`` and these arguments."""
         return Flow(self.get_transform(params, *args, **kwargs), base=self.get_base_dist())
 
     def sample_posterior(self, rng_key: Any, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Posterior draws, ``{site: (*sample_shape, *site shape)}``, of latent and deterministic sites."""
+        """Draws by a ``rng_key``, ``{site: (*sample_shape, *site shape)}``, at ``params`` and these arguments."""
         self._check_set_up()
         shape = kwargs.pop("sample_shape", ())
         vectors = self.get_posterior(params, *args, **kwargs).sample(rng_key, shape)
@@ -282,13 +282,13 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         return draws
 
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
-        """Median of each latent, ``{site: value}``, estimated from draws."""
+        """Median of each latent, ``{site: value}``, estimated from draws at trained ``params``."""
         return self.quantiles(params, 0.5)
 
     def quantiles(self, params: dict[str, Any], quantiles: Any) -> dict[str, jax.Array]:
         """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
 
-        Estimated from draws. As in the host's guides they are taken per unconstrained coordinate and then constrained.
+        At trained ``params``, from draws; as in the host's guides, per unconstrained coordinate, and then constrained.
         """
         draws = self.get_posterior(params).sample(jax.random.key(self._seed), (QUANTILE_DRAWS,))
         levels = jnp.asarray(quantiles)

@@ -42,16 +42,11 @@ class JointPrior(SitesPrior):
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.numpyro import AutoFlow, fit
-        >>> def model(y):
-        ...     scale = numpyro.sample("scale", dist.HalfNormal(1.0))
-        ...     numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
-        >>> result = fit(model, AutoFlow(model, pf.iaf), 1.0, steps=5, draws=100, progress=False)
-        >>> prior = result.as_prior(reweighted=False)
-        >>> def next_model(y):
-        ...     z = prior("yesterday")
-        ...     numpyro.sample("y", dist.Normal(0.0, z["scale"]), obs=y)
-        >>> prior.sites
-        {'scale': ()}
+        >>> model = lambda: numpyro.sample("scale", dist.HalfNormal(1.0))
+        >>> guide = AutoFlow(model, pf.TriangularAffine, start="init")
+        >>> prior = fit(model, guide, steps=2, draws=100, progress=False).as_prior(reweighted=False)
+        >>> numpyro.handlers.seed(prior, 0)("today")["scale"].shape
+        ()
     """
 
     supports = SUPPORTS
@@ -71,7 +66,7 @@ class JointPrior(SitesPrior):
         return cls(saved)
 
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, jax.Array]:
-        """Draws, ``{site: (num_samples, *site shape)}``."""
+        """Draws by a ``seed``, ``{site: (num_samples, *site shape)}``."""
         key = jax.random.key(seed)
         return self.constrain(jax.jit(lambda k: self.flow.sample(k, (num_samples,)))(key))
 

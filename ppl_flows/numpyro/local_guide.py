@@ -63,13 +63,14 @@ class AutoLocalFlow(LazyGuide, SeesModel):
             ``dim``, or features of another number of rows.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.numpyro import AutoLocalFlow
+        >>> from numpyro.handlers import seed
         >>> def model():
         ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         ...     with numpyro.plate("rows", 10, subsample_size=4):
         ...         numpyro.sample("z", dist.Normal(mu, 1.0))
-        >>> numpyro.handlers.seed(AutoLocalFlow(model, "rows"), jax.random.key(0))()["z"].shape
+        >>> seed(AutoLocalFlow(model, "rows", flow=pf.TriangularAffine, local_flow=pf.Elementwise), 0)()["z"].shape
         (4,)
     """
 
@@ -162,7 +163,10 @@ class AutoLocalFlow(LazyGuide, SeesModel):
     def sample_posterior(
         self, rng_key: Any, params: dict[str, Any], *args: Any, sample_shape: tuple[int, ...] = (), **kwargs: Any
     ) -> dict[str, jax.Array]:
-        """Posterior draws, ``{site: (*sample_shape, *site shape)}``, the local ones of all rows."""
+        """Draws by a ``rng_key``, ``{site: (*sample_shape, *site shape)}``, the local ones of all rows.
+
+        At trained ``params``, and these arguments of the model.
+        """
         self._check_set_up()
 
         def one(key: jax.Array) -> dict[str, jax.Array]:
@@ -206,10 +210,10 @@ class AutoLocalFlow(LazyGuide, SeesModel):
         return result
 
     def median(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Median of each latent, ``{site: value}``, estimated from draws; arguments of the model last."""
+        """Median of each latent, ``{site: value}``, from draws at trained ``params`` and these arguments."""
         return {n: v[0] for n, v in self.quantiles(params, [0.5], *args, **kwargs).items()}
 
     def quantiles(self, params: dict[str, Any], quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, estimated from 1,000 draws."""
+        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, drawn at ``params`` and these arguments."""
         draws = self.sample_posterior(jax.random.key(self._seed), params, *args, sample_shape=(1_000,), **kwargs)
         return {name: jnp.quantile(value, jnp.asarray(quantiles), axis=0) for name, value in draws.items()}

@@ -39,6 +39,14 @@ class FlowTransform(Transform):
         TypeError: not a Bijection.
         ValueError: params do not fit the bijection, or the context has the wrong size; at the first use: the context
             is missing.
+
+    Example:
+        >>> import jax.numpy as jnp, ppl_flows as pf
+        >>> from ppl_flows.numpyro import FlowTransform
+        >>> transform = FlowTransform(pf.TriangularAffine(2))
+        >>> y = transform(jnp.ones((5, 2)))
+        >>> transform.log_abs_det_jacobian(jnp.ones((5, 2)), y).shape  # nats
+        (5,)
     """
 
     _inv: Any = None  # the transform that this is the inverse of, or a reference to its own inverse
@@ -61,10 +69,12 @@ class FlowTransform(Transform):
 
     @property
     def domain(self) -> constraints.Constraint:
+        """The host's constraint of x, from the bijection's ``domain``."""
         return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
     def codomain(self) -> constraints.Constraint:
+        """The host's constraint of y, from the bijection's ``codomain``."""
         return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
@@ -97,15 +107,15 @@ class FlowTransform(Transform):
         return self.inverse_and_log_det(y)[0]
 
     def call_with_intermediates(self, x: Any) -> tuple[jax.Array, jax.Array]:
-        """``(y, log|det dy/dx|)``."""
+        """``(y, log|det dy/dx|)`` of x, the latter in nats: one pass for both."""
         return cached_pass.forward(self.bijection, self.params, jnp.asarray(x), self.context)
 
     def inverse_and_log_det(self, y: Any) -> tuple[jax.Array, jax.Array]:
-        """``(x, log|det dx/dy|)``."""
+        """``(x, log|det dx/dy|)`` of y, the latter in nats: one pass for both."""
         return cached_pass.inverse(self.bijection, self.params, jnp.asarray(y), self.context)
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> jax.Array:
-        """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
+        """log\\|det dy/dx\\| at x with image y, shape ``x.shape`` without the event, in nats: the ``intermediates``."""
         if intermediates is not None:
             return intermediates
         if self._last is not None and self._last[0]() is x and self._last[1]() is y:
@@ -121,9 +131,11 @@ class FlowTransform(Transform):
         return mapped_shape(f, self.context, shape, f.output_shape, f.event_shape)
 
     def tree_flatten(self) -> tuple[Any, ...]:
+        """What JAX sees of it: ``params`` and ``context``, and the bijection as static."""
         return (self.params, self.context), (("params", "context"), {"bijection": self.bijection})
 
     def eq(self, other: object, static: bool = False) -> Any:
+        """Whether ``other`` is the same bijection with equal params and context; ``static``, the host's: as a bool."""
         if not isinstance(other, FlowTransform) or self.bijection != other.bijection:
             return False
         a: Any = jax.tree.flatten((self.params, self.context))

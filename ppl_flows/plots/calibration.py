@@ -55,6 +55,14 @@ def plot_calibration(
             rows, more bins than ranks.
         TypeError: ranks that are no numbers; axes that are no Axes.
 
+    Example:
+        >>> import numpy as np
+        >>> from ppl_flows.plots import plot_calibration
+        >>> ranks = np.random.default_rng(0).integers(0, 100, size=200)  # of a calibrated posterior
+        >>> axes = plot_calibration(ranks, num_draws=99)
+        >>> axes.shape
+        (1, 3)
+
     Reference: Talts et al. (2018), Validating Bayesian Inference Algorithms with Simulation-Based Calibration,
     arXiv:1804.06788; the bands of curves are those of Säilynoja, Bürkner & Vehtari (2022), Graphical test for discrete
     uniformity, arXiv:2103.10522.

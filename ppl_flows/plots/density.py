@@ -60,6 +60,14 @@ def plot_density(
             < high; more than two dimensions, or data of others; log densities that are nan, or of another shape; a
             context that does not fit.
         TypeError: a density that is none, a bijection without params, or params of another density.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> from ppl_flows.plots import plot_density
+        >>> flow = pf.TriangularAffine(2)
+        >>> ax = plot_density(flow, ((-3, 3), (-3, 3)), params=flow.init(np.random.default_rng(0)), resolution=20)
+        >>> ax.get_xlim() == (-3, 3)
+        True
     """
     owner = "plot_density"
     whole_number(owner, "resolution", resolution, 10)

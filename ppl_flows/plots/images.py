@@ -43,6 +43,13 @@ def plot_images(
     Raises:
         ValueError: images of another shape, none, or not finite; limits that are not low < high; columns below 1.
         TypeError: images that are no numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_flows.plots import plot_images
+        >>> ax = plot_images(np.random.default_rng(0).random((4, 8, 8)))
+        >>> ax.get_images()[0].get_array().shape  # two by two, and a pixel between
+        (17, 17, 3)
     """
     array = to_numpy(images, "plot_images: images").astype(float)
     if array.ndim not in (3, 4) or array.size == 0 or array.shape[3:] not in ((), (1,), (3,)):
@@ -103,6 +110,13 @@ def plot_interpolation(
         ValueError: a flow of anything but images, or images of another shape; images that the flow does not reach;
             fewer than 2 steps.
         TypeError: no flow, or one without params.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> from ppl_flows.plots import plot_interpolation
+        >>> flow = pf.real_nvp_image((4, 4, 1), hidden=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> ax = plot_interpolation(flow, params, start=np.zeros((4, 4, 1)), end=np.ones((4, 4, 1)), steps=3)
     """
     owner = "plot_interpolation"
     whole_number(owner, "steps", steps, 2)

@@ -48,6 +48,13 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
     Raises:
         TypeError: no result; steps that are no whole number.
         ValueError: fewer steps than were taken; no loss is finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_flows.plots import plot_loss
+        >>> from ppl_flows.inference.results import FitError
+        >>> error = FitError(80, np.linspace(9.0, 2.0, 100), {})  # or a result of ``fit``
+        >>> ax = plot_loss(error)
     """
     if not isinstance(result, Trained):
         raise TypeError(f"plot_loss takes a result of fit, fit_density or fit_amortized, got {type(result).__name__}.")

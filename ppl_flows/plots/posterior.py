@@ -60,6 +60,14 @@ def plot_posterior(
         ValueError: more than 8 coordinates, one that is not there, that the reference lacks, that is not finite or
             constant; fewer than 25 draws; an unknown kind.
         TypeError: draws that are no numbers; coordinates that are no names; axes that are no Axes.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_flows.plots import plot_posterior
+        >>> draws = np.random.default_rng(0).normal(size=(2, 200, 2))
+        >>> axes = plot_posterior({"mu": draws[0]}, reference={"mu": draws[1]}, kind="scatter")
+        >>> axes.shape
+        (2, 2)
     """
     owner = "plot_posterior"
     check_choice(owner, "kind", kind, ("contour", "scatter"))

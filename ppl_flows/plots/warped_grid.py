@@ -59,6 +59,14 @@ def plot_warped_grid(
         ValueError: a flow of another size, or whose base side is not the whole plane; fewer than 2 panels; a context
             that does not fit; layers that lead to numbers that are not finite.
         TypeError: no flow, or one without params.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> from ppl_flows.plots import plot_warped_grid
+        >>> flow = pf.Inverse(pf.TriangularAffine(2))
+        >>> axes = plot_warped_grid(flow, flow.init(np.random.default_rng(0)), num_draws=100)
+        >>> axes.shape  # the base, and where the layer takes it
+        (2,)
     """
     owner = "plot_warped_grid"
     whole_number(owner, "panels", panels, 2)

@@ -42,6 +42,13 @@ def plot_weights(
     Raises:
         TypeError, ValueError: log weights that are no vector of numbers, fewer than 25, nan or infinite; a result
             whose likelihood is sub-sampled, or of a file, loaded without its model's arguments.
+
+    Example:
+        >>> import numpy as np
+        >>> from ppl_flows.plots import plot_weights
+        >>> ax = plot_weights(np.random.default_rng(0).normal(size=200))
+        >>> ax.get_xscale(), ax.get_yscale()
+        ('log', 'log')
     """
     log_weights = _log_weights(result_or_log_weights, num_samples, seed)
     smooth, khat = smoothed_log_weights(log_weights)

@@ -68,12 +68,25 @@ def fit_amortized(
         checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
         lr: likewise. None: 0.002.
 
+    Returns:
+        An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
+
     Raises:
         ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
             100 simulations; an encoder whose result has another shape, or that has nothing to train; an optimiser and
             ``lr`` or ``compile``.
         TypeError: the encoder is no ``torch.nn.Module``.
         CompileError: as in ``fit_density``.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import fit_amortized
+        >>> def model(y):
+        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        >>> fit = fit_amortized(model, torch.tensor(0.0), flow=pf.Elementwise, simulations=100, steps=2, progress=False)
+        >>> fit.sample(3, torch.tensor(1.0))["z"].shape
+        torch.Size([3])
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.

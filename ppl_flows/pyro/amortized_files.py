@@ -33,13 +33,26 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     """The amortised fit that ``fit.save(path)`` has written, in either language.
 
     Args:
-        path: the file.
+        path: the file, written by either language.
         model: of the fit: ``sample`` runs it for the data in its arguments.
+
+    Returns:
+        An ``AmortizedFit``.
 
     Raises:
         ValueError: a file of something else; a support that the language cannot map, by the name of the site.
         FileFormatError: a ValueError; the file is damaged, or newer.
         OSError: what the system refuses.
+
+    Example:
+        >>> import tempfile, pyro, torch, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import fit_amortized, load_amortized
+        >>> model = lambda y: pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+        >>> path = tempfile.mkdtemp() + "/amortized.safetensors"
+        >>> fit = fit_amortized(model, torch.tensor(0.0), flow=pf.Elementwise, simulations=100, steps=2, progress=False)
+        >>> fit.save(path)
+        >>> load_amortized(path, model).sample(3, torch.tensor(1.0))["z"].shape
+        torch.Size([3])
     """
     saved = load(path)
     if not isinstance(saved, SavedAmortized):

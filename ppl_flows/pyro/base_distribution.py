@@ -33,14 +33,22 @@ class BaseDistribution(dist.TorchDistribution):
 
     Args:
         base: the distribution, such as ``pf.StudentT(4)``.
-        params: nested dict; NumPy and JAX arrays become Parameters in torch's default dtype, tensors are used as
-            they are. None draws them from ``seed``.
+        params: nested dict; NumPy and JAX arrays become Parameters in torch's default dtype, tensors are used as they
+            are. None draws them from ``seed``.
         seed: of the initial parameters; the same seed gives the same ones in NumPyro.
+        validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
         TypeError: not a Base.
         ValueError: params do not fit the base; or there are none and it is made inside a model, where it would never
             train.
+
+    Example:
+        >>> import torch, ppl_flows as pf
+        >>> from ppl_flows.pyro import BaseDistribution
+        >>> base = BaseDistribution(pf.StudentT(2))
+        >>> base.sample((5,)).shape, base.log_prob(torch.zeros(2)).shape
+        (torch.Size([5, 2]), torch.Size([]))
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012  the host's name for it
@@ -63,6 +71,7 @@ class BaseDistribution(dist.TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # an attribute of the host's, derived here
+        """Whether samples carry gradients."""
         return self.base.reparameterized
 
     def expand(self, batch_shape: Any, _instance: BaseDistribution | None = None) -> BaseDistribution:
@@ -73,6 +82,7 @@ class BaseDistribution(dist.TorchDistribution):
         return new
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log density of ``value``, ``(*batch, dim)``: shape ``(*batch,)``, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         log_prob = self.base.log_prob(self.params, value)

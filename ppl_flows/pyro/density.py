@@ -88,6 +88,9 @@ def fit_density(
         callback: as in ``fit``; its params are those of the bijection, as in the result.
         checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
 
+    Returns:
+        A ``DensityFit``: the trained bijection, the distribution ``flow``, and the losses in nats per row.
+
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
             encoder that has nothing to train;
@@ -97,6 +100,15 @@ def fit_density(
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
+
+    Example:
+        >>> import torch, ppl_flows as pf
+        >>> from ppl_flows.pyro import fit_density
+        >>> result = fit_density(pf.maf(2), torch.randn(100, 2), steps=2, progress=False)
+        >>> result.losses.shape
+        (2,)
+        >>> result.flow.sample().shape
+        torch.Size([2])
     """
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     check_compile(compile, optimizer=optimizer)

@@ -47,6 +47,12 @@ def saved_density(fit: DensityFit) -> SavedDensity:
 def load_density(path: Path) -> DensityFit:
     """The density that ``fit.save(path)`` has written, in either language.
 
+    Args:
+        path: the file, written by either language.
+
+    Returns:
+        A ``DensityFit``.
+
     Raises:
         ValueError: a file of something else.
         FileFormatError: a ValueError; the file is damaged, or newer.
@@ -56,9 +62,9 @@ def load_density(path: Path) -> DensityFit:
         >>> import tempfile, torch, ppl_flows as pf
         >>> from ppl_flows.pyro import fit_density, load_density
         >>> path = tempfile.mkdtemp() + "/density.safetensors"
-        >>> fit_density(pf.maf(2), torch.randn(100, 2), steps=2, progress=False).save(path)
-        >>> load_density(path).flow.sample().shape
-        torch.Size([2])
+        >>> fit_density(pf.TriangularAffine(2), torch.randn(100, 2), steps=2, progress=False).save(path)
+        >>> load_density(path).bijection.event_shape
+        (2,)
     """
     saved = load(path)
     if not isinstance(saved, SavedDensity):

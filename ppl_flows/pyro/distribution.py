@@ -51,10 +51,20 @@ class Flow(dist.TransformedDistribution):
             train. ``fit(estimator=)`` sets it by itself.
         path_context: the context that these scores see, of which they do pass the gradient: for a context that is
             itself made of draws. None: ``context``, without gradient.
+        validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
         ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
             inside a model without parameters, where it would never train.
+
+    Example:
+        >>> import torch, ppl_flows as pf
+        >>> from ppl_flows.pyro import Flow
+        >>> density = Flow(pf.TriangularAffine(2))
+        >>> density.sample((5,)).shape
+        torch.Size([5, 2])
+        >>> density.log_prob(torch.zeros(2)).shape
+        torch.Size([])
     """
 
     def __init__(
@@ -136,6 +146,7 @@ class Flow(dist.TransformedDistribution):
         return dist.TransformedDistribution(base, [fixed, *outer], validate_args=False)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats, by one inverse pass."""
         check_event(value, self.event_shape, torch.Tensor)
         if not value.numel():  # which the host's sums over events do not take
             return value.new_zeros(scores_shape(value, self.event_shape, self.batch_shape))

@@ -122,6 +122,9 @@ def fit(
             file is yours to delete.
         checkpoint_every: in seconds; 0: after every second or step.
 
+    Returns:
+        A ``FitResult``: its verdict, ELBO and log evidence in nats, its draws.
+
     Raises:
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
@@ -131,6 +134,15 @@ def fit(
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import AutoFlow, fit
+        >>> pyro.clear_param_store()
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> result = fit(model, AutoFlow(model, pf.TriangularAffine, start="init"), steps=2, draws=100, progress=False)
+        >>> result.sample(3)["z"].shape
+        torch.Size([3])
     """
     check_not_swapped(model, AutoGuide)
     check_functions(model, guide, kwargs)

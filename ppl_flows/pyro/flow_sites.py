@@ -65,6 +65,9 @@ def flow(
             8: the flow is that of ``pf.Batched(bijection, batch=batch_shape)``.
         bijection, base, support, context, seed: as in ``Flow``.
 
+    Returns:
+        A ``Flow`` of these parameters, to sample from or to score by.
+
     Raises:
         ValueError: another flow of that name, with another bijection or kind of base, in one run of a model, or with
             other shapes in the store; both ``params`` and ``start``.
@@ -120,6 +123,9 @@ def random_flow(
         prior: of the weights: a distribution such as ``dist.Normal(0.0, 1.0)`` for every number; or a function of an
             array's dotted name and its shape that gives a distribution over the array.
         bijection, base, support, context: as in ``Flow``; the base is a distribution of the language.
+
+    Returns:
+        A ``Flow`` whose parameters are draws of the prior.
 
     Raises:
         ValueError: the bijection keeps state, such as running averages, which is no parameter; or a prior of the wrong

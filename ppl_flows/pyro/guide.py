@@ -60,9 +60,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
             takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
             above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, draws hidden from the guide). ``guide.start`` says which.
-        informed: whether the model places sites: by their priors, or a block by its log density. ``"auto"``: where
-            the start is searched for, and its Gaussian has the larger ELBO like that. The model then runs with the
-            arguments of the call, or, where a call has none, of the set-up. ``guide.informed`` names the sites.
+        informed: whether the model places sites: by their priors, or a block by its log density, run with the
+            arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
+            larger ELBO like that. ``guide.informed`` names the sites.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
             uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
@@ -78,6 +78,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
     Example:
         >>> import pyro, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import AutoFlow
+        >>> pyro.clear_param_store()
         >>> guide = AutoFlow(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), pf.iaf)
         >>> guide()["z"].shape
         torch.Size([])
@@ -159,22 +160,21 @@ class AutoFlow(LazyGuide, AutoContinuous):
 
         Args:
             path: the file.
-            model: the model of the fit, with the same latent sites in the same order.
-            *args, **kwargs: its arguments. Without them its sites are compared at the first call.
+            model, *args, **kwargs: of the fit, with the same latent sites; without arguments compared when called.
 
         Raises:
             ValueError: the model has other sites, the difference named; a support that Pyro cannot map, by the name of
                 the site; a file of something else; parameters of a guide of this name in Pyro's store.
-            FileFormatError: a ValueError; the file is damaged, or newer.
-            OSError: what the system refuses.
+            FileFormatError, OSError: a damaged or newer file, which is a ValueError too; what the system refuses.
 
         Example:
             >>> import tempfile, pyro, pyro.distributions as dist, ppl_flows as pf
             >>> from ppl_flows.pyro import AutoFlow, fit
             >>> pyro.clear_param_store()
             >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+            >>> guide = AutoFlow(model, pf.TriangularAffine, start="init")
             >>> path = tempfile.mkdtemp() + "/fit.safetensors"
-            >>> fit(model, AutoFlow(model, pf.iaf), steps=5, draws=100, progress=False).save(path)
+            >>> fit(model, guide, steps=2, draws=100, progress=False).save(path)
             >>> pyro.clear_param_store()
             >>> guide, result = AutoFlow.load(path, model)
             >>> result.sample(3)["z"].shape
@@ -202,7 +202,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         return self.transform.bijection
 
     def parameter_name(self, leaf: str) -> str:
-        """What Pyro's store calls a parameter of the transform."""
+        """What Pyro's store calls the parameter ``leaf`` of the transform."""
         return f"{self._pyro_name}.transform$$${leaf}"  # as PyroModule makes it, once it is called
 
     def __repr__(self) -> str:
@@ -228,7 +228,7 @@ class AutoFlow(LazyGuide, AutoContinuous):
         return None if self.start == "init" else self._gaussian
 
     def near(self, *args: Any, **kwargs: Any) -> Near | None:
-        """The same, with the way from coordinates to the latent vector, as it is trained."""
+        """The same, with the trained way from coordinates to the latent vector at these arguments of the model."""
         if self.near_posterior is None or self._map is None:
             return None if self.near_posterior is None else Near(self.near_posterior)
         whole: Any = self.get_transform(*args, **kwargs)
@@ -253,28 +253,28 @@ class AutoFlow(LazyGuide, AutoContinuous):
         return FlowTransform(with_map(bijection, self._map.with_arguments(args, kwargs)), transform.params)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
-        """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
+        """Distribution of the unconstrained latent vector, ``(latent_dim,)``, at these arguments of the model."""
         transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
         if am_i_wrapped():
             self._check_name_is_free(transform)
         return Flow(transform, base=self.get_base_dist())
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Draws the unconstrained latent vector."""
+        """Draws the unconstrained latent vector at these arguments of the model."""
         infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
         return pyro.sample(f"_{self._pyro_name}_latent", self.get_posterior(*args, **kwargs), infer=infer)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Median of each latent, ``{site: value}``, estimated from draws."""
+        """Median of each latent, ``{site: value}``, estimated from draws at these arguments of the model."""
         return self.quantiles(0.5, *args, **kwargs)
 
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
 
-        Estimated from draws, the same at every call. As in the host's guides they are taken per unconstrained
-        coordinate and then constrained.
+        Estimated from draws, the same at every call with the same arguments. As in the host's guides they are taken per
+        unconstrained coordinate and then constrained.
         """
         with torch.random.fork_rng():
             torch.manual_seed(self._seed)

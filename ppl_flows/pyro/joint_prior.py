@@ -49,16 +49,11 @@ class JointPrior(SitesPrior):
         >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import AutoFlow, fit
         >>> pyro.clear_param_store()
-        >>> def model(y):
-        ...     scale = pyro.sample("scale", dist.HalfNormal(torch.tensor(1.0)))
-        ...     pyro.sample("y", dist.Normal(0.0, scale), obs=y)
-        >>> result = fit(model, AutoFlow(model, pf.iaf), torch.tensor(1.0), steps=5, draws=100, progress=False)
-        >>> prior = result.as_prior(reweighted=False)
-        >>> def next_model(y):
-        ...     z = prior("yesterday")
-        ...     pyro.sample("y", dist.Normal(0.0, z["scale"]), obs=y)
-        >>> prior.sites
-        {'scale': ()}
+        >>> model = lambda: pyro.sample("scale", dist.HalfNormal(torch.tensor(1.0)))
+        >>> guide = AutoFlow(model, pf.TriangularAffine, start="init")
+        >>> prior = fit(model, guide, steps=2, draws=100, progress=False).as_prior(reweighted=False)
+        >>> prior("today")["scale"].shape
+        torch.Size([])
     """
 
     supports = SUPPORTS
@@ -79,7 +74,7 @@ class JointPrior(SitesPrior):
 
     @torch.no_grad()
     def sample(self, num_samples: int, *, seed: int = 1) -> dict[str, torch.Tensor]:
-        """Draws, ``{site: (num_samples, *site shape)}``; torch's global generator is left as it was."""
+        """Draws, ``{site: (num_samples, *site shape)}``; ``seed`` leaves torch's global generator as it was."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.constrain(self.flow.sample((num_samples,)))

@@ -61,13 +61,13 @@ class AutoLocalFlow(LazyGuide):
             ``dim``, or features of another number of rows.
 
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import AutoLocalFlow
         >>> def model():
         ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
         ...     with pyro.plate("rows", 10, subsample_size=4):
         ...         pyro.sample("z", dist.Normal(mu, 1.0))
-        >>> AutoLocalFlow(model, "rows")()["z"].shape
+        >>> AutoLocalFlow(model, "rows", flow=pf.TriangularAffine, local_flow=pf.Elementwise)()["z"].shape
         torch.Size([4])
     """
 
@@ -207,12 +207,12 @@ class AutoLocalFlow(LazyGuide):
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Median of each latent, ``{site: value}``, estimated from draws."""
+        """Median of each latent, ``{site: value}``, estimated from draws at these arguments of the model."""
         return {name: value[0] for name, value in self.quantiles([0.5], *args, **kwargs).items()}
 
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, estimated from 1,000 draws."""
+        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, from 1,000 draws at these arguments."""
         self._check_set_up()
         with self.all_rows(), poutine.block():
             draws = [self(*args, **kwargs) for _ in range(1_000)]

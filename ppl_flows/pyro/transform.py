@@ -74,6 +74,14 @@ class FlowTransform(ContextTransform):
         TypeError: not a Bijection.
         ValueError: params do not fit the bijection, or the context has the wrong size; at the first use: the context
             is missing.
+
+    Example:
+        >>> import torch, ppl_flows as pf
+        >>> from ppl_flows.pyro import FlowTransform
+        >>> transform = FlowTransform(pf.TriangularAffine(2))
+        >>> y = transform(torch.ones(5, 2))
+        >>> transform.log_abs_det_jacobian(torch.ones(5, 2), y).shape  # nats
+        torch.Size([5])
     """
 
     def __init__(
@@ -106,10 +114,12 @@ class FlowTransform(ContextTransform):
 
     @property
     def domain(self) -> constraints.Constraint:  # type: ignore[override]  # an attribute of the host's, derived here
+        """The host's constraint of x, from the bijection's ``domain``."""
         return constraint(self.bijection.domain, self.bijection.event_shape)
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The host's constraint of y, from the bijection's ``codomain``."""
         return constraint(self.bijection.codomain, self.bijection.output_shape)
 
     @property
@@ -171,7 +181,7 @@ class FlowTransform(ContextTransform):
         return self._remember(x, y, -log_det, forward=False)
 
     def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """log\\|det dy/dx\\|, shape ``x.shape`` without the event, in nats."""
+        """log\\|det dy/dx\\| at x with image y, shape ``x.shape`` without the event, in nats."""
         for result, source, forward in ((y, x, True), (x, y, False)):
             known = _passes.get(result)
             if known is not None and known.source is source and known.holds(self, result, forward=forward):
@@ -187,6 +197,7 @@ class FlowTransform(ContextTransform):
         return torch.Size(mapped_shape(f, self.context, shape, f.output_shape, f.event_shape))
 
     def with_cache(self, cache_size: int = 1) -> FlowTransform:
+        """Itself: it remembers passes without a cache, whatever ``cache_size``."""
         return self
 
     def __repr__(self) -> str:

@@ -27,8 +27,30 @@ def nice(
     The paper's base is logistic: ``Flow(..., base=dist.Logistic(zeros, 1).to_event(1))``.
 
     Args:
-        dim: event size.
-        mask: as in ``Coupling``; successive layers exchange the two parts.
+        dim: event size, at least 1.
+        flow_layers: number of couplings, at least 1.
+        mask: what passes, as in ``Coupling``; successive layers exchange the two parts.
+        conditioner: the network of each coupling, without its sizes. None: an ``MLP`` of ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown mask or activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.nice(4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 4)))
+        >>> log_det  # volumes are kept by the couplings, and at first by the scaling
+        array([0., 0., 0., 0., 0.])
 
     Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
     """
@@ -52,9 +74,33 @@ def real_nvp(
     """Affine couplings with alternating masks.
 
     Args:
-        dim: event size.
-        mask: as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` permutes the
+        dim: event size, at least 1.
+        flow_layers: number of couplings, at least 1.
+        mask: what passes, as in ``Coupling``; successive layers exchange the two parts, and ``"random"`` permutes the
             coordinates before every two layers, by one random permutation.
+        conditioner: the network of each coupling, without its sizes. None: an ``MLP`` of ``hidden``, ``activation`` and
+            ``residual``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        residual: whether ``hidden`` are residual blocks in place of plain layers.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden, activation or residual, which it
+            has itself.
+        ValueError: a size below 1, an unknown mask or activation, or residual blocks of unequal widths.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.real_nvp(4, hidden=(32, 32), residual=True)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 4)))
+        >>> y.shape, log_det.shape
+        ((5, 4), (5,))
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803.
     """
@@ -79,7 +125,31 @@ def iaf(
     about the arithmetic of one pass.
 
     Args:
-        dim: event size.
+        dim: event size, at least 1.
+        flow_layers: number of autoregressive layers, at least 1.
+        conditioner: the network of each layer, without its sizes. None: an ``MLP`` of ``hidden``, ``activation`` and
+            ``residual``; one of your own has to be autoregressive.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        residual: whether ``hidden`` are residual blocks in place of plain layers.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden, activation or residual, which it
+            has itself.
+        ValueError: a size below 1, an unknown activation, or residual blocks of unequal widths.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.iaf(3, flow_layers=2)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow,
     arXiv:1606.04934.
@@ -102,7 +172,31 @@ def maf(
     """The ``Inverse`` of an IAF: one network pass per layer to score, which is what density estimation wants.
 
     Args:
-        dim: event size.
+        dim: event size, at least 1.
+        flow_layers: number of autoregressive layers, at least 1.
+        conditioner: the network of each layer, without its sizes. None: an ``MLP`` of ``hidden``, ``activation`` and
+            ``residual``; one of your own has to be autoregressive.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        residual: whether ``hidden`` are residual blocks in place of plain layers.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden, activation or residual, which it
+            has itself.
+        ValueError: a size below 1, an unknown activation, or residual blocks of unequal widths.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.maf(3)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> x, log_det = flow.inverse(params, np.zeros((5, 3)))
+        >>> x.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
     """
@@ -116,8 +210,23 @@ def guide_flow(dim: int, *, flow_layers: int = 16, context_dim: int = 0) -> Bije
     splines in one dimension.
 
     Args:
-        dim: event size.
-        flow_layers: number of couplings, an odd one rounded up.
+        dim: event size, at least 1.
+        flow_layers: number of couplings, at least 1, an odd one rounded up; not used in one dimension.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number.
+        ValueError: a size below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.guide_flow(3)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> flow.forward(params, np.zeros(3))[0].shape
+        (3,)
     """
     check_recipe("guide_flow", dim, flow_layers)
     if dim == 1:

@@ -45,13 +45,34 @@ def glow(
 
     Args:
         shape: ``(height, width, channels)``; height and width divisible by ``2^scales``.
-        scales: how many.
-        flow_layers: of each scale.
+        scales: how many, at least 1.
+        flow_layers: layers of each scale, at least 1.
         transformer: of the couplings; ``Additive``, ``RationalQuadratic``, …
-        conditioner: the network of the couplings; None: a ``ConvNet`` of ``hidden`` channels, ``blocks`` and
-            ``activation``, and for the learned priors one without blocks.
+        conditioner: the network of the couplings, and of the learned priors. None: a ``ConvNet`` of ``hidden``,
+            ``blocks`` and ``activation``, and for the priors one without blocks.
+        hidden: hidden channels of that ``ConvNet``, at least 1.
+        blocks: residual blocks of that ``ConvNet``, at least 0.
         dense: the 1x1 convolutions in their dense form, started at random rotations; otherwise they start by reversing
             the channels, so that the couplings take turns.
+        activation: of that ``ConvNet``, a name such as ``"silu"``.
+        context_dim: size of the context, such as a class as one-hot vector; 0 for none.
+
+    Returns:
+        The flow, from vectors of event shape ``(height * width * channels,)`` to images ``(height, width, channels)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden, blocks or activation, which it
+            has itself.
+        ValueError: a shape that is not three positive numbers, or that ``2^scales`` does not divide; a size below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.glow((4, 4, 1), flow_layers=2, hidden=8)
+        >>> flow.event_shape, flow.output_shape
+        ((16,), (4, 4, 1))
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> flow.forward(params, np.zeros((5, 16)))[0].shape
+        (5, 4, 4, 1)
 
     Reference: Kingma & Dhariwal (2018), Glow: Generative Flow with Invertible 1x1 Convolutions, arXiv:1807.03039.
     """
@@ -97,9 +118,28 @@ def real_nvp_image(
 
     Args:
         shape: ``(height, width, channels)``; height and width divisible by ``2^(scales - 1)``.
-        scales: how many.
-        conditioner: the network of the couplings; None: a ``ConvNet`` of ``hidden`` channels, ``blocks`` and
-            ``activation``.
+        scales: how many, at least 1.
+        conditioner: the network of the couplings. None: a ``ConvNet`` of ``hidden``, ``blocks`` and ``activation``.
+        hidden: hidden channels of that ``ConvNet``, at least 1.
+        blocks: residual blocks of that ``ConvNet``, at least 0.
+        activation: of that ``ConvNet``, a name such as ``"silu"``.
+        context_dim: size of the context, such as a class as one-hot vector; 0 for none.
+
+    Returns:
+        The flow, from vectors of event shape ``(height * width * channels,)`` to images ``(height, width, channels)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden, blocks or activation, which it
+            has itself.
+        ValueError: a shape that is not three positive numbers, or that ``2^(scales - 1)`` does not divide; a size below
+            1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.real_nvp_image((4, 4, 1), hidden=8)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> flow.forward(params, np.zeros((5, 16)))[0].shape
+        (5, 4, 4, 1)
 
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, secs. 3.4 to 3.7.
     """
@@ -151,8 +191,31 @@ def tarflow(
     Args:
         shape: ``(height, width, channels)``, of both the base and the image.
         patch: side of a patch; divides height and width.
+        flow_layers: number of autoregressive layers, at least 1.
         transformer: the scalar map; the paper's is affine.
-        conditioner: the network; None: ``CausalAttention`` of ``width``, ``blocks``, ``heads`` and ``activation``.
+        conditioner: the network of each layer. None: ``CausalAttention`` of ``width``, ``blocks``, ``heads`` and
+            ``activation``.
+        width: of the hidden vectors of that ``CausalAttention``, a multiple of heads.
+        blocks: of attention and a two-layer network each, at least 1.
+        heads: of the attention, at least 1.
+        activation: of the two-layer networks, a name such as ``"gelu"``.
+        context_dim: size of the context, such as a class as one-hot vector; 0 for none.
+
+    Returns:
+        The flow, from arrays ``(height, width, channels)`` to images of that shape.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with width, blocks, heads or activation, which
+            it has itself.
+        ValueError: a shape that is not three positive numbers, or that patch does not divide; a size below 1; a width
+            that heads does not divide.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.tarflow((4, 4, 1), flow_layers=2, width=8)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> flow.inverse(params, np.zeros((5, 4, 4, 1)))[0].shape
+        (5, 4, 4, 1)
 
     Reference: Zhai et al. (2024), Normalizing Flows are Capable Generative Models, arXiv:2412.06329.
     """

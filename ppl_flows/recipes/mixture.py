@@ -26,9 +26,31 @@ def flowpp(
     Fast to score, as in the paper; sampling inverts numerically, and ``Inverse`` of it exchanges the two.
 
     Args:
-        dim: event size.
-        components: of every mixture.
+        dim: event size, at least 1.
+        components: number of logistics in every mixture, at least 1.
+        flow_layers: number of couplings, at least 1.
         mask: as in ``real_nvp``.
+        conditioner: the network of each coupling, without its sizes. None: an ``MLP`` of ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown mask or activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.flowpp(3, components=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> x, log_det = flow.inverse(params, np.zeros((5, 3)))
+        >>> x.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Ho et al. (2019), Flow++, arXiv:1902.00275.
     """
@@ -54,10 +76,32 @@ def gaussianization(
     coordinate. The paper places its components on the data; here they start on a standard normal, so standardise.
 
     Args:
-        dim: event size.
-        components: of every mixture.
-        reflections: of every rotation, as in ``Householder``.
-        hidden: of the networks that read the context; not used without one.
+        dim: event size, at least 1.
+        components: number of logistics in every mixture, at least 1.
+        flow_layers: number of element-wise maps, at least 1, with a rotation between two.
+        reflections: of every rotation, an even number, as in ``Householder``; None: dim or dim + 1.
+        conditioner: the network of that read the context; not used without one, without its sizes. None: an ``MLP`` of
+            ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, reflections that are not even, or an unknown activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.gaussianization(3)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> x, log_det = flow.inverse(params, np.zeros((5, 3)))
+        >>> x.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Meng et al. (2020), Gaussianization Flows, arXiv:2003.01941.
     """

@@ -26,8 +26,31 @@ def naf(
     coordinate numerically. Its ``Inverse`` is for density estimation, with the costs exchanged.
 
     Args:
-        dim: event size.
-        units: as in ``DeepSigmoidal``.
+        dim: event size, at least 1.
+        units: sigmoids of each coordinate's map, at least 1, as in ``DeepSigmoidal``.
+        flow_layers: number of autoregressive layers, at least 1.
+        conditioner: the network of each layer, without its sizes. None: an ``MLP`` of ``hidden`` and ``activation``;
+            one of your own has to be autoregressive.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.naf(3, units=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Huang et al. (2018), Neural Autoregressive Flows, arXiv:1804.00779.
     """
@@ -49,8 +72,31 @@ def umnn(
     """Unconstrained monotonic neural networks, autoregressive; directions and costs as in ``naf``.
 
     Args:
-        dim: event size.
-        units: width of the integrand's network, ``hidden`` of ``UnconstrainedMonotone``.
+        dim: event size, at least 1.
+        units: width of the integrand's network, at least 1: ``hidden`` of ``UnconstrainedMonotone``.
+        flow_layers: number of autoregressive layers, at least 1.
+        conditioner: the network of each layer, without its sizes. None: an ``MLP`` of ``hidden`` and ``activation``;
+            one of your own has to be autoregressive.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.umnn(3, units=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Wehenkel & Louppe (2019), Unconstrained Monotonic Neural Networks, arXiv:1908.05164.
     """
@@ -63,8 +109,27 @@ def bnaf(dim: int, *, hidden_factor: int = 8, layers: int = 2, flow_layers: int 
     """Block neural autoregressive flow, with the order reversed in between; directions and costs as in ``naf``.
 
     Args:
-        dim: event size.
-        hidden_factor, layers: of each network, as in ``BlockNeuralAutoregressive``, which has no conditioner.
+        dim: event size, at least 1.
+        hidden_factor: units per coordinate in each hidden layer, at least 1, as in ``BlockNeuralAutoregressive``, which
+            has no conditioner.
+        layers: hidden layers of each network, at least 1.
+        flow_layers: number of networks, at least 1.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number.
+        ValueError: a size below 1.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.bnaf(3, hidden_factor=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: De Cao et al. (2019), Block Neural Autoregressive Flow, arXiv:1904.04676.
     """

@@ -21,8 +21,30 @@ def planar_flow(
     """Planar layers: 2 dim + 1 parameters each, so that many are needed. Scoring other points is exact too.
 
     Args:
-        dim: event size.
-        hidden: of the networks that read the context; not used without one.
+        dim: event size, at least 1.
+        flow_layers: number of layers, at least 1.
+        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
+            an ``MLP`` of ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.planar_flow(3)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
     """
@@ -43,8 +65,30 @@ def radial_flow(
     """Radial layers: dim + 2 parameters each. Both directions are closed forms.
 
     Args:
-        dim: event size.
-        hidden: of the networks that read the context; not used without one.
+        dim: event size, at least 1.
+        flow_layers: number of layers, at least 1.
+        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
+            an ``MLP`` of ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, or an unknown activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.radial_flow(3)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Rezende & Mohamed (2015), Variational Inference with Normalizing Flows, arXiv:1505.05770.
     """
@@ -68,8 +112,28 @@ def residual_flow(
     wants it.
 
     Args:
-        dim: event size.
-        lipschitz, exact: as in ``ContractiveResidual``; exact None estimates log_det above dim 32.
+        dim: event size, at least 1.
+        lipschitz: bound on each block's Lipschitz constant, between 0 and 1, as in ``ContractiveResidual``.
+        exact: whether log_det is exact; None: for dim up to 32, else the paper's unbiased estimate.
+        flow_layers: number of blocks, at least 1.
+        hidden: widths of each block's hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number.
+        ValueError: a size below 1, or lipschitz outside (0, 1).
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.residual_flow(3, flow_layers=4)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> x, log_det = flow.inverse(params, np.zeros((5, 3)))
+        >>> x.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: Chen et al. (2019), Residual Flows for Invertible Generative Modeling, arXiv:1906.02735.
     """
@@ -93,10 +157,33 @@ def sylvester_flow(
     """Sylvester layers; in the triangular variant every second one takes the coordinates in reverse order.
 
     Args:
-        dim: event size.
-        rank: as in ``Sylvester``: scoring other points takes that many steps a layer; None takes dim.
-        variant: as in ``Sylvester``.
-        hidden: of the networks that read the context; not used without one.
+        dim: event size, at least 1.
+        rank: as in ``Sylvester``, from 1 to dim: scoring other points takes that many steps a layer; None takes dim.
+        variant: where the orthogonal matrices come from: ``"orthogonal"``, ``"householder"`` or ``"triangular"``, as in
+            ``Sylvester``.
+        flow_layers: number of layers, at least 1.
+        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
+            an ``MLP`` of ``hidden`` and ``activation``.
+        hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
+            that is more.
+        activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
+        context_dim: size of the context, 0 for none.
+
+    Returns:
+        The flow, a bijection from base to target, of event shape ``(dim,)``.
+
+    Raises:
+        TypeError: a size that is no whole number; a conditioner together with hidden or activation, which it has
+            itself.
+        ValueError: a size below 1, a rank above dim, or an unknown variant or activation.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> flow = pf.sylvester_flow(3, rank=2)
+        >>> params = flow.init(np.random.default_rng(0))
+        >>> y, log_det = flow.forward(params, np.zeros((5, 3)))
+        >>> y.shape, log_det.shape
+        ((5, 3), (5,))
 
     Reference: van den Berg et al. (2018), Sylvester Normalizing Flows for Variational Inference, arXiv:1803.05649.
     """

@@ -44,8 +44,7 @@ class Flow(torch.nn.Module):
         >>> import torch, ppl_flows as pf
         >>> flow = pf.nsf(2).to_torch()
         >>> optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)
-        >>> loss = -flow.log_prob(torch.randn(100, 2)).mean()
-        >>> loss.backward()
+        >>> (-flow.log_prob(torch.randn(100, 2)).mean()).backward()
         >>> optimizer.step()
         >>> flow.sample((5,)).shape
         torch.Size([5, 2])
@@ -94,11 +93,11 @@ class Flow(torch.nn.Module):
         return new
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
-        """``log_prob``."""
+        """``log_prob(value)``, in nats."""
         return self.log_prob(value)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log density of values ``(*batch, *event)``, shape ``(*batch,)``, in nats: one inverse pass."""
+        """Log density of ``value``, ``(*batch, *event)``: shape ``(*batch,)``, in nats, by one inverse pass."""
         check_event(value, self.bijection.output_shape, torch.Tensor)
         params = self.params
         if self.training and is_stateful(self.bijection):
@@ -114,7 +113,7 @@ class Flow(torch.nn.Module):
             return self._draw(shape)[0]
 
     def rsample_and_log_prob(self, shape: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws as of ``sample``, with gradients, and their log density: one forward pass.
+        """Draws as of ``sample(shape)``, with gradients, and their log density in nats, by one forward pass.
 
         Raises:
             NotImplementedError: draws of the base carry no gradients.
@@ -124,7 +123,7 @@ class Flow(torch.nn.Module):
         return self._draw(shape)
 
     def start(self, batch: torch.Tensor) -> Flow:
-        """Sets the layers that start from data, such as ``ActNorm``, in place; returns the flow itself."""
+        """Sets layers that start from data, such as ``ActNorm``, by a ``batch``, in place; returns the flow itself."""
         check_event(batch, self.bijection.output_shape, torch.Tensor)
         params = self.params
         with torch.no_grad():

@@ -11,6 +11,12 @@ from ppl_flows.core.types import Array
 class Additive(Transformer):
     """Shift: ``y = x + t``, with log_det 0.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> y, log_slope = pf.Additive().forward(np.array([0.5]), np.array([-1.0, 2.0]))
+        >>> y, log_slope
+        (array([-0.5,  2.5]), array([0., 0.]))
+
     Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516, eq. 6.
     """
 

@@ -17,6 +17,16 @@ class Affine(Transformer):
         max_log_scale: bound c on \\|s\\|, through ``s = c tanh(s' / c)``: a conditioner that runs wild far from the
             data then stays invertible in floating point. None: no bound.
 
+    Raises:
+        ValueError: max_log_scale is not positive and finite.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.Affine(max_log_scale=None)
+        >>> y, log_slope = h.forward(np.array([1.0, np.log(2.0)]), np.array([-1.0, 2.0]))  # t and s
+        >>> y, log_slope.round(3)
+        (array([-1.,  5.]), array([0.693, 0.693]))
+
     Reference: Dinh et al. (2017), Density estimation using Real NVP, arXiv:1605.08803, eq. 7.
     """
 

@@ -29,6 +29,14 @@ class BernsteinPolynomial(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.BernsteinPolynomial(degree=6)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Sick et al. (2021), Deep transformation models, arXiv:2004.00464; Ramasinghe et al. (2021),
     Robust normalizing flows using Bernstein-type polynomials, arXiv:2102.03509.
     """

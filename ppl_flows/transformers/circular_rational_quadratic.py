@@ -29,6 +29,14 @@ class CircularRationalQuadratic(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.CircularRationalQuadratic(bins=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Rezende et al. (2020), Normalizing Flows on Tori and Spheres, arXiv:2002.02428, sec. 2.1.2.
     """
 

@@ -25,6 +25,14 @@ class CubicSpline(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.CubicSpline(bins=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Durkan et al. (2019), Cubic-Spline Flows, arXiv:1906.02145, where the outer slopes are free;
     Steffen (1990), A simple method for monotonic interpolation in one dimension, Astron. Astrophys. 239, eqs. 8, 11.
     """

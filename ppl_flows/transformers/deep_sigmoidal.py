@@ -30,6 +30,14 @@ class DeepSigmoidal(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.DeepSigmoidal(units=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Huang et al. (2018), Neural Autoregressive Flows, arXiv:1804.00779, eq. 8 (DSF).
     """
 

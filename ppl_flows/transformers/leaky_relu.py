@@ -20,6 +20,13 @@ class LeakyReLU(Transformer):
     Raises:
         ValueError: max_log_slope is not positive.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.LeakyReLU()
+        >>> y, log_slope = h.forward(np.array([-1.0]), np.array([-1.0, 2.0]))
+        >>> y.round(3), log_slope.round(3)
+        (array([-0.381,  2.   ]), array([-0.965,  0.   ]))
+
     Reference: He et al. (2015), Delving Deep into Rectifiers, arXiv:1502.01852, eq. 1 (the parametric ReLU).
     """
 

@@ -23,6 +23,14 @@ class LinearSpline(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.LinearSpline(bins=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Müller et al. (2019), Neural Importance Sampling, arXiv:1808.03856, sec. 4.1.
     """
 

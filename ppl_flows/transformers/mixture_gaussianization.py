@@ -39,6 +39,12 @@ class MixtureGaussianization(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.MixtureGaussianization(components=8)
+        >>> h.forward(np.zeros(h.size), np.array([-2.0, 1.0, 2.0]))[0].round(1)  # close to the identity
+        array([-2.,  1.,  2.])
+
     Reference: Meng et al. (2020), Gaussianization Flows, arXiv:2003.01941 (their trainable kernel layer).
     """
 

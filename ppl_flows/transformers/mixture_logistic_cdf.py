@@ -35,6 +35,14 @@ class MixtureLogisticCDF(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.MixtureLogisticCDF(components=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Ho et al. (2019), Flow++: Improving Flow-Based Generative Models with Variational Dequantization and
     Architecture Design, arXiv:1902.00275, sec. 3.2.
     """

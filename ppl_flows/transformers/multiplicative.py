@@ -15,6 +15,15 @@ class Multiplicative(Transformer):
     Args:
         max_log_scale: bound on \\|s\\|, as in ``Affine``.
 
+    Raises:
+        ValueError: max_log_scale is not positive and finite.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.Multiplicative(max_log_scale=None)
+        >>> h.forward(np.array([np.log(2.0)]), np.array([-1.0, 2.0]))[0]
+        array([-2.,  4.])
+
     Reference: Dinh et al. (2014), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516, sec. 3.2.
     """
 

@@ -25,6 +25,14 @@ class QuadraticSpline(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.QuadraticSpline(bins=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Müller et al. (2019), Neural Importance Sampling, arXiv:1808.03856, sec. 4.2; outer slopes of 1 as in
     Durkan et al. (2019), arXiv:1906.04032.
     """

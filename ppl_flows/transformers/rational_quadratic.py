@@ -26,6 +26,14 @@ class RationalQuadratic(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.RationalQuadratic(bins=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032, eqs. 4-8.
     """
 

@@ -24,6 +24,13 @@ class SinhArcsinh(Transformer):
     Raises:
         ValueError: a bound is not positive.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.SinhArcsinh()
+        >>> y, log_slope = h.forward(np.array([0.0, 0.5]), np.array([-3.0, 0.0, 3.0]))  # heavier tails
+        >>> y.round(2)
+        array([-8.94,  0.  ,  8.94])
+
     Reference: Jones & Pewsey (2009), Sinh-arcsinh distributions, Biometrika 96(4), there with ``epsilon = s``,
     ``delta = exp(-t)``.
     """

@@ -70,6 +70,14 @@ class Tanh(Squashing):
 
     Args:
         max_log_scale: bound on \\|s\\|, as in ``Affine``.
+
+    Raises:
+        ValueError: max_log_scale is not positive and finite.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Tanh().forward(np.zeros(2), np.array([-1.0, 0.0, 1.0]))[0].round(3)
+        array([-0.762,  0.   ,  0.762])
     """
 
     codomain: ClassVar[Interval] = (-1.0, 1.0)
@@ -96,6 +104,14 @@ class Sigmoid(Squashing):
 
     Args:
         max_log_scale: bound on \\|s\\|, as in ``Affine``.
+
+    Raises:
+        ValueError: max_log_scale is not positive and finite.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Sigmoid().forward(np.zeros(2), np.array([-1.0, 0.0, 1.0]))[0].round(3)
+        array([0.269, 0.5  , 0.731])
     """
 
     codomain: ClassVar[Interval] = (0.0, 1.0)
@@ -121,6 +137,14 @@ class Softplus(Squashing):
 
     Args:
         max_log_scale: bound on \\|s\\|, as in ``Affine``.
+
+    Raises:
+        ValueError: max_log_scale is not positive and finite.
+
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> pf.Softplus().forward(np.zeros(2), np.array([-1.0, 0.0, 1.0]))[0].round(3)
+        array([0.313, 0.693, 1.313])
     """
 
     codomain: ClassVar[Interval] = (0.0, math.inf)

@@ -29,6 +29,14 @@ class SumOfSquares(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.SumOfSquares(polynomials=2, degree=2)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Jaini et al. (2019), Sum-of-Squares Polynomial Flow, arXiv:1905.02325.
     """
 

@@ -32,6 +32,14 @@ class UnconstrainedMonotone(Transformer):
     Raises:
         ValueError: a field is outside its range.
 
+    Example:
+        >>> import numpy as np, ppl_flows as pf
+        >>> h = pf.UnconstrainedMonotone(hidden=4)
+        >>> theta = np.random.default_rng(0).normal(size=(1, h.size))
+        >>> y, log_slope = h.forward(theta, np.array([0.3]))
+        >>> h.inverse(theta, y)[0].round(6)
+        array([0.3])
+
     Reference: Wehenkel & Louppe (2019), Unconstrained Monotonic Neural Networks, arXiv:1908.05164, eq. 1 (there with
     Clenshaw-Curtis quadrature, which needs twice the nodes, and the integrand itself for the slope).
     """
