@@ -28,7 +28,7 @@ from scipy import stats
 import ppl_flows as pf
 from ppl_flows.numpyro import AutoFlow, fit
 
-DRAWS = 2_000
+DRAWS = 500
 WALL = 50.0  # how steeply a part is cut off
 OUTCOMES = ("right", "warned", "silently wrong")
 
