@@ -17,7 +17,7 @@ from numpyro import handlers
 import ppl_flows as pf
 from ppl_flows.numpyro import AutoFlow, fit
 from ppl_flows.numpyro.compile_once import Program, computed, random_key
-from ppl_flows.numpyro.compiler_effort import BEST, GOOD, QUICK, compile_with, options_for
+from ppl_flows.numpyro.compiler_effort import BEST, FULL, GOOD, QUICK, compile_with, options_for
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -150,7 +150,8 @@ def test_xla_tries_as_hard_as_pays(compiled):
     small, large = (jax.jit(f).trace(np.ones(n, np.float32)).jaxpr for n in (10, 10**6))
     assert options_for(small, 1) == QUICK
     assert options_for(large, 10) == GOOD
-    assert options_for(large, 10**4) == BEST
+    assert options_for(large, 10**2) == BEST
+    assert options_for(large, 10**4) == FULL
     looped = jax.jit(lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), None), x, length=1_000)[0])
     assert options_for(looped.trace(np.ones(100, np.float32)).jaxpr, 1) == QUICK
     assert options_for(looped.trace(np.ones(100, np.float32)).jaxpr, 100) == GOOD

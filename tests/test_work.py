@@ -104,7 +104,7 @@ def test_a_program_in_jax_does_not_grow_with_depth(recipe):
         lowered = jax.jit(jax.grad(lambda p, x: flow.inverse(p, x)[1].sum())).lower(params, jnp.ones((3, 4)))
         return lowered.as_text().count("\n")
 
-    assert equations(64) == equations(8)
+    assert equations(64) == equations(10)  # up to four repetitions of a pair are no loop
 
 
 def test_a_network_in_jax_keeps_one_array_of_each_hidden_layer():

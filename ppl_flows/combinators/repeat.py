@@ -22,7 +22,8 @@ class Repeat(Stack, Wrapper):
     """The same bijection several times, each time with parameters of its own.
 
     Like a ``Chain`` of ``times`` parts, but every array of ``params`` has one more axis in front, over the
-    repetitions. In JAX they are scanned: the program, and the time to compile it, do not grow with their number.
+    repetitions. In JAX more than four are scanned: the program, and the time to compile it, do not grow with their
+    number.
 
     Args:
         part: what is repeated; it gives the shape that it takes. A ``Chain`` makes a block of different layers.

@@ -38,7 +38,7 @@ QUALITIES = {
     "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
 # by the nats that a start leaves over
-TRIFLE = 0.25
+TRIFLE, PLACED_TRIFLE = 0.25, 0.1  # the second where the model places sites, as tails of scales are learned last
 ENOUGH = {
     0.01: Quality(flow_layers=4, steps=500, num_particles=32),
     TRIFLE: Quality(flow_layers=16, steps=1_000, num_particles=64),
@@ -49,20 +49,20 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
     Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing. An informed guide
-    with more than a trifle to learn has twice the steps, as it learns the tails of scales last; one with a block has
-    half the draws, as each costs several times as much.
+    with more than a trifle to learn has twice the steps; one with a block has half the draws, as each costs several
+    times as much.
     """
     full = QUALITIES[quality]
     if informed and informed.block:
         full = full._replace(num_particles=full.num_particles // 2)
-    elif informed and kl > TRIFLE:
+    elif informed and kl > PLACED_TRIFLE:
         full = full._replace(steps=2 * full.steps)
     if dim > FULL_RANK_DIM:
         share = (FULL_RANK_DIM / dim) ** 0.5
         steps, particles = round(full.steps * share), round(full.num_particles * share)
         full = full._replace(steps=max(steps, 1), num_particles=max(particles, 1))
     for bound, enough in ENOUGH.items():
-        if kl < bound:
+        if kl < (min(bound, PLACED_TRIFLE) if informed else bound):
             return Quality(*(min(pair) for pair in zip(full, enough, strict=True)))
     return full
 

@@ -13,7 +13,7 @@ from training_step import BATCH, BINS, BOUND, HIDDEN, LAYERS, sizes
 import ppl_flows as pf
 
 Step = Callable[[], object]
-STEPS = 10  # of a fit in one dispatch, which is a twentieth of all of them
+STEPS = 10  # of a fit in one dispatch, which is up to a twentieth of all of them
 
 
 def batch(dim: int) -> jax.Array:
@@ -103,7 +103,7 @@ def ours_fit(flow: str, dim: int) -> Step:
 
     from ppl_flows.numpyro import fit_density
 
-    options = {"steps": 20 * STEPS, "batch_size": BATCH, "standardize": False, "progress": False}
+    options = {"steps": 2_000, "batch_size": BATCH, "standardize": False, "progress": False}
     steps = loop_of(lambda: fit_density(recipe(flow, dim), batch(dim), **options))
 
     def step() -> None:

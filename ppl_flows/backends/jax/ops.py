@@ -23,6 +23,8 @@ State = TypeVar("State")
 Carry = TypeVar("Carry")
 F = TypeVar("F", bound=Callable[..., Any])
 
+UNROLLED = 4  # repetitions up to which the scan has no loop, whose copies are a tenth of a step at 64 dimensions
+
 
 def constant(array: np.ndarray, like: Array) -> Array:
     if array.dtype.kind == "b":  # a mask: in bits, as it would be most of a program when written out in full
@@ -174,7 +176,8 @@ def repeat_passes(
         v, log_det = run(row, carry[0], context)
         return (v, carry[1] + log_det), None
 
-    return lax.scan(step, (v, zero), params, length=n, reverse=reverse)[0]
+    unroll = n if n <= UNROLLED else 1
+    return lax.scan(step, (v, zero), params, length=n, reverse=reverse, unroll=unroll)[0]
 
 
 def recurrence(gain: Array, term: Array) -> Array:
