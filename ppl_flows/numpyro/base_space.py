@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import lax
 from numpyro.infer import TraceEnum_ELBO
 from numpyro.primitives import Messenger
 
@@ -42,7 +41,7 @@ class GuideSpace:
         self.coordinates = coordinate_names({n: jnp.shape(u) for n, u in guide._init_locs.items()})
         self.shares = np.ones(1)
         self._density = LogDensity(self.log_weight, self.dtype, fitted.params)
-        self._forward = Program(lambda z, params: lax.map(lambda z: self.to_latent(z, params)[0], z))
+        self._forward = Program(jax.vmap(lambda z, params: self.to_latent(z, params)[0], (0, None)), calls=10)
 
     def to_latent(self, z: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
         """The latent vector, ``(dim,)``, and the log det."""

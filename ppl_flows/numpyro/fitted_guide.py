@@ -104,7 +104,11 @@ class FittedGuide:
             ValueError: a plate is sub-sampled.
         """
         check_base_space(self.guide, hasattr(self.guide, "latent_sites"), self.subsampled)
-        yield GuideSpace(self)
+        yield self._space
+
+    @cached_property
+    def _space(self) -> GuideSpace:
+        return GuideSpace(self)  # with its programs
 
     def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
         """Of the model at draws of all its latents."""
