@@ -4,7 +4,7 @@ PYTHON_ARVIZ1 ?= $(shell for p in python3.12 python3.13 "$$(pyenv root 2>/dev/nu
 	"$$p" -c "" 2>/dev/null && echo "$$p" && break; done)
 BIN = .venv/bin
 
-.PHONY: demo test test-slow test-compiled test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs clean
+.PHONY: demo test test-slow test-compiled test-arviz1 python-arviz1 fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -74,10 +74,26 @@ bench-verdict: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/verdict.py --language pyro --seeds 1 > out/verdict_pyro.jsonl
 	$(BIN)/python tests/benchmarks/posteriors/verdict.py --report out/verdict_numpyro.jsonl out/verdict_pyro.jsonl
 
-docs: .venv/installed
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+SPHINX = $(BIN)/python -m sphinx -b html -W --keep-going docs
+
+# what is written into the sources from the code, then the site, docs/_build/full/html; what ran once is kept
+docs: .venv/installed-docs
 	$(BIN)/python docs/make_layers.py
 	$(BIN)/python docs/make_stubs.py
 	$(BIN)/python docs/make_figures.py
+	$(SPHINX) docs/_build/full/html
+
+# the same site with twenty steps a fit, to see whether everything runs
+docs-quick: .venv/installed-docs
+	DOCS_STEPS=20 $(SPHINX) docs/_build/quick/html
+
+# the site of `make docs` in headless Chromium (CHROMIUM=...), pictures in out/site
+test-docs: .venv/installed-docs
+	$(BIN)/python -m pytest tests/site_in_browser.py
 
 clean:
-	rm -rf .venv .venv-arviz1 out
+	rm -rf .venv .venv-arviz1 out docs/_build docs/_runs docs/api

@@ -13,7 +13,7 @@ import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
 from ppl_flows.inference import measure_fit
-from ppl_flows.inference.auto_flow import QUALITIES, Quality, fit_budget
+from ppl_flows.inference.auto_flow import QUALITIES, Quality, fit_budget, sized
 from ppl_flows.inference.kl_estimate import check_widely
 from ppl_flows.inference.schedule import has_converged, learning_rate
 
@@ -246,6 +246,20 @@ def test_convergence_wants_both_a_narrow_spread_and_an_elbo_that_stands_still():
     assert not still(narrow, anneal=0.5), "the tempered ELBO is another one"
     assert still(np.tile(narrow, 6), anneal=0.5)
     assert not still(narrow, steps=100), "five steps are too few to know a spread"
+
+
+def test_a_first_look_ends_a_training_that_left_little_and_else_the_rate_rises_once_more():
+    rng = np.random.default_rng(0)
+    looked = partial(has_converged, steps=1_000, num_particles=2, anneal=1.0, tolerance=1e-6, look=200)
+    narrow, wide = 1 + 0.05 * rng.standard_normal(200), 1 + rng.standard_normal(200)
+    assert looked(narrow)
+    assert not looked(wide)
+    assert not looked(narrow[:150]), "before the look"
+    rates = learning_rate(np.arange(1_000), 1_000, np, look=200)
+    np.testing.assert_allclose(rates[:200], learning_rate(np.arange(200), 200, np))
+    np.testing.assert_allclose(rates[200:], learning_rate(np.arange(800), 800, np))
+    near, far = sized("standard", 0.1, 10, None), sized("standard", 1.0, 10, None)
+    assert (near.look, near.steps, far.look, far.steps) == (1_000, 2_000, None, 2_000)
 
 
 def test_a_fit_returns_the_mean_of_the_last_twentieth_of_its_steps(lang):

@@ -20,16 +20,18 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian
 from ppl_flows.inference.model_map import ModelMap, Observations
+from ppl_flows.inference.schedule import BLOCKS
 from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
 
 
 class Quality(NamedTuple):
-    """What a wish for a guide means: size of its flow, and effort of ``fit``."""
+    """What a wish for a guide means: size of its flow, and effort of ``fit``; ``look`` steps may be enough."""
 
     flow_layers: int
     steps: int
     num_particles: int
+    look: int | None = None
 
 
 QUALITIES = {
@@ -37,8 +39,8 @@ QUALITIES = {
     "standard": Quality(flow_layers=16, steps=2_000, num_particles=64),
     "thorough": Quality(flow_layers=24, steps=8_000, num_particles=64),
 }
-# by the nats that a start leaves over
-TRIFLE, PLACED_TRIFLE = 0.25, 0.1  # the second where the model places sites, as tails of scales are learned last
+# by the nats that a start leaves over; the steps are those of a first look
+TRIFLE = 0.25
 ENOUGH = {
     0.01: Quality(flow_layers=4, steps=500, num_particles=32),
     TRIFLE: Quality(flow_layers=16, steps=1_000, num_particles=64),
@@ -49,33 +51,47 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
     Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing. An informed guide
-    with more than a trifle to learn has twice the steps; one with a block has half the draws, as each costs several
-    times as much.
+    with more than a trifle to learn has twice the steps, as it learns the tails of scales last; one with a block has
+    half the draws, as each costs several times as much.
     """
     full = QUALITIES[quality]
     if informed and informed.block:
         full = full._replace(num_particles=full.num_particles // 2)
-    elif informed and kl > PLACED_TRIFLE:
+    elif informed and kl > TRIFLE:
         full = full._replace(steps=2 * full.steps)
     if dim > FULL_RANK_DIM:
         share = (FULL_RANK_DIM / dim) ** 0.5
         steps, particles = round(full.steps * share), round(full.num_particles * share)
         full = full._replace(steps=max(steps, 1), num_particles=max(particles, 1))
     for bound, enough in ENOUGH.items():
-        if kl < (min(bound, PLACED_TRIFLE) if informed else bound):
-            return Quality(*(min(pair) for pair in zip(full, enough, strict=True)))
+        if kl < bound:
+            block = max(1, full.steps // BLOCKS)
+            return Quality(
+                min(full.flow_layers, enough.flow_layers),
+                full.steps,
+                min(full.num_particles, enough.num_particles),
+                max(block, enough.steps // block * block) if enough.steps < full.steps else None,
+            )
     return full
 
 
 def fit_budget(guide: Any, steps: int | None, num_particles: int | None) -> tuple[int, int]:
     """Steps and particles of ``fit``: as given, or as the guide's quality and start say."""
-    size = getattr(guide, "size", None)
-    if not isinstance(size, Quality):
-        size = QUALITIES[getattr(guide, "quality", "standard")]
+    size = _size(guide)
     return (
         size.steps if steps is None else steps,
         size.num_particles if num_particles is None else num_particles,
     )
+
+
+def first_look(guide: Any, steps: int | None) -> int | None:
+    """After how many steps a training may be enough, as the guide's start says; None: none, or steps are given."""
+    return _size(guide).look if steps is None else None
+
+
+def _size(guide: Any) -> Quality:
+    size = getattr(guide, "size", None)
+    return size if isinstance(size, Quality) else QUALITIES[getattr(guide, "quality", "standard")]
 
 
 SEARCHED = ("auto", "full_rank", "mean_field", "laplace")  # starts in which a guide may find its coordinates

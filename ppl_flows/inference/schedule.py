@@ -9,6 +9,7 @@ import numpy as np
 
 BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
 MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
+LEFT = 0.01  # nats of KL that a training may leave which ends at its first look
 
 
 class Training(NamedTuple):
@@ -79,9 +80,16 @@ def block_watcher(
     return watch
 
 
-def learning_rate(step: Any, steps: int, xp: Any) -> Any:
-    """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0."""
-    return xp.minimum(1.0, (step + 1) / max(0.05 * steps, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / steps))
+def learning_rate(step: Any, steps: int, xp: Any, look: int | None = None) -> Any:
+    """Share of the learning rate at a step: up over the first 5 %, then a cosine to 0.
+
+    Args:
+        look: a step at which the training may be enough: so up to there, and once more for those that remain.
+    """
+    first = steps if look is None else look
+    again = step >= first
+    step, length = step - xp.where(again, first, 0), xp.where(again, max(steps - first, 1), first)
+    return xp.minimum(1.0, (step + 1) / xp.maximum(0.05 * length, 1.0)) * 0.5 * (1 + xp.cos(np.pi * step / length))
 
 
 def model_weight(step: Any, steps: int, anneal: float) -> Any:
@@ -94,11 +102,18 @@ def averaging_share(step: Any, steps: int) -> Any:
     return 1 / (step % max(1, steps // BLOCKS) + 1)
 
 
-def has_converged(losses: np.ndarray, steps: int, num_particles: int, anneal: float, tolerance: float | None) -> bool:
+def has_converged(
+    losses: np.ndarray,
+    steps: int,
+    num_particles: int,
+    anneal: float,
+    tolerance: float | None,
+    look: int | None = None,
+) -> bool:
     """Whether a fit with these losses so far has converged, by its last two blocks.
 
     The ELBO moved by less than the tolerance from one to the other, and half the variance of the log weights, which
-    near the posterior is KL(guide || posterior), is below it in the last.
+    near the posterior is KL(guide || posterior), is below it in the last; at ``look``, below ``LEFT`` is enough.
     """
     block = steps // BLOCKS
     first = len(losses) - 2 * block
@@ -106,4 +121,4 @@ def has_converged(losses: np.ndarray, steps: int, num_particles: int, anneal: fl
         return False
     before, last = losses[first:].reshape(2, block)
     spread, move = num_particles * last.var(ddof=1) / 2, abs(last.mean() - before.mean())
-    return bool(spread < tolerance and move < tolerance)
+    return bool((spread < tolerance and move < tolerance) or (len(losses) == look and spread < LEFT))

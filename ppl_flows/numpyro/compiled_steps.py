@@ -50,6 +50,7 @@ class CompiledSteps:
         clip: float,
         optimizer: Any,
         anneal: float,
+        look: int | None,
         init_params: dict[str, Any] | None,
     ) -> None:
         if callable(optimizer):
@@ -58,7 +59,7 @@ class CompiledSteps:
                 f"got {optimizer!r}; call it first."
             )
         self._own = optimizer is None
-        self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip) if self._own else optimizer, elbo)
+        self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip, look) if self._own else optimizer, elbo)
         self._steps, self._block = steps, block
         state, mean, transforms = computed(partial(self._first_state, key, init_params))
         self._svi.constrain_fn = partial(transform_fn, transforms)
@@ -72,7 +73,7 @@ class CompiledSteps:
         self._weights = to_array(model_weight(np.arange(steps), steps, anneal))
         start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
-        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), calls=steps)
+        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), calls=look or steps)
         self._means: dict[str, Any] = {}
 
     def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,9 +149,9 @@ def _copy_arrays(tree: Any) -> Any:
     return jax.tree.map(lambda a: jax.device_put(a, a.sharding, may_alias=False), tree)
 
 
-def _own_optimizer(steps: int, lr: float, clip: float) -> Optimizer:
+def _own_optimizer(steps: int, lr: float, clip: float, look: int | None) -> Optimizer:
     """Adam on all parameters as one vector: a guide has dozens of small arrays, and each operation has its price."""
-    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp), b2=0.99)
+    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp, look), b2=0.99)
     unravel = {}
 
     def init(params: Any) -> _Vectors:

@@ -13,7 +13,7 @@ from numpyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
-from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
@@ -86,7 +86,10 @@ def fit(
         anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
             Values such as 0.1 keep a guide from falling into one of several modes early.
         tolerance: in nats; the fit ends early when, from one twentieth of the steps to the next, the ELBO moved by less
-            and the spread of the log weights puts ``KL(guide || posterior)`` below it. None: all steps are taken.
+            and the spread of the log weights puts ``KL(guide || posterior)`` below it. Where an ``AutoFlow``
+            started within a quarter of a nat, the rate comes to 0 after 1,000 steps already, or 500 of a hundredth of a
+            nat: they are all where they leave less than .01 nats, and else it rises once more. None: all steps are
+            taken.
         draws: number of fresh draws that the fit is measured by.
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
@@ -131,6 +134,7 @@ def fit(
     train_key = random_key(seed)
     with stage("looking for a start", progress=progress), data_errors(bound_model):
         set_up(guide, args, kwargs, seed, init_params or {})  # as steps and particles follow from the start
+    look = first_look(guide, steps) if loss is None and tolerance is not None and anneal == 1 else None
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     saved = open_checkpoint(
@@ -145,6 +149,7 @@ def fit(
             "estimator": estimator,
             "anneal": anneal,
             "tolerance": tolerance,
+            "look": look,
             "seed": seed,
         },
         arguments=(args, kwargs),
@@ -182,6 +187,7 @@ def fit(
         optimizer=optimizer,
         anneal=anneal,
         tolerance=tolerance if loss is None else None,
+        look=look,
         progress=progress,
         init_params=init_params,
         watch=callback,

@@ -30,6 +30,7 @@ def train(
     optimizer: Any = None,
     anneal: float = 1.0,
     tolerance: float | None = None,
+    look: int | None = None,
     init_params: dict[str, Any] | None = None,
     watch: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -51,6 +52,7 @@ def train(
             clip=clip,
             optimizer=optimizer,
             anneal=anneal,
+            look=look,
             init_params=init_params,
         )
     losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
@@ -80,7 +82,7 @@ def train(
                 bar.set_postfix(loss=f"{median:.3f}")
                 if watch:
                     watch(last, median, loop.means())
-                finished = last == steps or has_converged(losses, steps, elbo.num_particles, anneal, tolerance)
+                finished = last == steps or has_converged(losses, steps, elbo.num_particles, anneal, tolerance, look)
             stop = finished or interrupt.requested
             if checkpoint and (stop or checkpoint.is_due()):
                 checkpoint.write({"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot()})

@@ -14,7 +14,7 @@ from pyro.infer import ELBO, RenyiELBO, TraceTailAdaptive_ELBO
 from pyro.infer.autoguide import AutoGuide
 
 from ppl_flows.core.checks import checked_seed
-from ppl_flows.inference.auto_flow import fit_budget
+from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
@@ -92,7 +92,10 @@ def fit(
         anneal: weight of the model's log density in the first step; it grows to 1 over the first half of the steps.
             Values such as 0.1 keep a guide from falling into one of several modes early.
         tolerance: in nats; the fit ends early when, from one twentieth of the steps to the next, the ELBO moved by less
-            and the spread of the log weights puts ``KL(guide || posterior)`` below it. None: all steps are taken.
+            and the spread of the log weights puts ``KL(guide || posterior)`` below it. Where an ``AutoFlow``
+            started within a quarter of a nat, the rate comes to 0 after 1,000 steps already, or 500 of a hundredth of a
+            nat: they are all where they leave less than .01 nats, and else it rises once more. None: all steps are
+            taken.
         draws: number of fresh draws that the fit is measured by. None: 10,000, or 1,000 where they go one by one.
         vectorize_particles: all draws, of ``loss`` only those of the measure, in one run of the model; False for models
             that cannot run under one more plate.
@@ -151,6 +154,7 @@ def fit(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
     with stage("looking for a start", progress=progress), data_errors(lambda _: model(*args, **kwargs)):
         set_up(guide, args, kwargs, seed)  # as steps and particles follow from the start
+    look = first_look(guide, steps) if loss is None and tolerance is not None and anneal == 1 else None
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     check_compile(compile, loss=loss, optimizer=optimizer)
@@ -166,6 +170,7 @@ def fit(
             "estimator": estimator,
             "anneal": anneal,
             "tolerance": tolerance,
+            "look": look,
             "vectorize_particles": vectorize_particles,
             "compile": compile,
             "seed": seed,
@@ -202,6 +207,7 @@ def fit(
                 optimizer=optimizer,
                 anneal=anneal,
                 tolerance=tolerance if loss is None else None,
+                look=look,
                 progress=progress,
                 compile=compile,
                 watch=callback,

@@ -34,6 +34,7 @@ def train(
     weighted: bool = True,
     anneal: float = 1.0,
     tolerance: float | None = None,
+    look: int | None = None,
     compile: bool | str | None = None,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -44,7 +45,7 @@ def train(
     are then those in Pyro's store.
     """
     check_steps(steps, elbo.num_particles)
-    plan, size = _plan(steps, lr, anneal), max(1, steps // BLOCKS)
+    plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
     eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     if compile is None and (optimizer is not None or not weighted):
@@ -64,7 +65,9 @@ def train(
                     ended = so_far.step % size == 0 or so_far.step == steps  # a block
                     finished = so_far.step == steps or (
                         ended
-                        and has_converged(so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance)
+                        and has_converged(
+                            so_far.losses[: so_far.step], steps, elbo.num_particles, anneal, tolerance, look
+                        )
                     )
                     due = checkpoint is not None and checkpoint.is_due()
                     if finished or due:
@@ -152,7 +155,8 @@ class _Loop:
         return error.lost
 
 
-def _plan(steps: int, lr: float, anneal: float) -> np.ndarray:
+def _plan(steps: int, lr: float, anneal: float, look: int | None) -> np.ndarray:
     """Of each step, ``(steps, 3)``: weight of the model, learning rate, share in the mean."""
     k = np.arange(steps)
-    return np.stack([model_weight(k, steps, anneal), lr * learning_rate(k, steps, np), averaging_share(k, steps)], -1)
+    rates = lr * learning_rate(k, steps, np, look)
+    return np.stack([model_weight(k, steps, anneal), rates, averaging_share(k, steps)], -1)
