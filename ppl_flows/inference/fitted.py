@@ -75,6 +75,9 @@ class Fitted(Protocol):
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
 
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+
     @property
     def has_model(self) -> bool:
         """Whether it has its model and arguments: without them it draws, and no more."""

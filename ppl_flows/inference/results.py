@@ -16,7 +16,7 @@ from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.evidence import Evidence
 from ppl_flows.inference.fit_groups import fit_groups
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.kl_estimate import Estimate
+from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
@@ -63,6 +63,7 @@ class FitResult(PicklesOrSaysHow):
     log_evidence: Evidence
     _missed: float  # at least so much of the posterior lies where the guide has next to no draws
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
+    _modes: ModesSeen  # what looking for others has shown
     _fitted: Fitted
     _write: Callable[[FitResult, Path], None]
 
@@ -74,6 +75,7 @@ class FitResult(PicklesOrSaysHow):
         if self.kl.mean < GOOD_KL and not self._doubt:
             return "good"
         usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
+        usable = usable and not self._modes.missed  # where no weight makes up for draws that are not there
         return "usable after reweighting" if usable else "do not trust"
 
     @property
@@ -86,7 +88,10 @@ class FitResult(PicklesOrSaysHow):
         if self.grade == "not judged":
             return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
         seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        seen += f"; {self._doubt}" if self._doubt else ""
+        notes = dict.fromkeys(note for note in (self._doubt, self._modes.words) if note)
+        seen = "; ".join([seen, *notes])
+        if self._modes.missed:
+            return f"do not trust: {seen}; try AutoFlow(model, modes='auto')"
         if self.grade == "do not trust":
             return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
         return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"

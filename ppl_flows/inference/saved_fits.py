@@ -15,6 +15,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
+from ppl_flows.inference.kl_estimate import NOT_LOOKED, ModesSeen
 from ppl_flows.inference.saved_fields import PLAIN, as_kind
 
 Arrays = Mapping[str, np.ndarray]
@@ -58,7 +59,7 @@ class SavedFit:
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
         log_evidence: likewise, ``(mean, standard error, method)``.
-        missed, doubt: what the verdict is made of beside these.
+        missed, doubt, modes: what the verdict is made of beside these.
         start, quality: of the guide.
         seed: of the fit.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
@@ -84,6 +85,7 @@ class SavedFit:
     log_evidence: Evidence
     missed: float
     doubt: str
+    modes: ModesSeen
     verdict: str
     start: str
     quality: str
@@ -192,7 +194,11 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
-    document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
+    document = {
+        "log_evidence": withheld("the file is of a version that did not keep it"),
+        "modes": NOT_LOOKED,
+        **document,
+    }
     plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")

@@ -75,6 +75,7 @@ def saved_fit(
         log_evidence=result.log_evidence,
         missed=float(result._missed),
         doubt=result._doubt,
+        modes=result._modes,
         verdict=result.verdict,
         start=guide.start,
         quality=guide.quality,
@@ -103,6 +104,7 @@ def loaded_result(
         saved.log_evidence,
         saved.missed,
         saved.doubt,
+        saved.modes,
         fitted,
         write,
     )
@@ -221,6 +223,9 @@ class LoadedGuide:
 
     def score(self, vectors: np.ndarray) -> Scores:
         return self._with_model("scores").score(vectors)
+
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        return self._with_model("scores").place(vectors)
 
     @property
     def arguments(self) -> dict[str, Any]:

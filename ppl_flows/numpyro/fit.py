@@ -28,6 +28,7 @@ from ppl_flows.numpyro.fit_errors import data_errors
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.flow_handlers import PathGradients
 from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.landscape import landscape_of
 from ppl_flows.numpyro.lazy_guide import set_up
 from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
@@ -52,6 +53,7 @@ def fit(
     callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    check_modes: bool = True,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -91,6 +93,9 @@ def fit(
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
+        check_modes: look for modes that the guide does not reach, by 32 optimisations of at most 200 gradients, half of
+            them from prior draws; the verdict says what was found. For an ``AutoFlow`` whose model's log density is a
+            function of its latents alone; other guides are not checked.
         seed: of all draws.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -180,7 +185,8 @@ def fit(
         return measure_fit(
             trained,
             FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
-            near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else None,
+            near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else (),
+            landscape=landscape_of(guide, args, kwargs, trained.params) if check_modes else None,
             num_draws=draws,
             seed=seed,
             write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),

@@ -88,6 +88,11 @@ class FittedGuide:
         """Of what the guide makes of unconstrained vectors."""
         return self._scored(len(vectors), 0, vectors).scores()
 
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+        point = self._scored(len(vectors), 0, vectors)
+        return WeightedDraws(point.latents, point.scores(), vectors)
+
     def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
         """Of the model at draws of all its latents."""
         return run_at(

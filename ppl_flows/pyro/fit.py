@@ -29,6 +29,7 @@ from ppl_flows.pyro.fit_errors import data_errors, vectorized_errors
 from ppl_flows.pyro.fitted_guide import fitted_guide
 from ppl_flows.pyro.flow_handlers import PathGradients
 from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.landscape import landscape_of
 from ppl_flows.pyro.lazy_guide import set_up
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
@@ -56,6 +57,7 @@ def fit(
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    check_modes: bool = True,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -112,6 +114,9 @@ def fit(
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
+        check_modes: look for modes that the guide does not reach, by 32 optimisations of at most 200 gradients, half of
+            them from prior draws; the verdict says what was found. For an ``AutoFlow`` whose model's log density is a
+            function of its latents alone; other guides are not checked.
         seed: of all draws; torch's global generator is left as it was.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -211,7 +216,8 @@ def fit(
         return measure_fit(
             trained,
             fitted,
-            near=given.near(*args, **kwargs) if isinstance(given, AutoFlow) else None,
+            near=given.near(*args, **kwargs) if isinstance(given, AutoFlow) else (),
+            landscape=landscape_of(given, args, kwargs) if check_modes else None,
             num_draws=draws,
             seed=seed,
             write=partial(

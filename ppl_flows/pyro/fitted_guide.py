@@ -100,8 +100,12 @@ class FittedGuide:
         Raises:
             NotImplementedError: the guide has a layer without an inverse.
         """
+        return self.place(vectors).scores
+
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored; errors as of ``score``."""
         try:
-            return self._scored(len(vectors), self.seed, vectors).scores
+            return self._scored(len(vectors), self.seed, vectors)
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
 

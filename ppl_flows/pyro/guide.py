@@ -20,7 +20,7 @@ from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
-from ppl_flows.inference.measure_fit import Near
+from ppl_flows.inference.kl_estimate import Near
 from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
@@ -227,12 +227,12 @@ class AutoFlow(LazyGuide, AutoContinuous):
         """That the guide started at, of the latent vector, or of its coordinates if ``informed``; None: it had none."""
         return None if self.start == "init" else self._gaussian
 
-    def near(self, *args: Any, **kwargs: Any) -> Near | None:
+    def near(self, *args: Any, **kwargs: Any) -> tuple[Near, ...]:
         """The same, with the way from coordinates to the latent vector, as it is trained."""
         if self.near_posterior is None or self._map is None:
-            return None if self.near_posterior is None else Near(self.near_posterior)
+            return () if self.near_posterior is None else (Near(self.near_posterior),)
         whole: Any = self.get_transform(*args, **kwargs)
-        return Near(self.near_posterior, *ways(whole.bijection.parts[-1], whole.params["informed"]))
+        return (Near(self.near_posterior, *ways(whole.bijection.parts[-1], whole.params["informed"])),)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
