@@ -99,16 +99,18 @@ def _look_for_modes(
         for i, gaussian in enumerate(found[len(shares) :]):
             sample.add(Near(gaussian), fitted.score, seed + 200 + i, DRAWS)
         joint = sample.check(elsewhere=known)
-    kl = joint.kl if joint.kl.mean - 2 * joint.kl.se > seen.kl.mean else seen.kl
+    kl, log_z_se = seen.kl, min(seen.log_z_se, joint.log_z_se)
+    if joint.kl.se < kl.se or joint.kl.mean - 2 * joint.kl.se > kl.mean:  # its draws are those of the first, and more
+        kl = joint.kl
     missed, mass = max(seen.missed, _at_least(joint.missed)), joint.elsewhere
     if _at_least(mass) > GOOD_MISSED:
         where = _where(found[int(np.argmax(joint.found.sum(1)))], weighted, fitted)
         words = f"about {mass.mean:.0%} of the posterior is somewhere this guide does not reach: {where}"
-        return Seen(kl, seen.log_z_se, missed, ModesSeen(words, _at_least(mass), unclear=False))
+        return Seen(kl, log_z_se, missed, ModesSeen(words, _at_least(mass), unclear=False))
     if mass.se > UNSURE:
         words = f"{mass.mean:.0%} ± {mass.se:.0%} of the posterior may be in other modes"
-        return Seen(kl, seen.log_z_se, missed, ModesSeen(words, 0.0, unclear=True))
-    return Seen(kl, seen.log_z_se, missed, none)
+        return Seen(kl, log_z_se, missed, ModesSeen(words, 0.0, unclear=True))
+    return Seen(kl, log_z_se, missed, none)
 
 
 def _at_least(share: Estimate) -> float:
