@@ -24,6 +24,7 @@ from ppl_flows.inference.gaussian_start import (
 Array = np.ndarray
 
 FIRST_SCALE = 0.1  # in which curvatures are looked at first
+ROUNDS = 30  # of its refinement
 CLOSE = 2.0  # standard deviations within which two ends are of one mode
 
 
@@ -70,7 +71,7 @@ def gaussian_at(density: Density, point: Array) -> Gaussian:
 def refined(density: Density, gaussian: Gaussian, rng: np.random.Generator) -> Gaussian:
     """The better of a Gaussian and what matching of scores makes of it, with its ELBO."""
     match = match_diagonal if gaussian.factor.ndim == 1 else batch_and_match
-    found = [gaussian, match(density, gaussian, rng)]
+    found = [gaussian, match(density, gaussian, rng, ROUNDS)]
     return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(gaussian.mean)))), key=elbo_of)
 
 

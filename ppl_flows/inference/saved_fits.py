@@ -51,6 +51,7 @@ class SavedFit:
 
     Attributes:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
+        log_weights: of a guide with several modes, whose flows ``bijection`` has side by side; None of others.
         gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
         placed: names of those that the model places; the guide then draws by runs of the model alone.
@@ -70,6 +71,7 @@ class SavedFit:
 
     bijection: Bijection
     params: Params
+    log_weights: np.ndarray | None
     gaussian: tuple[np.ndarray, np.ndarray] | None
     sites: tuple[SavedSite, ...]
     placed: tuple[str, ...]
@@ -162,10 +164,12 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
     arrays |= {f"informed.{name}": array for name, array in fit.map_params.items()}
+    if fit.log_weights is not None:
+        arrays["log_weights"] = fit.log_weights
     if fit.gaussian is not None:
         arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
     return {
-        "needs": "model" if fit.placed else None,  # to draw
+        "needs": "model" if fit.placed else None if fit.log_weights is None else "mixture",  # to draw
         "sites": sites,
         "placed": fit.placed,
         "model_params": [path for path, _ in fit.model_params],
@@ -181,12 +185,15 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         KeyError, TypeError: something is not there, or of another kind.
     """
     placed = tuple(map(str, document.get("placed", ())))
-    if document["needs"] != ("model" if placed else None):
+    log_weights = arrays.get("log_weights")
+    if document["needs"] != ("model" if placed else None if log_weights is None else "mixture"):
         raise ValueError(f"its guide needs {document['needs']!r:.100} to draw; a newer ppl_flows may read it.")
     sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
+    if bijection.batch_shape != (() if log_weights is None else log_weights.shape):
+        raise ValueError(f"its flows are {bijection.batch_shape}, and have not the shape of the weights.")
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
@@ -208,6 +215,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     return SavedFit(
         bijection=bijection,
         params=params,
+        log_weights=log_weights,
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
         placed=placed,

@@ -45,6 +45,7 @@ def saved_fit(
     guide: Any,
     *,
     params: Params,
+    log_weights: np.ndarray | None,
     model_params: dict[tuple[str, ...], np.ndarray],
     sites: list[SavedSite],
     prefix: str | None,
@@ -60,6 +61,7 @@ def saved_fit(
     return SavedFit(
         bijection=without_map(bijection) if guide.informed else bijection,
         params={name: part for name, part in params.items() if name != "informed"},
+        log_weights=log_weights,
         placed=guide.informed,
         map_params={name: array for name, array in of_map.items() if name in MAP},
         gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),

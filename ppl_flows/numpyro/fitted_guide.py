@@ -144,7 +144,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             trained = guide.get_transform(self.params)
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, trained.bijection, map_params(lambda _, a: to_numpy(a), trained.params))

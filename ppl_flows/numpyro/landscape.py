@@ -12,7 +12,6 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.numpyro.compile_once import compile_once, random_key
-from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.guide_start import model_params, obstacle_of, potential_of
 from ppl_flows.numpyro.log_density import LogDensity
 
@@ -63,8 +62,6 @@ class NumPyroLandscape:
 def landscape_of(
     guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], params: dict[str, Any]
 ) -> NumPyroLandscape | None:
-    """None where the guide is no ``AutoFlow``, or the log density no function of its latents alone."""
-    if not isinstance(guide, AutoFlow):
-        return None
+    """Of an ``AutoFlow``; None where the log density is no function of its latents alone."""
     with handlers.block(), numpyro.validation_enabled(False):
         return None if obstacle_of(guide, args, kwargs) else NumPyroLandscape(guide, args, kwargs, params)

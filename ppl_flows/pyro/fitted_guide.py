@@ -150,7 +150,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide.func
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, guide.bijection, trained_flow(guide, self.params)[0])
         return PriorSource(self.supports, self.priors, own, LANGUAGE)

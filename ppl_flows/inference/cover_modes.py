@@ -1,0 +1,161 @@
+"""Where the flows of a guide with several modes start, and the weights that they have in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+
+from ppl_flows.core.types import Params
+from ppl_flows.inference.auto_flow import Quality, guide_params
+from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.kl_estimate import student_t_draws, student_t_log_density
+from ppl_flows.inference.lbfgs import maximise
+from ppl_flows.inference.local_gaussians import Landscape, distance, new_modes, refined, starts
+
+Array = np.ndarray
+
+ROUNDS = (32, 32, 64, 128, 256, 512)  # starts, while new modes turn up
+MOST = 64  # modes
+NEGLIGIBLE = 1e-3  # share of the posterior, below which one is left out
+FAINT = 12.0  # nats below the largest, by which a Gaussian's mass shows that an end is no mode worth a look
+DRAWS = 500  # of each Gaussian, for the shares
+SAME = 1.0  # standard deviations within which two Gaussians are of one mode
+ITERATIONS = 200  # of EM
+OVERLAP = 0.01  # share of the posterior in doubt between components, from which they are trained together
+
+SIZES = {  # of each flow, and the draws of each
+    "quick": Quality(flow_layers=8, steps=500, num_particles=32),
+    "standard": Quality(flow_layers=8, steps=1_000, num_particles=32),
+    "thorough": Quality(flow_layers=16, steps=4_000, num_particles=32),
+}
+
+
+def check_modes(modes: int | str, start: Any, informed: bool | str) -> None:
+    """Raises ValueError for a number of modes that is none, or one that does not go with the other options."""
+    if modes != "auto" and (isinstance(modes, bool) or not isinstance(modes, int) or modes < 1):
+        raise ValueError(f"modes must be 'auto' or a number of modes, at least 1; got {modes!r}.")
+    if modes == 1:
+        return
+    if isinstance(start, Mapping | Gaussian) or start != "auto":
+        raise ValueError(
+            f"modes={modes!r} looks for its own starts, one for each mode, and goes with start='auto' alone; got "
+            f"start={start!r:.100}."
+        )
+    if informed is True:
+        raise ValueError(
+            f"informed=True goes with modes=1: each mode of modes={modes!r} has a flow of the latent vector itself; "
+            "leave informed='auto'."
+        )
+
+
+def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussian]:
+    """A Gaussian at each mode that optimisations find, those with the largest shares of the posterior first.
+
+    Starts double while new modes turn up.
+
+    Args:
+        wish: "auto", or how many at most.
+
+    Warns:
+        UserWarning: there are fewer.
+    """
+    density, rng = landscape.density, np.random.default_rng(seed)
+    found: list[Gaussian] = []
+    masses: list[float] = []
+    for i, n in enumerate(ROUNDS):
+        points, _ = starts(landscape, landscape.starts(n), seed + i)
+        ends, values = maximise(density, points)
+        new, rows = new_modes(density, ends, values, found, MOST - len(found))
+        new_masses = [_log_mass(g, values[row]) for g, row in zip(new, rows, strict=True)]
+        highest = max([*masses, *new_masses], default=-np.inf)
+        worth = [mass > highest - FAINT for mass in new_masses]
+        found += [g for g, kept in zip(new, worth, strict=True) if kept]
+        masses += [mass for mass, kept in zip(new_masses, worth, strict=True) if kept]
+        if i and not any(worth):
+            break
+    if not found:
+        return []
+    distinct: list[Gaussian] = []
+    for gaussian in sorted((refined(density, g, rng) for g in found), key=lambda g: -g.elbo):
+        if all(distance(other, gaussian.mean) > SAME for other in distinct):
+            distinct.append(gaussian)
+    share = _shares(landscape, distinct, rng)
+    kept = [distinct[k] for k in np.argsort(-share) if share[k] > NEGLIGIBLE]
+    if wish == "auto":
+        return kept
+    if len(kept) < int(wish):
+        warnings.warn(f"AutoFlow: modes={wish}, but {len(kept)} were found; the guide has these.", stacklevel=2)
+    return kept[: int(wish)]
+
+
+def _log_mass(gaussian: Gaussian, log_p: float) -> float:
+    """Laplace's approximation."""
+    return float(log_p + np.log(gaussian.diagonal).sum() + len(gaussian.mean) / 2 * np.log(2 * np.pi))
+
+
+def _shares(landscape: Landscape, gaussians: Sequence[Gaussian], rng: np.random.Generator) -> Array:
+    """Of the posterior, of each, by importance sampling from all of them, as Student-ts, together."""
+    points = np.concatenate([student_t_draws(g, DRAWS, rng) for g in gaussians])
+    log_t = np.stack([student_t_log_density(g, points) for g in gaussians], axis=-1)
+    log_p = landscape.density.value_and_gradient(points)[0]
+    return mixture_weights(np.where(np.isfinite(log_p), log_p, -np.inf), log_t)
+
+
+def mixture_weights(log_p: Array, log_q: Array) -> Array:
+    """Weights of components that bring their mixture nearest to p, in KL(p || mixture): EM on importance weights.
+
+    Args:
+        log_p: at draws of the components, as many of each, ``(n,)``.
+        log_q: of each component there, ``(n, K)``.
+    """
+    k = log_q.shape[1]
+    importance = softmax(log_p - logsumexp(log_q, axis=1))
+    weights = np.full(k, 1 / k)
+    for _ in range(ITERATIONS):
+        new = importance @ responsibilities(log_q, weights)
+        if np.abs(new - weights).max() < 1e-7:
+            break
+        weights = new
+    return np.asarray(np.maximum(weights, 1e-12) / np.maximum(weights, 1e-12).sum())
+
+
+def responsibilities(log_q: Array, weights: Array) -> Array:
+    """Of each component for each draw, ``(n, K)``."""
+    return np.asarray(softmax(log_q + np.log(np.maximum(weights, 1e-300)), axis=1))
+
+
+def overlap(log_p: Array, log_q: Array, weights: Array) -> float:
+    """Share of the posterior in doubt between the components; arguments as of ``mixture_weights``."""
+    importance = softmax(log_p - logsumexp(log_q, axis=1))
+    return float(importance @ (1 - responsibilities(log_q, weights).max(1)))
+
+
+def mixture_params(bijection: Any, gaussians: Sequence[Gaussian], seed: int) -> Params:
+    """Initial parameters of ``guide_bijection(...)`` for each of these, stacked."""
+    return _stacked([guide_params(bijection, g, seed, fixed=True) for g in gaussians])
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    if isinstance(trees[0], dict):
+        return {name: _stacked([tree[name] for tree in trees]) for name in trees[0]}
+    return np.stack([np.asarray(tree) for tree in trees])
+
+
+def one_transform(modes: int) -> ValueError:
+    """The error of what wants one transform."""
+    return ValueError(
+        f"get_transform: the guide has {modes} modes, each with a flow of its own, and no one transform that NeuTra and "
+        "others could use; guide.components gives all, get_posterior their mixture; or use AutoFlow(model, modes=1)."
+    )
+
+
+def own_training(modes: int) -> NotImplementedError:
+    """The error of a training that is not ``fit``'s."""
+    return NotImplementedError(
+        f"a guide with {modes} modes is trained by fit, its flows one by one and then their weights: an ELBO of the "
+        "mixture alone would move all of them into one mode. Use fit, or AutoFlow(model, modes=1)."
+    )
