@@ -159,3 +159,11 @@ def own_training(modes: int) -> NotImplementedError:
         f"a guide with {modes} modes is trained by fit, its flows one by one and then their weights: an ELBO of the "
         "mixture alone would move all of them into one mode. Use fit, or AutoFlow(model, modes=1)."
     )
+
+
+def own_parameters() -> ValueError:
+    """The error of a model that trains."""
+    return ValueError(
+        "AutoFlow: the model has parameters of its own, and each of several modes would train them to other values; "
+        "use modes=1, or give the parameters priors."
+    )

@@ -19,12 +19,19 @@ from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import guide_bijection
-from ppl_flows.inference.cover_modes import SIZES, find_modes, mixture_params, one_transform, own_training
+from ppl_flows.inference.cover_modes import (
+    SIZES,
+    find_modes,
+    mixture_params,
+    one_transform,
+    own_parameters,
+    own_training,
+)
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.mixture_fit import Components
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.guide_start import obstacle_of
+from ppl_flows.numpyro.guide_start import model_params, obstacle_of
 from ppl_flows.numpyro.landscape import NumPyroLandscape
 from ppl_flows.numpyro.mixture import MixtureFlow, one_of
 
@@ -49,6 +56,8 @@ class GuideOfModes:
         with handlers.block(), numpyro.validation_enabled(False):
             if obstacle := obstacle_of(guide, args, kwargs):
                 raise ValueError(f"AutoFlow: modes={wish!r} is not possible: {obstacle}; use modes=1.")
+            if model_params(guide):
+                raise own_parameters()
             return find_modes(NumPyroLandscape(guide, args, kwargs, {}), wish, guide._seed)
 
     def _cover(self, gaussians: list[Gaussian]) -> None:

@@ -11,7 +11,6 @@ import torch
 from pyro import poutine
 from torch.distributions import biject_to
 
-from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.lazy_guide import hide_enumerated
 from ppl_flows.pyro.log_density import LogDensity
 
@@ -48,9 +47,7 @@ class PyroLandscape:
 
 
 def landscape_of(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PyroLandscape | None:
-    """None where the guide is no ``AutoFlow``, or the log density no function of its latents alone."""
-    if not isinstance(guide, AutoFlow):
-        return None
+    """Of an ``AutoFlow``; None where the log density is no function of its latents alone."""
     with poutine.block(), torch.random.fork_rng():
         found = PyroLandscape(guide, args, kwargs)
         return None if found.density.obstacle(found._like.double().cpu().numpy()) else found
