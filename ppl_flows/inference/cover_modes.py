@@ -20,7 +20,7 @@ Array = np.ndarray
 
 ROUNDS = (32, 32, 64, 128, 256, 512)  # starts, while new modes turn up
 MOST = 64  # modes
-NEGLIGIBLE = 1e-3  # share of the posterior, below which one is left out
+NEGLIGIBLE = 2e-4  # share of the posterior, below which one is left out
 FAINT = 12.0  # nats below the largest, by which a Gaussian's mass shows that an end is no mode worth a look
 DRAWS = 500  # of each Gaussian, for the shares
 SAME = 1.0  # standard deviations within which two Gaussians are of one mode
@@ -136,7 +136,8 @@ def overlap(log_p: Array, log_q: Array, weights: Array) -> float:
 
 def mixture_params(bijection: Any, gaussians: Sequence[Gaussian], seed: int) -> Params:
     """Initial parameters of ``guide_bijection(...)`` for each of these, stacked."""
-    return _stacked([guide_params(bijection, g, seed, fixed=True) for g in gaussians])
+    stacked: Params = _stacked([guide_params(bijection, g, seed, fixed=True) for g in gaussians])
+    return stacked
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -148,8 +149,8 @@ def _stacked(trees: Sequence[Any]) -> Any:
 def one_transform(modes: int) -> ValueError:
     """The error of what wants one transform."""
     return ValueError(
-        f"get_transform: the guide has {modes} modes, each with a flow of its own, and no one transform that NeuTra and "
-        "others could use; guide.components gives all, get_posterior their mixture; or use AutoFlow(model, modes=1)."
+        f"get_transform: the guide has {modes} modes, each with a flow of its own, and no one transform for NeuTra and "
+        "others; guide.components gives all, get_posterior their mixture; or use AutoFlow(model, modes=1)."
     )
 
 

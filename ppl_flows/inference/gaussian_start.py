@@ -215,9 +215,7 @@ def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> li
     return made
 
 
-def batch_and_match(
-    density: Density, start: Gaussian, rng: np.random.Generator, rounds: int = REFINEMENTS
-) -> Gaussian:
+def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator, rounds: int = REFINEMENTS) -> Gaussian:
     """Batch-and-Match: fits a Gaussian's score to that of the density on its own draws.
 
     In the coordinates in which ``start`` is standard normal. A round whose scores are not finite is left out.

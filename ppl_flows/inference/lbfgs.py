@@ -1,4 +1,4 @@
-"""Many optimisations at once: L-BFGS whose evaluations are batches, as a batch costs a host what a single point does."""
+"""Many optimisations at once: L-BFGS whose evaluations are batches, as a batch costs a host what one point does."""
 
 from __future__ import annotations
 

@@ -59,9 +59,11 @@ def train_mixture(training: MixtureTraining, seed: int) -> Training:
     other, _ = _weighed(training, training.together(trained), seed)
     before, after = (_elbo(training, t, seed) for t in (trained, other))
     # the losses of the mixture are no continuation of those of its flows
-    return Training(trained.losses, trained.skipped + other.skipped, other.params, other.interrupted) if (
-        after > before
-    ) else trained
+    return (
+        Training(trained.losses, trained.skipped + other.skipped, other.params, other.interrupted)
+        if (after > before)
+        else trained
+    )
 
 
 def _weighed(training: MixtureTraining, trained: Training, seed: int) -> tuple[Training, float]:

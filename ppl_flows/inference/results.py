@@ -22,7 +22,6 @@ from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 
 Path: TypeAlias = str | os.PathLike[str]
-
 MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
@@ -75,8 +74,7 @@ class FitResult(PicklesOrSaysHow):
         if self.kl.mean < GOOD_KL and not self._doubt:
             return "good"
         usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
-        usable = usable and not self._modes.missed  # where no weight makes up for draws that are not there
-        return "usable after reweighting" if usable else "do not trust"
+        return "usable after reweighting" if usable and not self._modes.missed else "do not trust"
 
     @property
     def verdict(self) -> str:
@@ -88,8 +86,7 @@ class FitResult(PicklesOrSaysHow):
         if self.grade == "not judged":
             return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
         seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        notes = dict.fromkeys(note for note in (self._doubt, self._modes.words) if note)
-        seen = "; ".join([seen, *notes])
+        seen = "; ".join([seen, *dict.fromkeys(note for note in (self._doubt, self._modes.words) if note)])
         if self._modes.missed:
             return f"do not trust: {seen}; try AutoFlow(model, modes='auto')"
         if self.grade == "do not trust":

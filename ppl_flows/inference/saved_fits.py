@@ -201,11 +201,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
-    document = {
-        "log_evidence": withheld("the file is of a version that did not keep it"),
-        "modes": NOT_LOOKED,
-        **document,
-    }
+    not_kept = withheld("the file is of a version that did not keep it")
+    document = {"log_evidence": not_kept, "modes": NOT_LOOKED, **document}
     plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")

@@ -170,7 +170,9 @@ def fit(
     if saved:
         saved.compare({"flows": describe_flows(guide)})
     own_guide = guide if isinstance(guide, AutoFlow) else None
-    make_fitted = partial(FittedGuide, model, guide, args, kwargs, choice=choice, num_particles=num_particles, seed=seed)
+    make_fitted = partial(
+        FittedGuide, model, guide, args, kwargs, choice=choice, num_particles=num_particles, seed=seed
+    )
     loop = partial(
         train,
         model=weighted_model if loss is None and not enumerates else plain_model,

@@ -19,7 +19,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
-from ppl_flows.inference.cover_modes import SIZES, check_modes
+from ppl_flows.inference.cover_modes import check_modes
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.kl_estimate import Near
@@ -144,9 +144,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
             check_sites(self._file.sites, self.latent_sites())
             if self._file.placed:
                 self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, args, kwargs))
-            self._bijection, self._start = whole_flow(self._file, self._map)
-            if self._file.log_weights is not None:
-                self._set_flows(self._bijection, self._start, self._file.log_weights)
+            self._set_flows(*whole_flow(self._file, self._map), self._file.log_weights)
             self.start, self._gaussian = self._file.start, gaussian_of(self._file)
             return
         if self._modes != 1 and len(found := self._find_modes(self._modes, args, kwargs)) > 1:
@@ -207,8 +205,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
     def size(self) -> Quality:
         """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
         if self.num_modes > 1:
-            size = SIZES[self.quality]
-            return size._replace(num_particles=size.num_particles * self.num_modes)
+            return self._size_of_modes
         kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
         return sized(self.quality, kl, dim, self._map)
 

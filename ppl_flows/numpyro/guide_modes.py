@@ -18,7 +18,7 @@ from numpyro.primitives import _PYRO_STACK
 from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.core.types import Params
-from ppl_flows.inference.auto_flow import guide_bijection
+from ppl_flows.inference.auto_flow import Quality, guide_bijection
 from ppl_flows.inference.cover_modes import (
     SIZES,
     find_modes,
@@ -65,13 +65,15 @@ class GuideOfModes:
         guide: Any = self
         part = guide_bijection(guide._recipe, guide.latent_dim, SIZES[guide.quality].flow_layers)
         self._gaussians, guide.start = tuple(gaussians), "modes"
-        self._set_flows(Batched(part, batch=(len(gaussians),)), mixture_params(part, gaussians, guide._seed))
+        k, params = len(gaussians), mixture_params(part, gaussians, guide._seed)
+        self._set_flows(Batched(part, batch=(k,)), params, np.full(k, -np.log(k)))
 
-    def _set_flows(self, bijection: Batched, params: Params, log_weights: np.ndarray | None = None) -> None:
-        (self.num_modes,) = bijection.batch
-        even = np.full(self.num_modes, -np.log(self.num_modes))
-        weights = even if log_weights is None else log_weights
-        self._bijection, self._start = bijection, {"components": params, "state": {"log_weights": weights}}
+    def _set_flows(self, bijection: Any, params: Params, log_weights: np.ndarray | None) -> None:
+        """One flow, or, with weights, several."""
+        self._bijection, self._start = bijection, params
+        if log_weights is not None:
+            self.num_modes = len(log_weights)
+            self._start = {"components": params, "state": {"log_weights": log_weights}}
 
     @contextmanager
     def in_fit(self) -> Iterator[None]:
@@ -96,6 +98,12 @@ class GuideOfModes:
             return Flow(self._bijection.part, params["components"], base=guide.get_base_dist())
         base = guide.get_base_dist().expand((self.num_modes,))
         return MixtureFlow(Flow(self._bijection, params["components"], base=base), params["state"]["log_weights"])
+
+    @property
+    def _size_of_modes(self) -> Quality:
+        guide: Any = self
+        size = SIZES[guide.quality]
+        return size._replace(num_particles=size.num_particles * self.num_modes)
 
     def _check_one_transform(self) -> None:
         if self.num_modes > 1:

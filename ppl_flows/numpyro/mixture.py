@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax import lax
 from numpyro.infer import ELBO
 
+from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import check_event
 from ppl_flows.numpyro.distribution import Flow
 
@@ -100,8 +101,6 @@ class ComponentsELBO(ELBO):
         return {"loss": jnp.mean(jax.vmap(one)(keys, param_map[self._name])), "mutable_state": None}
 
 
-def one_of(params: dict[str, Any]) -> bool:
+def one_of(params: Params) -> bool:
     """Whether parameters of a guide with several modes are those of one component, as ``ComponentsELBO`` has them."""
     return bool(jnp.ndim(params["state"]["log_weights"]) == 0)
-
-

@@ -17,7 +17,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
-from ppl_flows.inference.cover_modes import SIZES, check_modes
+from ppl_flows.inference.cover_modes import check_modes
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.kl_estimate import Near
@@ -225,8 +225,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous):
     def size(self) -> Quality:
         """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
         if self.num_modes > 1:
-            size = SIZES[self.quality]
-            return size._replace(num_particles=size.num_particles * self.num_modes)
+            return self._size_of_modes
         kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
         return sized(self.quality, kl, dim, self._map)
 

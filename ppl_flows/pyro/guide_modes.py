@@ -17,7 +17,7 @@ from torch.distributions import biject_to
 from ppl_flows.combinators.batched import Batched
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.core.types import Params
-from ppl_flows.inference.auto_flow import guide_bijection
+from ppl_flows.inference.auto_flow import Quality, guide_bijection
 from ppl_flows.inference.cover_modes import (
     SIZES,
     find_modes,
@@ -106,6 +106,12 @@ class GuideOfModes:
         own = guide.log_weights
         log_weights = pyro.get_param_store().setdefault(self.weights_name, lambda: own).detach()
         return ApartFlows(flows) if self._apart else MixtureFlow(flows, log_weights)
+
+    @property
+    def _size_of_modes(self) -> Quality:
+        guide: Any = self
+        size = SIZES[guide.quality]
+        return size._replace(num_particles=size.num_particles * self.num_modes)
 
     def _check_one_transform(self) -> None:
         if self.num_modes > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -14,15 +14,17 @@ from torch.distributions import constraints
 from ppl_flows.inference.flow_checks import check_event
 from ppl_flows.pyro.distribution import Flow
 
+ONE = torch.Size()
+
 
 class _OfFlows(TorchDistribution):
     """Of flows over vectors, with batch shape ``(K,)``."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, components: Any, batch_shape: torch.Size = torch.Size(), *, path_gradients: bool = False) -> None:
+    def __init__(self, components: Any, batch_shape: torch.Size = ONE, *, path_gradients: bool = False) -> None:
         self.components, self.path_gradients = components, path_gradients
         super().__init__(batch_shape, components.event_shape, validate_args=False)
 
@@ -69,7 +71,7 @@ class MixtureFlow(_OfFlows):
         super().__init__(components, path_gradients=path_gradients)
         self.log_weights = log_weights
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def rsample(self, sample_shape: Any = ONE) -> torch.Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         n = math.prod(shape[:-1])
         k = torch.multinomial(torch.softmax(self.log_weights, -1), n, replacement=True)
@@ -100,7 +102,7 @@ class ApartFlows(_OfFlows):
 
     _turn = itertools.count()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:
+    def rsample(self, sample_shape: Any = ONE) -> torch.Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         n = math.prod(shape[:-1])
         if n % self.count:  # one particle at a time: those of the flows in turn
