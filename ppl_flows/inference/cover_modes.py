@@ -67,7 +67,9 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussia
     found: list[Gaussian] = []
     masses: list[float] = []
     for i, n in enumerate(ROUNDS):
-        points, _ = starts(landscape, landscape.starts(n), seed + i)
+        known = np.array([g.mean for g in found]).reshape(-1, landscape.dim)
+        scale = np.mean([g.diagonal for g in found], axis=0) if found else np.ones(landscape.dim)
+        points, _ = starts(landscape, n, seed + i, known, scale)
         ends, values = maximise(density, points)
         new, rows = new_modes(density, ends, values, found, MOST - len(found))
         new_masses = [_log_mass(g, values[row]) for g, row in zip(new, rows, strict=True)]

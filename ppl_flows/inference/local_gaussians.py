@@ -25,6 +25,7 @@ Array = np.ndarray
 
 FIRST_SCALE = 0.1  # in which curvatures are looked at first
 ROUNDS = 30  # of its refinement
+FAR = 10.0  # standard deviations
 CLOSE = 2.0  # standard deviations within which two ends are of one mode
 
 
@@ -37,25 +38,36 @@ class Landscape(Protocol):
     @property
     def dim(self) -> int: ...
 
-    def starts(self, n: int) -> int:
-        """How many optimisations are affordable, at most so many."""
+    def starts(landscape: Landscape, n: int, seed: int, around: Array, scale: Array) -> tuple[Array, bool]:
+    """A sixth of them uniform as the hosts' initial points, a third draws of the prior, and half displaced from points.
 
-    def prior_draws(self, n: int, seed: int) -> Array | None:
-        """Latent vectors, ``(n, dim)``; None where the model's prior cannot be drawn from."""
+    They are displaced by differences of two draws of the prior: a mode beyond those that are known, as seen from where
+    the prior is, has hardly a draw of the prior near it. Where the prior cannot be drawn from, by ``FAR`` times a scale
+    instead.
 
-
-def starts(landscape: Landscape, n: int, seed: int) -> tuple[Array, bool]:
-    """Half of them draws of the prior, half uniform as the hosts' initial points; or n/2 of the latter alone.
+    Args:
+        n: about how many, at most.
+        around: ``(m, dim)``; none: the prior has their part.
+        scale: of displacements without a prior, ``(dim,)``.
 
     Returns:
-        Points, ``(n or n // 2, dim)``, and whether draws of the prior are among them.
+        Points, ``(at most n, dim)``, and whether draws of the prior are among them.
     """
     rng = np.random.default_rng(seed)
-    uniform = rng.uniform(-RADIUS, RADIUS, (n // 2, landscape.dim))
-    prior = landscape.prior_draws(n - n // 2, seed)
-    if prior is None:
-        return uniform, False
-    return np.concatenate([prior[np.isfinite(prior).all(-1)], uniform]), True
+    n = landscape.starts(n)
+    displaced = n // 2 if len(around) else 0
+    uniform = rng.uniform(-RADIUS, RADIUS, (max(1, n // 6), landscape.dim))
+    prior = landscape.prior_draws(n - len(uniform) - displaced, seed)
+    if prior is not None:
+        prior = prior[np.isfinite(prior).all(-1)]
+    if prior is None or not len(prior):
+        parts, ways = [uniform], FAR * scale * rng.standard_normal((displaced, landscape.dim))
+    else:
+        one, other = rng.integers(len(prior), size=(2, displaced))
+        parts, ways = [prior, uniform], prior[one] - prior[other]
+    if displaced:
+        parts.append(around[rng.integers(len(around), size=displaced)] + ways)
+    return np.concatenate(parts), len(parts) > 1 + bool(displaced)
 
 
 def gaussian_at(density: Density, point: Array) -> Gaussian:

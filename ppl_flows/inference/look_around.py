@@ -17,7 +17,7 @@ from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, s
 Array = np.ndarray
 
 GOOD_MISSED = 0.01  # share of the posterior where the guide has next to no draws
-STARTS = 32  # of optimisations, half of them prior draws
+STARTS = 48  # of optimisations
 MOST = 4  # ends that are looked at closer
 WORTH = 2.0  # nats of log p/q above log Z, from which the guide does not explain an end
 DRAWS = 250  # around each
@@ -74,7 +74,8 @@ def _look_for_modes(
     landscape: Landscape,
     seed: int,
 ) -> Seen:
-    points, of_prior = starts(landscape, landscape.starts(STARTS), seed)
+    own = np.asarray(weighted.vectors)
+    points, of_prior = starts(landscape, STARTS, seed, own, own.std(0))
     looked = f"from {len(points)} starts" + ("" if of_prior else ", none of them from the prior")
     none = ModesSeen(f"no other mode found {looked}", 0.0, unclear=False)
     ends, values = maximise(landscape.density, points)
