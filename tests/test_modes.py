@@ -236,5 +236,3 @@ def test_optimisations_in_lockstep_end_at_the_maximum():
     np.testing.assert_allclose(ends[:4], 1.0, atol=1e-2)
     assert values[4] == -np.inf
     assert density.evaluations < 5 * 200
-
-

@@ -38,8 +38,15 @@ class Landscape(Protocol):
     @property
     def dim(self) -> int: ...
 
-    def starts(landscape: Landscape, n: int, seed: int, around: Array, scale: Array) -> tuple[Array, bool]:
-    """A sixth of them uniform as the hosts' initial points, a third draws of the prior, and half displaced from points.
+    def starts(self, n: int) -> int:
+        """How many optimisations are affordable, at most so many."""
+
+    def prior_draws(self, n: int, seed: int) -> Array | None:
+        """Latent vectors, ``(n, dim)``; None where the model's prior cannot be drawn from."""
+
+
+def starts(landscape: Landscape, n: int, seed: int, around: Array, scale: Array) -> tuple[Array, bool]:
+    """Some uniform, as the hosts' initial points, some draws of the prior, and half of all displaced from points.
 
     They are displaced by differences of two draws of the prior: a mode beyond those that are known, as seen from where
     the prior is, has hardly a draw of the prior near it. Where the prior cannot be drawn from, by ``FAR`` times a scale
