@@ -11,10 +11,10 @@ from scipy.special import logsumexp, softmax
 
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, guide_params
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian_start import Density, Gaussian
 from ppl_flows.inference.kl_estimate import student_t_draws, student_t_log_density
 from ppl_flows.inference.lbfgs import maximise
-from ppl_flows.inference.local_gaussians import Landscape, distance, new_modes, refined, starts
+from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts
 
 Array = np.ndarray
 
@@ -23,7 +23,7 @@ MOST = 64  # modes
 NEGLIGIBLE = 2e-4  # share of the posterior, below which one is left out
 FAINT = 12.0  # nats below the largest, by which a Gaussian's mass shows that an end is no mode worth a look
 DRAWS = 500  # of each Gaussian, for the shares
-SAME = 1.0  # standard deviations within which two Gaussians are of one mode
+VALLEY, STEPS_BETWEEN = 0.1, 12  # nats that the density falls between two modes, along so many steps
 ITERATIONS = 200  # of EM
 OVERLAP = 0.01  # share of the posterior in doubt between components, from which they are trained together
 
@@ -52,6 +52,7 @@ def check_modes(modes: int | str, start: Any, informed: bool | str) -> None:
         )
 
 
+@np.errstate(all="ignore")  # far out, numbers overflow
 def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussian]:
     """A Gaussian at each mode that optimisations find, those with the largest shares of the posterior first.
 
@@ -83,7 +84,7 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussia
         return []
     distinct: list[Gaussian] = []
     for gaussian in sorted((refined(density, g, rng) for g in found), key=lambda g: -g.elbo):
-        if all(distance(other, gaussian.mean) > SAME for other in distinct):
+        if all(_valley_between(density, other.mean, gaussian.mean) for other in distinct):
             distinct.append(gaussian)
     share = _shares(landscape, distinct, rng)
     kept = [distinct[k] for k in np.argsort(-share) if share[k] > NEGLIGIBLE]
@@ -92,6 +93,13 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussia
     if len(kept) < int(wish):
         warnings.warn(f"AutoFlow: modes={wish}, but {len(kept)} were found; the guide has these.", stacklevel=2)
     return kept[: int(wish)]
+
+
+def _valley_between(density: Density, one: Array, other: Array) -> bool:
+    """Whether the log density falls and rises again on the straight way: a neck, or a tail, has none to its mode."""
+    way = one + np.linspace(0.0, 1.0, STEPS_BETWEEN + 1)[:, None] * (other - one)
+    values = density.value_and_gradient(way)[0]
+    return bool(np.min(np.where(np.isfinite(values), values, -np.inf)) < min(values[0], values[-1]) - VALLEY)
 
 
 def _log_mass(gaussian: Gaussian, log_p: float) -> float:
@@ -104,6 +112,8 @@ def _shares(landscape: Landscape, gaussians: Sequence[Gaussian], rng: np.random.
     points = np.concatenate([student_t_draws(g, DRAWS, rng) for g in gaussians])
     log_t = np.stack([student_t_log_density(g, points) for g in gaussians], axis=-1)
     log_p = landscape.density.value_and_gradient(points)[0]
+    if not np.isfinite(log_p).any():
+        return np.zeros(len(gaussians))
     return mixture_weights(np.where(np.isfinite(log_p), log_p, -np.inf), log_t)
 
 

@@ -65,6 +65,7 @@ def look_around(
         return None
 
 
+@np.errstate(all="ignore")  # far out, numbers overflow
 def _look_for_modes(
     seen: Seen,
     check: WideCheck,
@@ -83,8 +84,7 @@ def _look_for_modes(
     if not len(ends):
         return seen._replace(modes=none)
     scores = fitted.score(ends)
-    with np.errstate(invalid="ignore"):
-        unexplained = ~(scores.log_p - scores.log_q <= sample.log_z + WORTH) & np.isfinite(scores.log_p)
+    unexplained = ~(scores.log_p - scores.log_q <= sample.log_z + WORTH) & np.isfinite(scores.log_p)
     found, _ = new_modes(landscape.density, ends[unexplained], values[unexplained], (), MOST)
     if not found:
         return seen._replace(modes=none)

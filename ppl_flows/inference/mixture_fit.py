@@ -12,8 +12,13 @@ from ppl_flows.inference.schedule import Training
 
 WEIGHING = 8_192  # draws that the weights are found by, or more where there are many modes
 DRAWS_EACH = 256
-JOINT_STEPS, JOINT_PARTICLES = 500, 64
+JOINT_STEPS, JOINT_PARTICLES, JOINT_PARTICLES_EACH = 500, 64, 8
 JOINT_RATE = 0.3  # of the learning rate
+
+
+def joint_particles(count: int) -> int:
+    """Draws of the mixture at each of the steps that train all of its flows together."""
+    return max(JOINT_PARTICLES, JOINT_PARTICLES_EACH * count)
 
 
 class Components(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.mixture_fit import JOINT_PARTICLES, JOINT_RATE, JOINT_STEPS
+from ppl_flows.inference.mixture_fit import JOINT_RATE, JOINT_STEPS, joint_particles
 from ppl_flows.inference.schedule import Training
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.compile_once import Program
@@ -56,7 +56,7 @@ class NumPyroMixture:
 
     def together(self, trained: Training) -> Training:
         """Trains all from there by the ELBO of the mixture, by a few steps."""
-        elbo, steps = type(self.choice.elbo)(num_particles=JOINT_PARTICLES), min(self.steps, JOINT_STEPS)
+        elbo, steps = type(self.choice.elbo)(num_particles=joint_particles(self.count)), min(self.steps, JOINT_STEPS)
         key = jax.random.fold_in(self.key, 1)
         with self.guide.in_fit():
             return self.loop(key, elbo, steps=steps, lr=JOINT_RATE * self.lr, init_params=trained.params)

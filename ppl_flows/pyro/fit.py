@@ -118,8 +118,9 @@ def fit(
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
         check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 200 gradients, from
-            prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was found. For an ``AutoFlow`` whose model's log density is a
-            function of its latents alone; other guides are not checked.
+            prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was
+            found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
+            not checked.
         seed: of all draws; torch's global generator is left as it was.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.

@@ -12,7 +12,7 @@ import pyro
 import torch
 
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.mixture_fit import JOINT_PARTICLES, JOINT_RATE, JOINT_STEPS
+from ppl_flows.inference.mixture_fit import JOINT_RATE, JOINT_STEPS, joint_particles
 from ppl_flows.inference.schedule import Training
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.importance import store_at
@@ -58,7 +58,9 @@ class PyroMixture:
         """Trains all from there by the ELBO of the mixture, by a few steps."""
         self._set(trained)
         with self.guide.in_fit():
-            return self.loop(self._elbo(JOINT_PARTICLES), steps=min(self.steps, JOINT_STEPS), lr=JOINT_RATE * self.lr)
+            return self.loop(
+                self._elbo(joint_particles(self.count)), steps=min(self.steps, JOINT_STEPS), lr=JOINT_RATE * self.lr
+            )
 
     def with_weights(self, trained: Training, weights: np.ndarray) -> Training:
         """The same with these weights of the components."""
