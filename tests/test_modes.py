@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 import ppl_flows as pf
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.cover_modes import mixture_weights, overlap
+from ppl_flows.inference.cover_modes import mixture_weights
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.lbfgs import maximise
 
@@ -212,8 +212,6 @@ def test_weights_of_overlapping_components_count_nothing_twice():
     log_p = logsumexp(log_q + np.log(weights), axis=1) + 3.0  # any log Z
     found = mixture_weights(log_p, log_q)
     np.testing.assert_allclose(found, weights, atol=0.03)
-    assert 0.1 < overlap(log_p, log_q, found) < 0.4
-    assert overlap(log_p, log_q[:, [0, 2]], np.array([0.7, 0.3])) < 0.02
 
 
 class Valleys:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp, softmax
@@ -25,7 +25,7 @@ FAINT = 12.0  # nats below the largest, by which a Gaussian's mass shows that an
 DRAWS = 500  # of each Gaussian, for the shares
 VALLEY, STEPS_BETWEEN = 0.1, 12  # nats that the density falls between two modes, along so many steps
 ITERATIONS = 200  # of EM
-OVERLAP = 0.01  # share of the posterior in doubt between components, from which they are trained together
+TOGETHER = 0.005  # nats of KL, from which the flows are trained together, too
 
 SIZES = {  # of each flow, and the draws of each
     "quick": Quality(flow_layers=8, steps=500, num_particles=32),
@@ -52,8 +52,15 @@ def check_modes(modes: int | str, start: Any, informed: bool | str) -> None:
         )
 
 
+class Mode(NamedTuple):
+    """A Gaussian at a mode, and about which share of the posterior it has."""
+
+    gaussian: Gaussian
+    share: float
+
+
 @np.errstate(all="ignore")  # far out, numbers overflow
-def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussian]:
+def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Mode]:
     """A Gaussian at each mode that optimisations find, those with the largest shares of the posterior first.
 
     Starts double while new modes turn up.
@@ -87,7 +94,7 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Gaussia
         if all(_valley_between(density, other.mean, gaussian.mean) for other in distinct):
             distinct.append(gaussian)
     share = _shares(landscape, distinct, rng)
-    kept = [distinct[k] for k in np.argsort(-share) if share[k] > NEGLIGIBLE]
+    kept = [Mode(distinct[k], float(share[k])) for k in np.argsort(-share) if share[k] > NEGLIGIBLE]
     if wish == "auto":
         return kept
     if len(kept) < int(wish):
@@ -140,10 +147,31 @@ def responsibilities(log_q: Array, weights: Array) -> Array:
     return np.asarray(softmax(log_q + np.log(np.maximum(weights, 1e-300)), axis=1))
 
 
-def overlap(log_p: Array, log_q: Array, weights: Array) -> float:
-    """Share of the posterior in doubt between the components; arguments as of ``mixture_weights``."""
-    importance = softmax(log_p - logsumexp(log_q, axis=1))
-    return float(importance @ (1 - responsibilities(log_q, weights).max(1)))
+class Regions(NamedTuple):
+    """The part of the posterior that each flow is to cover, while they are trained each by itself.
+
+    The shares ``softmax_k(log share_k + log N_k)`` of the Gaussians that the flows start at, at a vector: without them
+    a flow whose neighbour is near would stretch over both.
+
+    Attributes:
+        means: ``(K, dim)``.
+        whiten: inverse factors, ``(K, dim, dim)``.
+        constants: of the log densities, log shares included, ``(K,)``.
+    """
+
+    means: Array
+    whiten: Array
+    constants: Array
+
+
+def regions(gaussians: Sequence[Gaussian], shares: Sequence[float]) -> Regions:
+    factors = [np.diag(g.factor) if g.factor.ndim == 1 else g.factor for g in gaussians]
+    constants = [np.log(share) - np.log(g.diagonal).sum() for g, share in zip(gaussians, shares, strict=True)]
+    return Regions(
+        np.stack([g.mean for g in gaussians]),
+        np.stack([np.linalg.inv(factor) for factor in factors]),
+        np.array(constants),
+    )
 
 
 def mixture_params(bijection: Any, gaussians: Sequence[Gaussian], seed: int) -> Params:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ppl_flows.inference.cover_modes import OVERLAP, mixture_weights, overlap
+from ppl_flows.inference.cover_modes import TOGETHER, mixture_weights
 from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.kl_estimate import kl_of_own_draws
 from ppl_flows.inference.schedule import Training
 
 WEIGHING = 8_192  # draws that the weights are found by, or more where there are many modes
@@ -58,34 +59,31 @@ class MixtureTraining(Protocol):
 
 def train_mixture(training: MixtureTraining, seed: int) -> Training:
     """The training of all of it; its losses are those of the flows by themselves."""
-    trained, in_doubt = _weighed(training, training.apart(), seed)
-    if in_doubt < OVERLAP or trained.interrupted:
+    trained = _weighed(training, training.apart(), seed)
+    before = _log_weights(training, trained, seed)
+    if kl_of_own_draws(before).mean < TOGETHER or trained.interrupted:
         return trained
-    other, _ = _weighed(training, training.together(trained), seed)
-    before, after = (_elbo(training, t, seed) for t in (trained, other))
-    # the losses of the mixture are no continuation of those of its flows
-    return (
-        Training(trained.losses, trained.skipped + other.skipped, other.params, other.interrupted)
-        if (after > before)
-        else trained
-    )
+    other = _weighed(training, training.together(trained), seed)
+    after = _log_weights(training, other, seed)
+    if not after.mean() > before.mean():
+        return trained
+    return Training(trained.losses, trained.skipped + other.skipped, other.params, other.interrupted)
 
 
-def _weighed(training: MixtureTraining, trained: Training, seed: int) -> tuple[Training, float]:
-    """With the weights that suit the flows, and what of the posterior is in doubt between them."""
+def _weighed(training: MixtureTraining, trained: Training, seed: int) -> Training:
+    """With the weights that suit the flows."""
     k = training.count
     even = training.with_weights(trained, np.full(k, 1 / k))
     drawn = training.fitted(even).weigh(max(WEIGHING, DRAWS_EACH * k), seed + 1)
     log_p = np.where(np.isnan(drawn.scores.log_p), -np.inf, drawn.scores.log_p)
-    vectors = np.asarray(drawn.vectors)
-    log_q = np.nan_to_num(training.component_log_probs(trained, vectors), nan=-np.inf)
-    weights = mixture_weights(log_p, log_q)
-    return training.with_weights(trained, weights), overlap(log_p, log_q, weights)
+    log_q = np.nan_to_num(training.component_log_probs(trained, np.asarray(drawn.vectors)), nan=-np.inf)
+    return training.with_weights(trained, mixture_weights(log_p, log_q))
 
 
-def _elbo(training: MixtureTraining, trained: Training, seed: int) -> float:
-    mean = float(np.mean(training.fitted(trained).weigh(WEIGHING, seed + 2).log_weights))
-    return mean if np.isfinite(mean) else -np.inf
+def _log_weights(training: MixtureTraining, trained: Training, seed: int) -> np.ndarray:
+    """Of draws of the mixture."""
+    found = training.fitted(trained).weigh(WEIGHING, seed + 2).log_weights
+    return np.where(np.isnan(found), -np.inf, found)
 
 
 def check_mixture_options(guide: Any, **options: Any) -> None:

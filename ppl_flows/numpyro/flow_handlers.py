@@ -9,9 +9,9 @@ from numpyro.primitives import Messenger
 
 from ppl_flows.inference.gradient_estimators import IN_TRAINING, replace_flows, takes_path_gradients
 from ppl_flows.numpyro.distribution import Flow
-from ppl_flows.numpyro.mixture import MixtureFlow
+from ppl_flows.numpyro.mixture import MixtureFlow, RegionFlow
 
-FLOWS = Flow, MixtureFlow
+FLOWS = Flow, MixtureFlow, RegionFlow
 
 
 class PathGradients(Messenger):

@@ -37,7 +37,7 @@ from ppl_flows.numpyro.guide_start import first_start, guide_map
 from ppl_flows.numpyro.informed import ways
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.load_fit import load_fit
-from ppl_flows.numpyro.mixture import MixtureFlow
+from ppl_flows.numpyro.mixture import MixtureFlow, RegionFlow
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.numpyro.see_model import SeesModel
 from ppl_flows.numpyro.transform import FlowTransform
@@ -240,7 +240,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
         dtype = self._init_latent.dtype
         return dist.Normal(jnp.zeros(self.latent_dim, dtype), jnp.ones(self.latent_dim, dtype)).to_event(1)
 
-    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow | MixtureFlow:
+    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow | MixtureFlow | RegionFlow:
         # under a handler as a function of the key, as a dict is no array that the host's `param` could check
         params = numpyro.param(f"{self.prefix}_flow", lambda _: self._first_params())
         if self.num_modes > 1:
@@ -284,7 +284,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
         flow = self._with_model_params(params[f"{self.prefix}_flow"], params)
         return FlowTransform(self._bijection_at(args, kwargs), flow)
 
-    def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow | MixtureFlow:
+    def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow | MixtureFlow | RegionFlow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``."""
         self._check_set_up()
         if self.num_modes > 1:

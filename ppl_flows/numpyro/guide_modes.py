@@ -21,11 +21,14 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, guide_bijection
 from ppl_flows.inference.cover_modes import (
     SIZES,
+    Mode,
+    Regions,
     find_modes,
     mixture_params,
     one_transform,
     own_parameters,
     own_training,
+    regions,
 )
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.mixture_fit import Components
@@ -33,7 +36,7 @@ from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.guide_start import model_params, obstacle_of
 from ppl_flows.numpyro.landscape import NumPyroLandscape
-from ppl_flows.numpyro.mixture import MixtureFlow, one_of
+from ppl_flows.numpyro.mixture import MixtureFlow, RegionFlow, one_of
 
 QUANTILE_DRAWS = 10_000
 
@@ -47,11 +50,13 @@ class GuideOfModes:
 
     num_modes: int = 1
     _gaussians: tuple[Gaussian, ...] = ()  # that the flows start at
+    _regions: Regions | None = None  # of the flows, while each is trained by itself
+    _component: Any = None
     _in_fit = False
     _bijection: Any
     _start: Any
 
-    def _find_modes(self, wish: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Gaussian]:
+    def _find_modes(self, wish: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Mode]:
         guide: Any = self
         with handlers.block(), numpyro.validation_enabled(False):
             if obstacle := obstacle_of(guide, args, kwargs):
@@ -60,11 +65,12 @@ class GuideOfModes:
                 raise own_parameters()
             return find_modes(NumPyroLandscape(guide, args, kwargs, {}), wish, guide._seed)
 
-    def _cover(self, gaussians: list[Gaussian]) -> None:
+    def _cover(self, modes: list[Mode]) -> None:
         """The guide has a flow for each of these."""
         guide: Any = self
         part = guide_bijection(guide._recipe, guide.latent_dim, SIZES[guide.quality].flow_layers)
-        self._gaussians, guide.start = tuple(gaussians), "modes"
+        gaussians, shares = zip(*modes, strict=True)
+        self._gaussians, guide.start, self._regions = gaussians, "modes", regions(gaussians, shares)
         k, params = len(gaussians), mixture_params(part, gaussians, guide._seed)
         self._set_flows(Batched(part, batch=(k,)), params, np.full(k, -np.log(k)))
 
@@ -84,18 +90,28 @@ class GuideOfModes:
         finally:
             self._in_fit = False
 
+    @contextmanager
+    def as_component(self, component: jax.Array) -> Iterator[None]:
+        """While one of its flows is trained by itself."""
+        self._component = component
+        try:
+            yield
+        finally:
+            self._component = None
+
     def _first_params(self) -> Params:
         if self.num_modes > 1 and not self._in_fit and any(isinstance(h, handlers.trace) for h in _PYRO_STACK):
             raise own_training(self.num_modes)
         return map_params(lambda _, a: to_array(a), self._start)
 
-    def _mixture(self, params: Params) -> Flow | MixtureFlow:
+    def _mixture(self, params: Params) -> Flow | MixtureFlow | RegionFlow:
         """At parameters of the guide; or one flow, where they are of one."""
         guide: Any = self
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))
         if one_of(params):
-            return Flow(self._bijection.part, params["components"], base=guide.get_base_dist())
+            one = Flow(self._bijection.part, params["components"], base=guide.get_base_dist())
+            return one if self._regions is None else RegionFlow(one, self._regions, self._component)
         base = guide.get_base_dist().expand((self.num_modes,))
         return MixtureFlow(Flow(self._bijection, params["components"], base=base), params["state"]["log_weights"])
 

@@ -12,6 +12,7 @@ from jax import lax
 from numpyro.infer import ELBO
 
 from ppl_flows.core.types import Params
+from ppl_flows.inference.cover_modes import Regions
 from ppl_flows.inference.flow_checks import check_event
 from ppl_flows.numpyro.distribution import Flow
 
@@ -77,28 +78,68 @@ class MixtureFlow(dist.Distribution):
         return f"MixtureFlow({len(self.log_weights)} of {self.components})"
 
 
+class RegionFlow(dist.Distribution):
+    """One flow of a mixture while it is trained by itself: its score lacks the log of its share of each draw.
+
+    An ELBO then is that of its part of the posterior.
+
+    Args:
+        flow: it, over vectors.
+        regions: of all flows.
+        component: which one it is.
+    """
+
+    pytree_data_fields = ("flow", "component")
+    pytree_aux_fields = ("regions",)
+    support = dist.constraints.real_vector
+
+    def __init__(self, flow: Flow, regions: Regions, component: jax.Array) -> None:
+        self.flow, self.regions, self.component = flow, regions, component
+        super().__init__((), flow.event_shape, validate_args=False)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        return self.flow.sample(key, sample_shape)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        means, whiten, constants = self.regions
+        z = jnp.einsum("kij,...kj->...ki", whiten, value[..., None, :] - means)
+        shares = jax.nn.log_softmax(constants - (z**2).sum(-1) / 2, axis=-1)
+        return self.flow.log_prob(value) - jnp.take(shares, self.component, axis=-1)
+
+    def with_path_gradients(self) -> RegionFlow:
+        """The same, with a flow that has ``path_gradients``."""
+        return RegionFlow(self.flow.with_path_gradients(), self.regions, self.component)
+
+    def in_evaluation_mode(self) -> RegionFlow:
+        """The same, with a flow whose ``log_prob`` is no training pass."""
+        return RegionFlow(self.flow.in_evaluation_mode(), self.regions, self.component)
+
+
 class ComponentsELBO(ELBO):
     """The mean of the ELBOs of the components of a guide, each by itself, in one vectorised program.
 
     Args:
         inner: of one of them, with its particles.
         name: of the guide's parameters, every array of which has the components in front.
-        count: of components.
+        guide: that has them, and is told which one it is.
     """
 
-    def __init__(self, inner: Any, name: str, count: int) -> None:
-        super().__init__(num_particles=inner.num_particles * count)
-        self._inner, self._name, self._count = inner, name, count
+    def __init__(self, inner: Any, name: str, guide: Any) -> None:
+        super().__init__(num_particles=inner.num_particles * guide.num_modes)
+        self._inner, self._name, self._guide = inner, name, guide
         self.can_infer_discrete = inner.can_infer_discrete
 
     def loss_with_mutable_state(
         self, rng_key: Any, param_map: dict[str, Any], model: Any, guide: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        def one(key: jax.Array, params: Any) -> Any:
-            return self._inner.loss(key, {**param_map, self._name: params}, model, guide, *args, **kwargs)
+        def one(key: jax.Array, params: Any, component: jax.Array) -> Any:
+            with self._guide.as_component(component):
+                return self._inner.loss(key, {**param_map, self._name: params}, model, guide, *args, **kwargs)
 
-        keys = jax.random.split(rng_key, self._count)
-        return {"loss": jnp.mean(jax.vmap(one)(keys, param_map[self._name])), "mutable_state": None}
+        count = self._guide.num_modes
+        keys = jax.random.split(rng_key, count)
+        losses = jax.vmap(one)(keys, param_map[self._name], jnp.arange(count))
+        return {"loss": jnp.mean(losses), "mutable_state": None}
 
 
 def one_of(params: Params) -> bool:

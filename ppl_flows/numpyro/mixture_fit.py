@@ -48,7 +48,7 @@ class NumPyroMixture:
     def apart(self) -> Training:
         """Trains each flow by its own ELBO."""
         each = type(self.choice.elbo)(num_particles=max(1, self.choice.elbo.num_particles // self.count))
-        elbo = ComponentsELBO(each, self._name, self.count)
+        elbo = ComponentsELBO(each, self._name, self.guide)
         with self.guide.in_fit():
             return self.loop(
                 self.key, elbo, steps=self.steps, lr=self.lr, tolerance=self.tolerance, init_params=self.init_params

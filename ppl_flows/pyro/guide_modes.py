@@ -20,11 +20,14 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, guide_bijection
 from ppl_flows.inference.cover_modes import (
     SIZES,
+    Mode,
+    Regions,
     find_modes,
     mixture_params,
     one_transform,
     own_parameters,
     own_training,
+    regions,
 )
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.mixture_fit import Components
@@ -46,10 +49,11 @@ class GuideOfModes:
 
     num_modes: int = 1
     _gaussians: tuple[Gaussian, ...] = ()  # that the flows start at
+    _regions: Regions | None = None  # of the flows, while each is trained by itself
     _in_fit = False
     _apart = False  # whether the flows are trained, each by itself
 
-    def _find_modes(self, wish: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Gaussian]:
+    def _find_modes(self, wish: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Mode]:
         guide: Any = self
         if guide._saved is not None:
             raise ValueError(
@@ -64,11 +68,12 @@ class GuideOfModes:
                 raise own_parameters()
             return find_modes(found, wish, guide._seed)
 
-    def _cover(self, gaussians: list[Gaussian], loc: torch.Tensor) -> FlowTransform:
+    def _cover(self, modes: list[Mode], loc: torch.Tensor) -> FlowTransform:
         """One flow for each of these."""
         guide: Any = self
         part = guide_bijection(guide._recipe, guide.latent_dim, SIZES[guide.quality].flow_layers)
-        self._gaussians, guide.start = tuple(gaussians), "modes"
+        gaussians, shares = zip(*modes, strict=True)
+        self._gaussians, guide.start, self._regions = gaussians, "modes", regions(gaussians, shares)
         self._set_weights(np.full(len(gaussians), -np.log(len(gaussians))), loc)
         return self._flows(Batched(part, batch=(len(gaussians),)), mixture_params(part, gaussians, guide._seed), loc)
 
@@ -105,7 +110,7 @@ class GuideOfModes:
         flows = Flow(transform, base=base)
         own = guide.log_weights
         log_weights = pyro.get_param_store().setdefault(self.weights_name, lambda: own).detach()
-        return ApartFlows(flows) if self._apart else MixtureFlow(flows, log_weights)
+        return ApartFlows(flows, self._regions) if self._apart else MixtureFlow(flows, log_weights)
 
     @property
     def _size_of_modes(self) -> Quality:

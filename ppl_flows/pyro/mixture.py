@@ -11,6 +11,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch.distributions import constraints
 
+from ppl_flows.core.params import flatten
+from ppl_flows.inference.cover_modes import Regions
 from ppl_flows.inference.flow_checks import check_event
 from ppl_flows.pyro.distribution import Flow
 
@@ -98,9 +100,26 @@ class ApartFlows(_OfFlows):
     """Each flow by itself, in turn: draws are of one after the other, and each is scored by its own alone.
 
     It is what makes one run of the model and guide, for as many particles of each flow, their mean ELBO.
+
+    Args:
+        regions: scores lack the log of the flow's share of each draw, so that the ELBO is that of its part of the
+            posterior.
     """
 
     _turn = itertools.count()
+
+    def __init__(self, components: Flow, regions: Regions | None) -> None:
+        super().__init__(components)
+        like: Any = next(leaf for _, leaf in flatten(components.transforms[0].params))
+        self._regions = None if regions is None else [torch.as_tensor(a).to(like) for a in regions]
+
+    def _log_shares(self, value: torch.Tensor) -> torch.Tensor:
+        """Of each flow at vectors ``(n, K, dim)``, the k-th column of its own draws: ``(n, K)``."""
+        if self._regions is None:
+            return value.new_zeros(())
+        means, whiten, constants = self._regions
+        z = torch.einsum("kij,nlkj->nlki", whiten, value.unsqueeze(-2) - means)
+        return torch.log_softmax(constants - (z**2).sum(-1) / 2, -1).diagonal(dim1=-2, dim2=-1)
 
     def rsample(self, sample_shape: Any = ONE) -> torch.Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -115,6 +134,7 @@ class ApartFlows(_OfFlows):
         flows = self._scoring()
         if n % self.count:
             rows = value.reshape(n, 1, -1).expand(n, self.count, -1)
-            return flows.log_prob(rows)[:, self._one].reshape(value.shape[:-1])
-        log_prob: torch.Tensor = flows.log_prob(value.reshape(n // self.count, self.count, -1))
+            return (flows.log_prob(rows) - self._log_shares(rows))[:, self._one].reshape(value.shape[:-1])
+        rows = value.reshape(n // self.count, self.count, -1)
+        log_prob: torch.Tensor = flows.log_prob(rows) - self._log_shares(rows)
         return log_prob.reshape(value.shape[:-1])
