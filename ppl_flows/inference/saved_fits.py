@@ -192,7 +192,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
-    if bijection.batch_shape != (() if log_weights is None else log_weights.shape):
+    if bijection.batch_shape != (() if log_weights is None else log_weights.shape * np.isfinite(log_weights).all()):
         raise ValueError(f"its flows are {bijection.batch_shape}, and have not the shape of the weights.")
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
