@@ -108,8 +108,8 @@ def start_chains(space: BaseSpace, num_chains: int, rng: np.random.Generator) ->
     possible = np.count_nonzero(np.isfinite(log_weights))
     if possible < num_chains:
         raise ValueError(
-            f"exact: {possible} of {n} draws of the guide are possible under the model, and each of {num_chains} chains "
-            "has to start at one; train the guide longer, or another."
+            f"exact: {possible} of {n} draws of the guide are possible under the model, and each of {num_chains} "
+            "chains has to start at one; train the guide longer, or another."
         )
     weights = softmax(smoothed_log_weights(log_weights)[0])
     first = rng.choice(n, num_chains, replace=np.count_nonzero(weights) < num_chains, p=weights)

@@ -144,7 +144,7 @@ def exact_draws(
             missed=missed,
             seed=checked_seed("exact", seed),
         )
-    weighted = fitted.weigh_at(run.latents.reshape(-1, run.latents.shape[-1]))
+    weighted = fitted.place(run.latents.reshape(-1, run.latents.shape[-1]))
     draws = ExactDraws(
         fitted.complete(weighted.draws),
         num_chains,

@@ -77,7 +77,7 @@ class Fitted(Protocol):
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
 
-    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
         """What the guide makes of unconstrained vectors, scored."""
 
     def base_space(self) -> AbstractContextManager[BaseSpace]:

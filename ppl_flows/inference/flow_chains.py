@@ -22,6 +22,7 @@ from ppl_flows.inference.flow_moves import (
 
 Array = np.ndarray
 
+RELABELLED = 0.2  # share of the moves of a guide of several flows, after which each chain may be in another of them
 
 
 def coordinate_names(shapes: Mapping[str, Iterable[int]]) -> tuple[str, ...]:
@@ -54,8 +55,9 @@ class BaseSpace(Protocol):
     def to_latents(self, z: Array, flow: Array) -> Array:
         """Latent vectors, ``(n, dim)``."""
 
-    def change_flow(self, z: Array, flow: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """The same latent vectors in base spaces drawn by the density that each flow has there."""
+    def in_all_flows(self, z: Array, flow: Array) -> tuple[Array, Array]:
+        """The points of all base spaces that become the same latent vectors, ``(n, flows, dim)``, and the log densities
+        of the flows there, their shares in them, ``(n, flows)``."""
 
 
 class Tilt(NamedTuple):
@@ -136,9 +138,8 @@ class Chains:
                 self.adapted += 1
                 moved = self.angle * np.exp((rate[full].mean() - TARGET) / self.adapted**0.5)
                 self.angle = float(np.clip(moved, LEAST_ANGLE, QUARTER))
-            if len(self.space.shares) > 1:
-                self.z, self.flow = self.space.change_flow(self.z, self.flow, self.rng)
-                self._look()
+            if len(self.space.shares) > 1 and self.rng.random() < RELABELLED:
+                self._change_flows()
             for kept, now in zip((zs, flows, weights, rates), (self.z, self.flow, self.log_weight, rate), strict=True):
                 kept.append(now.copy())
             proposed.append(log_weight[independent])
@@ -165,8 +166,16 @@ class Chains:
         self.gradient = np.where(taken[:, None], gradient, self.gradient)
         return rate, log_weight
 
-    def _look(self) -> None:
-        self.log_weight, self.gradient = self._weigh(self.z, self.flow)
+    def _change_flows(self) -> None:
+        """To the same latent vectors, in the base space of a flow drawn by the density that each has there."""
+        points, log_densities = self.space.in_all_flows(self.z, self.flow)
+        gumbel = self.rng.gumbel(size=log_densities.shape)
+        flow = np.argmax(np.where(np.isfinite(log_densities), log_densities, -np.inf) + gumbel, axis=1)
+        changed = flow != self.flow
+        self.z = np.where(changed[:, None], points[np.arange(len(flow)), flow], self.z)
+        self.flow = flow
+        if changed.any():
+            self.log_weight, self.gradient = self._weigh(self.z, self.flow)
 
     def _weigh(self, z: Array, flow: Array) -> tuple[Array, Array]:
         """No density: minus infinity, where a move is refused."""

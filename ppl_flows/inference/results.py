@@ -17,13 +17,12 @@ from ppl_flows.inference.evidence import Evidence
 from ppl_flows.inference.exact_draws import ExactDraws, exact_draws
 from ppl_flows.inference.fit_groups import fit_groups
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.kl_estimate import Estimate
+from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 
 Path: TypeAlias = str | os.PathLike[str]
-
 GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
 USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
 USABLE_ESS = 0.1
@@ -70,6 +69,7 @@ class FitResult(PicklesOrSaysHow):
     log_evidence: Evidence
     _missed: float  # at least so much of the posterior lies where the guide has next to no draws
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
+    _modes: ModesSeen  # what looking for others has shown
     _fitted: Fitted
     _write: Callable[[FitResult, Path], None]
 
@@ -81,7 +81,7 @@ class FitResult(PicklesOrSaysHow):
         if self.kl.mean < GOOD_KL and not self._doubt:
             return "good"
         usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
-        return "usable after reweighting" if usable else "do not trust"
+        return "usable after reweighting" if usable and not self._modes.missed else "do not trust"
 
     @property
     def verdict(self) -> str:
@@ -93,7 +93,9 @@ class FitResult(PicklesOrSaysHow):
         if self.grade == "not judged":
             return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
         seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        seen += f"; {self._doubt}" if self._doubt else ""
+        seen = "; ".join([seen, *dict.fromkeys(note for note in (self._doubt, self._modes.words) if note)])
+        if self._modes.missed:
+            return f"do not trust: {seen}; try AutoFlow(model, modes='auto')"
         if self.grade == "do not trust":
             return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
         return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"
@@ -297,7 +299,7 @@ class FitResult(PicklesOrSaysHow):
             num_chains=num_chains,
             max_gradients=max_gradients,
             strict=strict,
-            missed=self._doubt if self._missed > USABLE_MISSED / 10 else "",
+            missed=self._modes.words if self._modes.missed else "",
             seed=seed,
         )
 

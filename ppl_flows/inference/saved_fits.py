@@ -15,6 +15,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
+from ppl_flows.inference.kl_estimate import NOT_LOOKED, ModesSeen
 from ppl_flows.inference.saved_fields import PLAIN, as_kind
 
 Arrays = Mapping[str, np.ndarray]
@@ -50,6 +51,7 @@ class SavedFit:
 
     Attributes:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
+        log_weights: of a guide with several modes, whose flows ``bijection`` has side by side; None of others.
         gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
         placed: names of those that the model places; the guide then draws by runs of the model alone.
@@ -58,7 +60,7 @@ class SavedFit:
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``; losses in nats.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
         log_evidence: likewise, ``(mean, standard error, method)``, in nats.
-        missed, doubt: what the verdict is made of beside these.
+        missed, doubt, modes: what the verdict is made of beside these.
         start, quality, seed: of the guide, and of the fit.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
         num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
@@ -77,6 +79,7 @@ class SavedFit:
 
     bijection: Bijection
     params: Params
+    log_weights: np.ndarray | None
     gaussian: tuple[np.ndarray, np.ndarray] | None
     sites: tuple[SavedSite, ...]
     placed: tuple[str, ...]
@@ -92,6 +95,7 @@ class SavedFit:
     log_evidence: Evidence
     missed: float
     doubt: str
+    modes: ModesSeen
     verdict: str
     start: str
     quality: str
@@ -171,10 +175,12 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
     arrays |= {f"informed.{name}": array for name, array in fit.map_params.items()}
+    if fit.log_weights is not None:
+        arrays["log_weights"] = fit.log_weights
     if fit.gaussian is not None:
         arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
     return {
-        "needs": "model" if fit.placed else None,  # to draw
+        "needs": "model" if fit.placed else None if fit.log_weights is None else "mixture",  # to draw
         "sites": sites,
         "placed": fit.placed,
         "model_params": [path for path, _ in fit.model_params],
@@ -185,12 +191,15 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any], arrays: Arrays) -> SavedFit:
     """The inverse of ``fit_to_file``; a ValueError, KeyError or TypeError for what does not fit, or is not there."""
     placed = tuple(map(str, document.get("placed", ())))
-    if document["needs"] != ("model" if placed else None):
+    log_weights = arrays.get("log_weights")
+    if document["needs"] != ("model" if placed else None if log_weights is None else "mixture"):
         raise ValueError(f"its guide needs {document['needs']!r:.100} to draw; a newer ppl_flows may read it.")
     sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
+    if bijection.batch_shape != (() if log_weights is None else log_weights.shape * np.isfinite(log_weights).all()):
+        raise ValueError(f"its flows are {bijection.batch_shape}, and have not the shape of the weights.")
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
@@ -198,7 +207,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
-    document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
+    not_kept = withheld("the file is of a version that did not keep it")
+    document = {"log_evidence": not_kept, "modes": NOT_LOOKED, **document}
     plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
@@ -208,6 +218,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     return SavedFit(
         bijection=bijection,
         params=params,
+        log_weights=log_weights,
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
         placed=placed,

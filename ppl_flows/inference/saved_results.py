@@ -47,6 +47,7 @@ def saved_fit(
     guide: Any,
     *,
     params: Params,
+    log_weights: np.ndarray | None,
     model_params: dict[tuple[str, ...], np.ndarray],
     sites: list[SavedSite],
     prefix: str | None,
@@ -62,6 +63,7 @@ def saved_fit(
     return SavedFit(
         bijection=without_map(bijection) if guide.informed else bijection,
         params={name: part for name, part in params.items() if name != "informed"},
+        log_weights=log_weights,
         placed=guide.informed,
         map_params={name: array for name, array in of_map.items() if name in MAP},
         gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),
@@ -77,6 +79,7 @@ def saved_fit(
         log_evidence=result.log_evidence,
         missed=float(result._missed),
         doubt=result._doubt,
+        modes=result._modes,
         verdict=result.verdict,
         start=guide.start,
         quality=guide.quality,
@@ -105,6 +108,7 @@ def loaded_result(
         saved.log_evidence,
         saved.missed,
         saved.doubt,
+        saved.modes,
         fitted,
         write,
     )
@@ -224,8 +228,8 @@ class LoadedGuide:
     def score(self, vectors: np.ndarray) -> Scores:
         return self.with_model("scores").score(vectors)
 
-    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
-        return self.with_model("weighs vectors").weigh_at(vectors)
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        return self.with_model("weighs vectors").place(vectors)
 
     def base_space(self) -> AbstractContextManager[BaseSpace]:
         return self.with_model("makes exact draws").base_space()

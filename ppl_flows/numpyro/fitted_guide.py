@@ -90,7 +90,7 @@ class FittedGuide:
         """Of what the guide makes of unconstrained vectors."""
         return self._scored(len(vectors), 0, vectors).scores()
 
-    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
         """What the guide makes of unconstrained vectors, scored."""
         point = self._scored(len(vectors), 0, vectors)
         return WeightedDraws(point.latents, point.scores(), vectors)
@@ -161,7 +161,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             trained = guide.get_transform(self.params)
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, trained.bijection, map_params(lambda _, a: to_numpy(a), trained.params))

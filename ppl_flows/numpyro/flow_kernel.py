@@ -55,9 +55,9 @@ class FlowKernelState(NamedTuple):
 class FlowKernel(MCMCKernel):
     """Moves in the base space of a fitted flow: its draws as proposals, and circles that gradients bend.
 
-    Each chain starts at one of 32 draws of the guide, taken by their weights; the warm-up adapts the angle of the moves.
-    A move costs one gradient. The host's ``MCMC`` judges the chains as it does all others: ``result.exact`` also looks
-    for what the guide lacks.
+    Each chain starts at one of 32 draws of the guide, taken by their weights; the warm-up adapts the angle of the
+    moves. A move costs one gradient. The host's ``MCMC`` judges the chains as it does all others: ``result.exact`` also
+    looks for what the guide lacks.
 
     Args:
         result: of ``fit`` with an ``AutoFlow``.
@@ -147,7 +147,7 @@ class FlowKernel(MCMCKernel):
 
     def _weigh(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """No density: minus infinity, where a move is refused."""
-        log_weight, gradient = jax.value_and_grad(self._space.log_weight)(z, self._fitted.params)
+        log_weight, gradient = jax.value_and_grad(self._space.log_weight)(z, 0, self._fitted.params)
         fine = jnp.isfinite(log_weight) & jnp.isfinite(gradient).all()
         return jnp.where(fine, log_weight, -jnp.inf), jnp.where(fine, gradient, 0.0)
 
@@ -156,7 +156,7 @@ class FlowKernel(MCMCKernel):
         guide, params = self._fitted.guide, self._fitted.params
 
         def postprocess(z: jax.Array) -> dict[str, Any]:
-            sites: dict[str, Any] = guide._unpack_and_constrain(self._space.to_latent(z, params)[0], params)
+            sites: dict[str, Any] = guide._unpack_and_constrain(self._space.to_latent(z, 0, params)[0], params)
             return sites
 
         return postprocess

@@ -101,14 +101,14 @@ class FittedGuide:
         Raises:
             NotImplementedError: the guide has a layer without an inverse.
         """
+        return self.place(vectors).scores
+
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored; errors as of ``score``."""
         try:
-            return self._scored(len(vectors), self.seed, vectors).scores
+            return self._scored(len(vectors), self.seed, vectors)
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
-
-    def weigh_at(self, vectors: np.ndarray) -> WeightedDraws:
-        """What the guide makes of unconstrained vectors, scored."""
-        return self._scored(len(vectors), self.seed, vectors)
 
     @contextmanager
     def base_space(self) -> Iterator[GuideSpace]:
@@ -170,7 +170,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide.func
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, guide.bijection, trained_flow(guide, self.params)[0])
         return PriorSource(self.supports, self.priors, own, LANGUAGE)

@@ -20,9 +20,9 @@ from ppl_flows.inference.results import FitResult
 class FlowKernel(MCMCKernel):
     """Moves in the base space of a fitted flow: its draws as proposals, and circles that gradients bend.
 
-    Each chain starts at one of 32 draws of the guide, taken by their weights; the warm-up adapts the angle of the moves.
-    A move costs one gradient. The host's ``MCMC`` judges the chains as it does all others: ``result.exact`` also looks
-    for what the guide lacks.
+    Each chain starts at one of 32 draws of the guide, taken by their weights; the warm-up adapts the angle of the
+    moves. A move costs one gradient. The host's ``MCMC`` judges the chains as it does all others: ``result.exact`` also
+    looks for what the guide lacks.
 
     Args:
         result: of ``fit`` with an ``AutoFlow``.
@@ -106,5 +106,5 @@ class FlowKernel(MCMCKernel):
         return OrderedDict([("angle", f"{angle:.2e}"), ("acc. prob", f"{self._acceptance:.3f}")])
 
     def diagnostics(self) -> dict[str, Any]:
-        """Of the moves after the warm-up: which could not be accepted at all, and the mean probability of acceptance."""
+        """Of the moves after the warm-up: which could not be accepted, and the mean probability of acceptance."""
         return {"divergences": self._divergences, "acceptance rate": self._acceptance}

@@ -4,9 +4,9 @@
 
 For every quantity with a reference: z, the difference of means, and of standard deviations, over both Monte Carlo
 errors, as the share above 3 and the largest. Effective sample size: the smallest of all numbers of the latent vector
-and of the log weight; of NUTS (four chains of 1,000 + 1,000, its defaults) the smallest of all latent sites. Gradients
-of the log density: of the draws alone, and with start and training; CPU seconds of a first call, of a second, and of the
-fit before them.
+and of the log weight; of NUTS (NumPyro: four chains of 1,000 + 1,000, its defaults; Pyro: one of 500 + 1,000) the
+smallest of all latent sites. Gradients of the log density: of the draws alone, and with start and training; CPU seconds
+of a first call, of a second, and of the fit before them.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def z_scores(target: Any, samples: dict[str, Any], ess: float) -> np.ndarray:
     """Of all means and standard deviations."""
     quantities = target.quantities({n: np.asarray(a, dtype=np.float64) for n, a in samples.items()})
     found = []
-    for name, (mean, sd) in target.reference().items():
+    for name, moments in target.reference().items():
         draws = quantities[name].reshape(len(quantities[name]), -1)
-        mean, sd = np.ravel(mean), np.ravel(sd)
+        mean, sd = map(np.ravel, moments)
         share = np.sqrt(1 / ess + 1 / REFERENCE)
         off = (draws - draws.mean(0)) / draws.std(0)
         kurtosis = (off**4).mean(0)
@@ -191,7 +191,9 @@ def main() -> None:
                 with given.output.open("a") as file:
                     file.write(json.dumps(found) + "\n")
     above = sum(r["z above 3"] * r["quantities"] for r in rows) / sum(r["quantities"] for r in rows)
-    print(f"\nz above 3: {above:.2%} of {sum(r['quantities'] for r in rows):,}; largest {max(r['largest z'] for r in rows):.1f}")
+    print(
+        f"\nz above 3: {above:.2%} of {sum(r['quantities'] for r in rows):,}; largest {max(r['largest z'] for r in rows):.1f}"
+    )
     print(f"runs with alarms: {sum(bool(r['alarms']) for r in rows)} of {len(rows)}")
     both = [r for r in rows if "NUTS ESS" in r]
     for words, ours, theirs in (
