@@ -51,13 +51,13 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
     Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing. An informed guide
-    with more than a trifle to learn has twice the steps, as it learns the tails of scales last; one with a block has
-    half the draws, as each costs several times as much.
+    has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
+    several times as much. Where the start left a trifle, a first look may end the training long before.
     """
     full = QUALITIES[quality]
     if informed and informed.block:
         full = full._replace(num_particles=full.num_particles // 2)
-    elif informed and kl > TRIFLE:
+    elif informed:
         full = full._replace(steps=2 * full.steps)
     if dim > FULL_RANK_DIM:
         share = (FULL_RANK_DIM / dim) ** 0.5
