@@ -36,6 +36,16 @@ class ExactDraws(PicklesOrSaysHow):
         log_evidence: of the model, in nats, by bridge sampling between these draws and the guide's; withheld, nan with
             the reason as its method, where there are ``alarms``.
         alarms: why these draws may not be the posterior's, in sentences; empty where nothing was found.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
+        >>> from ppl_flows.pyro import AutoFlow, fit
+        >>> pyro.clear_param_store()
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> guide = AutoFlow(model, pf.TriangularAffine, start="laplace")
+        >>> draws = fit(model, guide, steps=2, draws=100, progress=False).exact(100, num_chains=4)
+        >>> draws.chains, draws.samples["z"].ndim
+        (4, 1)
     """
 
     way_out = "pickle .samples, which are arrays"
@@ -64,8 +74,11 @@ class ExactDraws(PicklesOrSaysHow):
     ) -> Any:
         """The draws in ArviZ, by chain: ``InferenceData`` of 0.x, ``DataTree`` of 1.x.
 
-        Groups and options are those of ``FitResult.to_arviz``; ``sample_stats`` has ``lp``, the model's log density,
+        Groups are those of ``FitResult.to_arviz``; ``sample_stats`` has ``lp``, the model's log density,
         ``log_weight``, that minus the guide's, both as of the unconstrained latents, in nats, and ``acceptance_rate``.
+
+        Args:
+            prior, posterior_predictive, log_likelihood, coords, dims, seed: as of ``FitResult.to_arviz``.
 
         Raises:
             ImportError: ArviZ is not installed.
@@ -102,6 +115,12 @@ class ExactError(RuntimeError):
 
     Attributes:
         draws: what there is of them, an ``ExactDraws``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from ppl_flows.pyro import ExactError
+        >>> ExactError(SimpleNamespace(alarms=["R-hat of tau is 1.2"])).draws.alarms  # as ``exact`` raises it
+        ['R-hat of tau is 1.2']
     """
 
     def __init__(self, draws: ExactDraws) -> None:

@@ -12,8 +12,9 @@ from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.kl_estimate import NOT_LOOKED, Estimate, Near, kl_of_own_draws
 from ppl_flows.inference.local_gaussians import Landscape
 from ppl_flows.inference.look_around import GOOD_MISSED, look_around
-from ppl_flows.inference.results import USABLE_KL, USABLE_MISSED, FitResult, Path
+from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.schedule import Training
+from ppl_flows.inference.verdict import USABLE_KL, USABLE_MISSED
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 SURE_LOG_Z = 0.1

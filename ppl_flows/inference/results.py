@@ -21,11 +21,9 @@ from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
+from ppl_flows.inference.verdict import Judgement
 
 Path: TypeAlias = str | os.PathLike[str]
-GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
-USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
-USABLE_ESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,29 +74,20 @@ class FitResult(PicklesOrSaysHow):
     @property
     def grade(self) -> str:
         """The verdict in short: "good", "usable after reweighting", "do not trust" or "not judged"."""
-        if np.isnan(self.kl.mean):
-            return "not judged"
-        if self.kl.mean < GOOD_KL and not self._doubt:
-            return "good"
-        usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
-        return "usable after reweighting" if usable and not self._modes.missed else "do not trust"
+        return self._judgement.grade
 
     @property
     def verdict(self) -> str:
         """Whether the posterior can be trusted, and what to do next, in one sentence.
 
-        "good" below a KL of 0.05 nats, where draws wider than the guide's agree; "usable after reweighting" below 0.2
-        with an effective sample size of at least a tenth of the draws; else "do not trust".
+        "good" below a KL of 0.05 nats, where draws wider than the guide's agree, and no other mode was found; "usable
+        after reweighting" below 0.2 with an effective sample size of a tenth of the draws or more; else "do not trust".
         """
-        if self.grade == "not judged":
-            return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
-        seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        seen = "; ".join([seen, *dict.fromkeys(note for note in (self._doubt, self._modes.words) if note)])
-        if self._modes.missed:
-            return f"do not trust: {seen}; try AutoFlow(model, modes='auto')"
-        if self.grade == "do not trust":
-            return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
-        return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"
+        return self._judgement.sentence
+
+    @property
+    def _judgement(self) -> Judgement:
+        return Judgement(self.kl, self.ess, self._missed, self._doubt, self._modes)
 
     @one_at_a_time
     def sample(

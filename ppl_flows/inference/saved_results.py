@@ -23,7 +23,8 @@ from ppl_flows.inference.model_map import LatentSite, ModelMap, Step, place_site
 from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import MAP, SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import MAP, SavedFit
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.safe_files import nest
 
 NEEDS_MODEL = (

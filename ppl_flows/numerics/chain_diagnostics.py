@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 Array = np.ndarray
 
@@ -69,6 +68,8 @@ def _halves(draws: Array) -> Array:
 
 def _rank_normal(draws: Array) -> Array:
     """Normal scores of the ranks among all chains; nan where all draws are one number, or one of them is nan."""
+    from scipy.stats import rankdata  # which takes half a second to import
+
     rows = draws.reshape(-1, *draws.shape[2:])
     scores = ndtri((rankdata(rows, axis=0) - 0.375) / (len(rows) + 0.25))
     return np.where(np.ptp(rows, axis=0) > 0, scores, np.nan).reshape(draws.shape)

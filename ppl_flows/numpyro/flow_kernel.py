@@ -67,14 +67,13 @@ class FlowKernel(MCMCKernel):
         ValueError: a plate was sub-sampled; at the start: arguments of the model that are not those of the fit.
 
     Example:
-        >>> import jax, numpyro, numpyro.distributions as dist
+        >>> import jax, numpyro, numpyro.distributions as dist, ppl_flows as pf
         >>> from numpyro.infer import MCMC
         >>> from ppl_flows.numpyro import AutoFlow, FlowKernel, fit
         >>> model = lambda: numpyro.sample("z", dist.Normal(0.0, 1.0))
-        >>> result = fit(model, AutoFlow(model), steps=1, num_particles=2, draws=100, progress=False)
+        >>> result = fit(model, AutoFlow(model, pf.TriangularAffine), steps=2, draws=100, progress=False)
         >>> mcmc = MCMC(FlowKernel(result), num_warmup=5, num_samples=5, progress_bar=False)
-        >>> mcmc.run(jax.random.key(0))
-        >>> mcmc.get_samples()["z"].shape
+        >>> mcmc.run(jax.random.key(0)); mcmc.get_samples()["z"].shape
         (5,)
     """
 
@@ -90,7 +89,17 @@ class FlowKernel(MCMCKernel):
     def init(
         self, rng_key: jax.Array, num_warmup: int, init_params: Any, model_args: tuple[Any, ...], model_kwargs: Any
     ) -> FlowKernelState:
-        """Starts a chain, or one for each of several keys."""
+        """Starts a chain, or one for each of several keys.
+
+        Args:
+            rng_key: a key, or several.
+            num_warmup: moves that adapt the angle.
+            init_params: None.
+            model_args, model_kwargs: none, or those of the fit.
+
+        Raises:
+            ValueError: others; ``init_params`` are given.
+        """
         self.model.check(model_args, model_kwargs)
         if init_params is not None:
             raise ValueError("FlowKernel starts at draws of its guide; leave out init_params.")
@@ -112,7 +121,7 @@ class FlowKernel(MCMCKernel):
 
     @one_at_a_time
     def sample(self, state: FlowKernelState, model_args: tuple[Any, ...], model_kwargs: Any) -> FlowKernelState:
-        """One move of a chain, or of each."""
+        """The ``state`` after one move of each chain; ``model_args`` and ``model_kwargs`` are those of the fit."""
         with numpyro.validation_enabled(False):
             moved: FlowKernelState = self._move(state) if state.z.ndim == 1 else jax.vmap(self._move)(state)
         return moved
@@ -152,7 +161,8 @@ class FlowKernel(MCMCKernel):
         return jnp.where(fine, log_weight, -jnp.inf), jnp.where(fine, gradient, 0.0)
 
     def postprocess_fn(self, model_args: tuple[Any, ...], model_kwargs: Any) -> Callable[[jax.Array], dict[str, Any]]:
-        """From the base space to the latent sites, and the deterministic ones."""
+        """From the base space to the latent sites, and the deterministic ones; ``model_args`` and ``model_kwargs`` are
+        those of the fit."""
         guide, params = self._fitted.guide, self._fitted.params
 
         def postprocess(z: jax.Array) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class GuideOfModes:
 
     @contextmanager
     def as_component(self, component: jax.Array) -> Iterator[None]:
-        """While one of its flows is trained by itself."""
+        """While one of its flows, number ``component``, is trained by itself."""
         self._component = component
         try:
             yield
@@ -126,7 +126,8 @@ class GuideOfModes:
             raise one_transform(self.num_modes)
 
     def components(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Components:
-        """The flows of the guide at these parameters, and their log weights; one, of weight 1, if ``modes=1``."""
+        """The flows of the guide at ``params`` and these arguments, and their log weights; one, of weight 1, if
+        ``modes=1``."""
         guide: Any = self
         if self.num_modes > 1:
             own = params[f"{guide.prefix}_flow"]

@@ -32,15 +32,13 @@ class FlowKernel(MCMCKernel):
         ValueError: a plate was sub-sampled; at the start: arguments of the model that are not those of the fit.
 
     Example:
-        >>> import pyro, pyro.distributions as dist
-        >>> from pyro.infer import MCMC
+        >>> import pyro, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import AutoFlow, FlowKernel, fit
         >>> pyro.clear_param_store()
         >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
-        >>> result = fit(model, AutoFlow(model), steps=1, num_particles=2, draws=100, progress=False)
-        >>> mcmc = MCMC(FlowKernel(result), num_samples=5, warmup_steps=5, disable_progbar=True)
-        >>> mcmc.run()
-        >>> mcmc.get_samples()["z"].shape
+        >>> result = fit(model, AutoFlow(model, pf.TriangularAffine), steps=2, draws=100, progress=False)
+        >>> mcmc = pyro.infer.MCMC(FlowKernel(result), num_samples=5, disable_progbar=True)
+        >>> mcmc.run(); mcmc.get_samples()["z"].shape
         torch.Size([5])
     """
 
@@ -60,7 +58,7 @@ class FlowKernel(MCMCKernel):
 
     @one_at_a_time
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Starts a chain; without the model's arguments, or with those of the fit."""
+        """Starts a chain, with so many ``warmup_steps``; the model's arguments are none, or those of the fit."""
         self.model.check(args, kwargs)
         rng = np.random.default_rng(int(torch.randint(2**62, ()).item()))
         with self._fitted.base_space() as space:

@@ -24,8 +24,9 @@ from ppl_flows.inference.kl_estimate import Near
 from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import gaussian_of
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.guide_modes import GuideOfModes

@@ -95,7 +95,8 @@ class GuideOfModes:
 
     @contextmanager
     def in_fit(self, *, apart: bool = False) -> Iterator[None]:
-        """While ``fit`` trains it: the host's own SVI, which trains no mixture well, is refused."""
+        """While ``fit`` trains it, its flows ``apart`` or not: the host's own SVI, which trains no mixture well, is
+        refused."""
         self._in_fit, self._apart = True, apart
         try:
             yield
@@ -123,7 +124,7 @@ class GuideOfModes:
             raise one_transform(self.num_modes)
 
     def components(self, *args: Any, **kwargs: Any) -> Components:
-        """The flows of the guide, and their log weights; one, of weight 1, if ``modes=1``."""
+        """The flows of the guide at these arguments, and their log weights; one, of weight 1, if ``modes=1``."""
         guide: Any = self
         if self.num_modes > 1:
             transform: Any = guide.transform

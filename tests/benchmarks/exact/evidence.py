@@ -33,9 +33,8 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(EXACT), help="with commas between")
     parser.add_argument("--runs", type=int, default=50)
     given = parser.parse_args()
-    print(
-        "| target | KL of the guide | bias | sd | median s.e. | coverage of 95 % | withheld |\n|---|---|---|---|---|---|---|"
-    )
+    print("| target | KL of the guide | bias | sd | median s.e. | coverage of 95 % | withheld |")
+    print("|---|---|---|---|---|---|---|")
     for target in (TARGETS[name] for name in given.targets.split(",")):
         result = fit(target.model, AutoFlow(target.model), progress=False)
         found = []

@@ -3,8 +3,8 @@
     python tests/benchmarks/exact/honest.py --guides 5 --runs 10
 
 A guide is trained on a posterior a part of which is cut off, and then measured, and used, on the whole one: the neck
-of a funnel; one of two modes, 8 standard deviations apart; heavy tails. Every run is *right*, where all means are within
-.1 of the posterior's standard deviation and all standard deviations within 10 %; *warned*; or *silently wrong*.
+of a funnel; one of two modes, 8 standard deviations apart; heavy tails. Every run is *right*, where all means are
+within .1 of the posterior's standard deviation and all standard deviations within 10 %; *warned*; or *silently wrong*.
 """
 
 from __future__ import annotations

@@ -191,9 +191,8 @@ def main() -> None:
                 with given.output.open("a") as file:
                     file.write(json.dumps(found) + "\n")
     above = sum(r["z above 3"] * r["quantities"] for r in rows) / sum(r["quantities"] for r in rows)
-    print(
-        f"\nz above 3: {above:.2%} of {sum(r['quantities'] for r in rows):,}; largest {max(r['largest z'] for r in rows):.1f}"
-    )
+    largest = max(r["largest z"] for r in rows)
+    print(f"\nz above 3: {above:.2%} of {sum(r['quantities'] for r in rows):,}; largest {largest:.1f}")
     print(f"runs with alarms: {sum(bool(r['alarms']) for r in rows)} of {len(rows)}")
     both = [r for r in rows if "NUTS ESS" in r]
     for words, ours, theirs in (
