@@ -112,7 +112,7 @@ def start_chains(space: BaseSpace, num_chains: int, rng: np.random.Generator) ->
             "chains has to start at one; train the guide longer, or another."
         )
     weights = softmax(smoothed_log_weights(log_weights)[0])
-    first = rng.choice(n, num_chains, replace=np.count_nonzero(weights) < num_chains, p=weights)
+    first = rng.choice(n, num_chains, replace=bool(np.count_nonzero(weights) < num_chains), p=weights)
     chains = Chains(space, z[first], flow[first], log_weights[first], gradients[first], rng, gradients=n)
     return chains, log_weights
 

@@ -94,13 +94,7 @@ class ExactDraws(PicklesOrSaysHow):
             log_likelihood=log_likelihood,
             seed=checked_seed("to_arviz", seed),
         )
-        attrs = {
-            "log_evidence": self.log_evidence.mean,
-            "log_evidence_se": self.log_evidence.se,
-            "log_evidence_method": self.log_evidence.method,
-            "alarms": "; ".join(self.alarms),
-            "gradients": self.gradients,
-        }
+        attrs = {**self.log_evidence.attributes(), "alarms": "; ".join(self.alarms), "gradients": self.gradients}
         return found.to_arviz(coords=coords, dims=dims, attrs=attrs, chains=self.chains)
 
     def __repr__(self) -> str:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from scipy.special import softmax
 
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.types import Array
+from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.flow_chains import BaseSpace
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns
@@ -115,6 +117,20 @@ class Fitted(Protocol):
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         """Enumerated sites, given draws of the guide."""
+
+
+def draw_in_batches(fitted: Fitted, num_samples: int, batch_size: int | None, seed: int) -> dict[str, Array]:
+    """Draws of the guide, so many at a time, and then in NumPy; None: all at once.
+
+    Raises:
+        TypeError, ValueError: ``batch_size`` is no number of draws.
+    """
+    if batch_size is None:
+        return fitted.draw(num_samples, seed)
+    whole_number("sample", "batch_size", batch_size)
+    seeds = map(int, np.random.SeedSequence(seed).generate_state(-(-num_samples // batch_size)))
+    blocks = [{name: to_numpy(a) for name, a in fitted.draw(batch_size, own).items()} for own in seeds]
+    return {name: np.concatenate([block[name] for block in blocks])[:num_samples] for name in blocks[0]}
 
 
 def check_base_space(guide: Any, is_flow: bool, subsampled: bool) -> None:

@@ -98,7 +98,8 @@ class Kept(NamedTuple):
     def second_half(self) -> Kept:
         """Without the first half of each chain."""
         half = self.z.shape[1] // 2
-        return Kept(*(a[:, half:] for a in self[:4]), self.proposed)
+        z, flow, log_weights, acceptance = (a[:, half:] for a in self[:4])
+        return Kept(z, flow, log_weights, acceptance, self.proposed)
 
 
 @dataclass
@@ -127,7 +128,8 @@ class Chains:
 
     def run(self, n: int, *, adapt: bool = False) -> Kept:
         """So many moves of each chain; ``adapt``: the angle, to an acceptance of ``TARGET``."""
-        zs, flows, weights, rates, proposed = [], [], [], [], [np.empty(0)]
+        moves: list[tuple[Array, ...]] = []
+        proposed = [np.empty(0)]
         for _ in range(n):
             independent = self.rng.random(len(self.z)) < INDEPENDENT
             short = ~independent & (self.rng.random(len(self.z)) < SHORT)
@@ -140,11 +142,10 @@ class Chains:
                 self.angle = float(np.clip(moved, LEAST_ANGLE, QUARTER))
             if len(self.space.shares) > 1 and self.rng.random() < RELABELLED:
                 self._change_flows()
-            for kept, now in zip((zs, flows, weights, rates), (self.z, self.flow, self.log_weight, rate), strict=True):
-                kept.append(now.copy())
+            moves.append((self.z, self.flow, self.log_weight, rate))
             proposed.append(log_weight[independent])
-        by_chain = [np.stack(kept, axis=1) for kept in (zs, flows, weights, rates)]
-        return Kept(*by_chain, np.concatenate(proposed))
+        z, flow, weights, rates = (np.stack(of_all, axis=1) for of_all in zip(*moves, strict=True))
+        return Kept(z, flow, weights, rates, np.concatenate(proposed))
 
     def _move(self, independent: Array, angle: Array) -> tuple[Array, Array]:
         """Moves all chains; the probabilities of acceptance, and the log weights where they wanted to go."""

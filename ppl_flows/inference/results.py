@@ -12,11 +12,10 @@ import numpy as np
 
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
-from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.evidence import Evidence
 from ppl_flows.inference.exact_draws import ExactDraws, exact_draws
 from ppl_flows.inference.fit_groups import fit_groups
-from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.fitted import Fitted, draw_in_batches
 from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
@@ -107,14 +106,7 @@ class FitResult(PicklesOrSaysHow):
         """
         whole_number("sample", "num_samples", num_samples)
         seed = checked_seed("sample", seed)
-        if batch_size is None:
-            draws = self._fitted.draw(num_samples, seed)
-        else:
-            whole_number("sample", "batch_size", batch_size)
-            batches = -(-num_samples // batch_size)
-            seeds = map(int, np.random.SeedSequence(seed).generate_state(batches))
-            blocks = [{n: to_numpy(a) for n, a in self._fitted.draw(batch_size, s).items()} for s in seeds]
-            draws = {name: np.concatenate([block[name] for block in blocks])[:num_samples] for name in blocks[0]}
+        draws = draw_in_batches(self._fitted, num_samples, batch_size, seed)
         return draws if deterministic else {n: draws[n] for n in draws if n in self._fitted.latents}
 
     @one_at_a_time
@@ -205,15 +197,8 @@ class FitResult(PicklesOrSaysHow):
         )
         if self.grade == "do not trust" or (self.grade.startswith("usable") and reweighted is None and not resample):
             warnings.warn(f"to_arviz: the verdict on these draws is: {self.verdict}.", stacklevel=3)
-        attrs = {
-            "elbo": self.elbo.mean,
-            "kl": self.kl.mean,
-            "log_evidence": self.log_evidence.mean,
-            "log_evidence_se": self.log_evidence.se,
-            "log_evidence_method": self.log_evidence.method,
-            "verdict": self.verdict,
-            "seed": seed,
-        }
+        attrs = {"elbo": self.elbo.mean, "kl": self.kl.mean, "verdict": self.verdict, "seed": seed}
+        attrs |= self.log_evidence.attributes()
         return found.to_arviz(coords=coords, dims=dims, attrs=attrs)
 
     @one_at_a_time
@@ -258,29 +243,27 @@ class FitResult(PicklesOrSaysHow):
     ) -> ExactDraws:
         """Draws of the posterior itself: Markov chains that start at the guide's draws and move as its flow says.
 
-        In the base space of the flow, where the posterior is a normal distribution times a weight, each chain proposes
-        draws of the flow, and moves on circles that the gradient of the log weight bends. They run until R-hat of every
-        number of the latent vector, and of the log weight, is below 1.01, the effective sample size is what was asked
-        for, and no weight is larger than so many draws should have; then once more, drawn towards what the guide lacks.
+        In the base space of the flow, where the posterior is a normal distribution times a weight, they propose draws
+        of the flow, and move on circles that the gradient of the log weight bends; until R-hat of all numbers and of
+        the log weight is below 1.01, there are ``num_samples`` effective draws, and no weight is larger than so many
+        should have; then once more, drawn towards what the guide lacks.
 
         Args:
-            num_samples: effective draws; there are at least as many.
-            num_chains: that run side by side; most of the cost is per move of all of them.
-            max_gradients: of the log density, at most so many, or one doubling less. None: 200 for each draw.
+            num_chains: that run side by side; a move of all costs little more than one of a single chain.
+            max_gradients: of the log density, at most. None: 200 for each draw.
             strict: raise, and not warn, where something is not right.
             seed: of all moves.
 
         Raises:
             ExactError: with ``strict``, what is not right; its ``draws`` are what there is.
             TypeError: the guide is no ``AutoFlow``.
-            ValueError: a plate is sub-sampled, no draw of the guide is possible under the model, or a number is out of
-                its range; a fit that was loaded without its model's arguments.
+            ValueError: a plate is sub-sampled, a fit was loaded without its model's arguments, no draw of the guide is
+                possible under the model, or a number is out of its range.
 
         Warns:
             UserWarning: what is not right, by the names of sites.
 
-        Reference: Neal (1993), Probabilistic inference using Markov chain Monte Carlo methods, sec. 5; Hoffman et al.
-        (2019), NeuTra-lizing bad geometry, arXiv:1903.03704, for the base space.
+        Reference: Hoffman et al. (2019), NeuTra-lizing bad geometry, arXiv:1903.03704, for chains in the base space.
         """
         return exact_draws(
             self._fitted,

@@ -18,6 +18,8 @@ from ppl_flows.inference.kl_estimate import NOT_LOOKED, ModesSeen
 from ppl_flows.inference.saved_fields import PLAIN, as_kind
 from ppl_flows.inference.saved_sites import Arrays, SavedSite, site_from_file, sites_to_file
 
+NOT_KEPT = "the file is of a version that did not keep it"
+
 
 @dataclass(frozen=True, eq=False)
 class SavedFit:
@@ -160,8 +162,8 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
-    if bijection.batch_shape != (() if log_weights is None else log_weights.shape * np.isfinite(log_weights).all()):
-        raise ValueError(f"its flows are {bijection.batch_shape}, and have not the shape of the weights.")
+    if bijection.batch_shape != np.shape(log_weights if log_weights is not None else 0.0):
+        raise ValueError(f"its flows have shape {bijection.batch_shape}, and need as many weights.")
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
@@ -169,8 +171,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
-    not_kept = withheld("the file is of a version that did not keep it")
-    document = {"log_evidence": not_kept, "modes": NOT_LOOKED, **document}
+    document = {"log_evidence": withheld(NOT_KEPT), "modes": NOT_LOOKED, **document}
     plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")

@@ -21,7 +21,7 @@ def rank_rhat(draws: Array) -> Array:
     """
     halves = _halves(draws)
     folded = np.abs(halves - np.median(halves, axis=(0, 1)))
-    return np.maximum(_rhat(_rank_normal(halves)), _rhat(_rank_normal(folded)))
+    return np.asarray(np.maximum(_rhat(_rank_normal(halves)), _rhat(_rank_normal(folded))))
 
 
 def bulk_ess(draws: Array) -> Array:
@@ -57,7 +57,7 @@ def effective_sample_size(draws: Array) -> Array:
     last = positive.sum(0)  # the pair where the sum stops
     after = np.take_along_axis(even[:, 0], np.minimum(last, len(even) - 1)[None], axis=0)[0]
     tau = -1 + 2 * np.where(positive, np.minimum.accumulate(pairs, axis=0), 0.0).sum(0) + np.maximum(after, 0.0)
-    return chains * n / np.maximum(tau, 1 / np.log10(chains * n))
+    return np.asarray(chains * n / np.maximum(tau, 1 / np.log10(chains * n)))
 
 
 def _halves(draws: Array) -> Array:
@@ -79,7 +79,7 @@ def _rhat(draws: Array) -> Array:
     n = draws.shape[1]
     within = draws.var(1, ddof=1).mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt((n - 1) / n + draws.mean(1).var(0, ddof=1) / within)
+        return np.asarray(np.sqrt((n - 1) / n + draws.mean(1).var(0, ddof=1) / within))
 
 
 def _autocovariance(draws: Array) -> Array:
@@ -87,4 +87,4 @@ def _autocovariance(draws: Array) -> Array:
     n = draws.shape[1]
     off = draws - draws.mean(1, keepdims=True)
     spectrum = np.fft.rfft(off, n=2 * n, axis=1)
-    return np.fft.irfft(np.abs(spectrum) ** 2, n=2 * n, axis=1)[:, :n] / n
+    return np.asarray(np.fft.irfft(np.abs(spectrum) ** 2, n=2 * n, axis=1)[:, :n] / n)

@@ -50,13 +50,13 @@ class GuideSpace:
     def _components(self, params: Any) -> Any:
         return self._fitted.guide.components(params, *self._fitted.args, **self._fitted.kwargs)
 
-    def to_latent(self, z: jax.Array, flow: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+    def to_latent(self, z: jax.Array, flow: jax.Array | int, params: Any) -> tuple[jax.Array, jax.Array]:
         """The latent vector, ``(dim,)``, of a point of the base space of that flow, and the log det."""
         flows = self._components(params)
         moved: tuple[jax.Array, jax.Array] = flows.bijection.forward(jax.tree.map(lambda a: a[flow], flows.params), z)
         return moved
 
-    def log_weight(self, z: jax.Array, flow: jax.Array, params: Any) -> jax.Array:
+    def log_weight(self, z: jax.Array, flow: jax.Array | int, params: Any) -> jax.Array:
         """log of posterior over guide, up to the log evidence, in nats."""
         fitted = self._fitted
         vector, log_det = self.to_latent(z, flow, params)
@@ -80,7 +80,7 @@ class GuideSpace:
         z, log_det = jax.vmap(partial(flows.bijection.inverse), (0, None))(flows.params, vector)
         return z, _log_normal(z) + log_det + jax.nn.log_softmax(flows.log_weights)
 
-    def _in_all(self, z: jax.Array, flow: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
+    def _in_all(self, z: jax.Array, flow: jax.Array | int, params: Any) -> tuple[jax.Array, jax.Array]:
         return self._log_densities(self.to_latent(z, flow, params)[0], params)
 
     def weigh(self, z: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
