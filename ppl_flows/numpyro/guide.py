@@ -69,9 +69,8 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
             larger ELBO like that. ``guide.informed`` names the sites.
         modes: how many modes of the posterior the guide covers, each by a flow of its own, under one mixture density.
-            ``"auto"``: those that optimisations find, from prior draws and the hosts' initial points, more while new
-            ones turn up; a number: the largest of them. With several, ``guide.start`` is "modes", nothing is placed by
-            the model, and ``get_transform``, NeuTra and the host's own SVI are refused.
+            ``"auto"``: those that optimisations find, more of them while new ones turn up; a number: the largest. With
+            several, nothing is placed by the model, and ``get_transform``, NeuTra and the host's own SVI are refused.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
