@@ -45,7 +45,7 @@ class GuideSpace:
         with_gradient = jax.vmap(jax.value_and_grad(self.log_weight), (0, 0, None))
         self._weights = Program(with_gradient, CALLS)
         self._forward = Program(jax.vmap(lambda *at: self.to_latent(*at)[0], (0, 0, None)), calls=10)
-        self._inverse = Program(jax.vmap(self._in_all, (0, 0, None)), CALLS)
+        self._inverse = Program(jax.vmap(self.in_all_at, (0, 0, None)), CALLS)
 
     def _components(self, params: Any) -> Any:
         return self._fitted.guide.components(params, *self._fitted.args, **self._fitted.kwargs)
@@ -80,7 +80,8 @@ class GuideSpace:
         z, log_det = jax.vmap(partial(flows.bijection.inverse), (0, None))(flows.params, vector)
         return z, _log_normal(z) + log_det + jax.nn.log_softmax(flows.log_weights)
 
-    def _in_all(self, z: jax.Array, flow: jax.Array | int, params: Any) -> tuple[jax.Array, jax.Array]:
+    def in_all_at(self, z: jax.Array, flow: jax.Array | int, params: Any) -> tuple[jax.Array, jax.Array]:
+        """As ``in_all_flows``, of one point."""
         return self._log_densities(self.to_latent(z, flow, params)[0], params)
 
     def weigh(self, z: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

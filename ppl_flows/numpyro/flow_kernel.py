@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
@@ -35,7 +36,8 @@ class FlowKernelState(NamedTuple):
 
     Attributes:
         i: moves so far.
-        z: point in the base space of the flow, ``(dim,)``.
+        latent: the latent vector, ``(dim,)``.
+        flow: number of the guide's flow in whose base space the chain is, and ``z`` the point there, ``(dim,)``.
         log_weight: log of posterior over guide there, in nats, up to the log evidence; ``gradient`` is its own.
         angle: of the moves.
         accept_prob: of the last move, and ``mean_accept_prob`` since the warm-up began or ended.
@@ -43,6 +45,8 @@ class FlowKernelState(NamedTuple):
     """
 
     i: jax.Array
+    latent: jax.Array
+    flow: jax.Array
     z: jax.Array
     log_weight: jax.Array
     gradient: jax.Array
@@ -77,12 +81,13 @@ class FlowKernel(MCMCKernel):
         (5,)
     """
 
-    sample_field = "z"
+    sample_field = "latent"
 
     def __init__(self, result: FitResult) -> None:
         self._fitted = trained_guide(result)
         self.model = FittedModel(self._fitted.model, self._fitted.args, self._fitted.kwargs)
         self._space = GuideSpace(self._fitted)
+        self._log_shares = np.log(self._space.shares)
         self._num_warmup = 0
 
     @one_at_a_time
@@ -110,13 +115,22 @@ class FlowKernel(MCMCKernel):
         return state
 
     def _start(self, rng_key: jax.Array) -> FlowKernelState:
-        rng_key, of_draws, of_choice = jax.random.split(rng_key, 3)
+        rng_key, of_flows, of_draws, of_choice = jax.random.split(rng_key, 4)
+        flows = jax.random.categorical(of_flows, self._log_shares, shape=(PILOTS,))
         z = jax.random.normal(of_draws, (PILOTS, len(self._space.coordinates)), self._space.dtype)
-        log_weights, gradients = jax.vmap(self._weigh)(z)
-        first = jax.random.categorical(of_choice, log_weights)
-        zero = jnp.zeros((), z.dtype)
+        log_weights, gradients = jax.vmap(self._weigh)(z, flows)
+        first, zero = jax.random.categorical(of_choice, log_weights), jnp.zeros((), z.dtype)
         return FlowKernelState(
-            jnp.zeros((), int), z[first], log_weights[first], gradients[first], zero + FIRST_ANGLE, zero, zero, rng_key
+            jnp.zeros((), int),
+            self._to_latent(z[first], flows[first]),
+            flows[first],
+            z[first],
+            log_weights[first],
+            gradients[first],
+            zero + FIRST_ANGLE,
+            zero,
+            zero,
+            rng_key,
         )
 
     @one_at_a_time
@@ -127,46 +141,59 @@ class FlowKernel(MCMCKernel):
         return moved
 
     def _move(self, state: FlowKernelState) -> FlowKernelState:
-        rng_key, of_kind, of_momentum, of_choice = jax.random.split(state.rng_key, 4)
+        rng_key, of_kind, of_flow, of_momentum, of_choice, of_change = jax.random.split(state.rng_key, 6)
         u_independent, u_short = jax.random.uniform(of_kind, (2,), state.z.dtype)
         independent = u_independent < INDEPENDENT
         short = ~independent & (u_short < SHORT)
         angle = jnp.where(independent, QUARTER, jnp.where(short, state.angle / SHORTER, state.angle))
         kick = jnp.where(independent, 0.0, angle / 2)
+        flow = jnp.where(independent, jax.random.categorical(of_flow, self._log_shares), state.flow)
         momentum = jax.random.normal(of_momentum, state.z.shape, state.z.dtype)
         moving = set_out(state.z, state.gradient, momentum, angle, kick)
-        log_weight, gradient = self._weigh(moving.z)
+        log_weight, gradient = self._weigh(moving.z, flow)
         ratio = log_acceptance(moving, state.log_weight, log_weight, gradient)
         rate = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(ratio), -jnp.inf, ratio), 0.0))
         taken = jax.random.uniform(of_choice, (), state.z.dtype) < rate
+        new = flow, moving.z, log_weight, gradient
+        now = state.flow, state.z, state.log_weight, state.gradient
+        at = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, now)
+        if len(self._space.shares) > 1:
+            at = self._change_flow(of_change, *at[:2])
         i = state.i + 1
         adapted = state.angle * jnp.exp((rate - TARGET) / i**0.5)
         adapts = (state.i < self._num_warmup) & ~independent & ~short
         counted = jnp.where(i > self._num_warmup, i - self._num_warmup, i)
         return FlowKernelState(
             i,
-            jnp.where(taken, moving.z, state.z),
-            jnp.where(taken, log_weight, state.log_weight),
-            jnp.where(taken, gradient, state.gradient),
+            self._to_latent(at[1], at[0]),
+            *at,
             jnp.where(adapts, jnp.clip(adapted, LEAST_ANGLE, QUARTER), state.angle),
             rate,
             state.mean_accept_prob + (rate - state.mean_accept_prob) / counted,
             rng_key,
         )
 
-    def _weigh(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _change_flow(self, key: jax.Array, flow: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+        """To the same latent vector, in the base space of a flow drawn by the density that each has there."""
+        points, log_densities = self._space.in_all_at(z, flow, self._fitted.params)
+        new = jax.random.categorical(key, log_densities)
+        return new, points[new], *self._weigh(points[new], new)
+
+    def _weigh(self, z: jax.Array, flow: jax.Array) -> tuple[jax.Array, jax.Array]:
         """No density: minus infinity, where a move is refused."""
-        log_weight, gradient = jax.value_and_grad(self._space.log_weight)(z, 0, self._fitted.params)
+        log_weight, gradient = jax.value_and_grad(self._space.log_weight)(z, flow, self._fitted.params)
         fine = jnp.isfinite(log_weight) & jnp.isfinite(gradient).all()
         return jnp.where(fine, log_weight, -jnp.inf), jnp.where(fine, gradient, 0.0)
 
+    def _to_latent(self, z: jax.Array, flow: jax.Array) -> jax.Array:
+        return self._space.to_latent(z, flow, self._fitted.params)[0]
+
     def postprocess_fn(self, model_args: tuple[Any, ...], model_kwargs: Any) -> Callable[[jax.Array], dict[str, Any]]:
-        """From the base space to the latent sites, and the deterministic ones; ``model_args`` and ``model_kwargs`` are
-        those of the fit."""
+        """From latent vectors to sites, deterministic ones too; ``model_args`` and ``model_kwargs`` are the fit's."""
         guide, params = self._fitted.guide, self._fitted.params
 
-        def postprocess(z: jax.Array) -> dict[str, Any]:
-            sites: dict[str, Any] = guide._unpack_and_constrain(self._space.to_latent(z, 0, params)[0], params)
+        def postprocess(latent: jax.Array) -> dict[str, Any]:
+            sites: dict[str, Any] = guide._unpack_and_constrain(latent, params)
             return sites
 
         return postprocess
