@@ -156,24 +156,29 @@ class FlowKernel(MCMCKernel):
         taken = jax.random.uniform(of_choice, (), state.z.dtype) < rate
         new = flow, moving.z, log_weight, gradient
         now = state.flow, state.z, state.log_weight, state.gradient
-        at = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, now)
+        flow, z, log_weight, gradient = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, now)
         if len(self._space.shares) > 1:
-            at = self._change_flow(of_change, *at[:2])
+            flow, z, log_weight, gradient = self._change_flow(of_change, flow, z)
         i = state.i + 1
         adapted = state.angle * jnp.exp((rate - TARGET) / i**0.5)
         adapts = (state.i < self._num_warmup) & ~independent & ~short
         counted = jnp.where(i > self._num_warmup, i - self._num_warmup, i)
         return FlowKernelState(
             i,
-            self._to_latent(at[1], at[0]),
-            *at,
+            self._to_latent(z, flow),
+            flow,
+            z,
+            log_weight,
+            gradient,
             jnp.where(adapts, jnp.clip(adapted, LEAST_ANGLE, QUARTER), state.angle),
             rate,
             state.mean_accept_prob + (rate - state.mean_accept_prob) / counted,
             rng_key,
         )
 
-    def _change_flow(self, key: jax.Array, flow: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+    def _change_flow(
+        self, key: jax.Array, flow: jax.Array, z: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """To the same latent vector, in the base space of a flow drawn by the density that each has there."""
         points, log_densities = self._space.in_all_at(z, flow, self._fitted.params)
         new = jax.random.categorical(key, log_densities)
