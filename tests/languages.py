@@ -31,8 +31,14 @@ from ppl_flows.core.params import flatten, map_params
 
 MEAN = np.array([3.0, -3.0])
 COVARIANCE = np.array([[1.0, 0.9], [0.9, 1.0]])
-SHORT = {"steps": 100, "num_particles": 8, "draws": 500, "progress": False}
-STILL = {"steps": 1, "lr": 1e-12, "num_particles": 50, "progress": False}  # measures a guide as it starts
+SHORT = {"steps": 100, "num_particles": 8, "draws": 500, "check_modes": False, "progress": False}
+STILL = {
+    "steps": 1,
+    "lr": 1e-12,
+    "num_particles": 50,
+    "check_modes": False,
+    "progress": False,
+}  # measures a guide as it starts
 
 
 def small(dim):

@@ -28,8 +28,8 @@ import ppl_flows.pyro
 from ppl_flows.core.params import map_params
 from ppl_flows.inference.make_prior import check_names
 from ppl_flows.inference.prior_source import PriorSource
-from ppl_flows.inference.saved_fits import SavedSite
 from ppl_flows.inference.saved_priors import SavedPrior
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.safe_files import read
 
 SHELLS = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}

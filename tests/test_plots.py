@@ -26,7 +26,7 @@ from ppl_flows.core.params import map_params
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.evidence import withheld
 from ppl_flows.inference.fitted import WeightedDraws
-from ppl_flows.inference.kl_estimate import Estimate, Scores
+from ppl_flows.inference.kl_estimate import NOT_LOOKED, Estimate, Scores
 from ppl_flows.inference.results import FitError, FitResult
 from ppl_flows.plots.calibration import simultaneous_band
 from ppl_flows.plots.layers import layers_of
@@ -69,7 +69,7 @@ def fit_result(losses=None, scale=0.8, **changes):
     losses = -np.linspace(-30, -10, 200) if losses is None else losses
     elbo, kl = Estimate(-10.5, 0.01), Estimate(0.01, 0.001)
     evidence, fitted = withheld("a test"), Gaussian(scale)
-    made = FitResult(losses, 0, {}, False, elbo, kl, 0.3, 0.9, evidence, 0.0, "", fitted, lambda *_: None)
+    made = FitResult(losses, 0, {}, False, elbo, kl, 0.3, 0.9, evidence, 0.0, "", NOT_LOOKED, fitted, lambda *_: None)
     return replace(made, **changes)
 
 

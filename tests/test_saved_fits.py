@@ -19,6 +19,7 @@ import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
 from ppl_flows.files import save_fit, to_numpy
+from ppl_flows.inference.kl_estimate import NOT_LOOKED
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.safe_files import read
@@ -64,6 +65,8 @@ def write_sites(path, *sites):
     fit = SavedFit(
         bijection=flow,
         params=flow.init(np.random.default_rng(0)),
+        log_weights=None,
+        modes=NOT_LOOKED,
         gaussian=None,
         sites=sites,
         placed=(),

@@ -27,6 +27,10 @@ class Evidence(NamedTuple):
     se: float
     method: str
 
+    def attributes(self) -> dict[str, Any]:
+        """As ArviZ has them among those of draws."""
+        return {"log_evidence": self.mean, "log_evidence_se": self.se, "log_evidence_method": self.method}
+
 
 def importance_evidence(log_weights: np.ndarray, kl: float) -> Evidence:
     """From finite log weights ``log p(z, data) - log q(z)`` of draws z from q, ``(n,)``, and an estimate of q's KL.

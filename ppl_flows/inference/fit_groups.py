@@ -30,13 +30,12 @@ class FitGroups(NamedTuple):
         coords: Mapping[str, Any] | None,
         dims: Mapping[str, Sequence[str | None]] | None,
         attrs: Mapping[str, Any],
+        chains: int = 1,
     ) -> Any:
-        """As ArviZ has them; what is given overrides what was found."""
+        """As ArviZ has them, the draws of so many chains; what is given overrides what was found."""
         check_labels(dims, coords, self.groups, self.dims)
-        dims, coords = dims or {}, coords or {}
-        return inference_data(
-            self.groups, dims={**self.dims, **dims}, coords={**self.coords, **coords}, attrs={**self.attrs, **attrs}
-        )
+        dims, coords = {**self.dims, **(dims or {})}, {**self.coords, **(coords or {})}
+        return inference_data(self.groups, dims=dims, coords=coords, attrs={**self.attrs, **attrs}, chains=chains)
 
 
 def fit_groups(
@@ -54,7 +53,7 @@ def fit_groups(
     Raises:
         ValueError: draws are to be resampled whose weights are not known.
     """
-    attrs = {**fitted.words, "draws": RESAMPLED if resample else OF_GUIDE}
+    attrs = {"draws": RESAMPLED if resample else OF_GUIDE}
     if fitted.subsampled or not fitted.has_model:
         if resample:
             missing = "the likelihood is sub-sampled, so that the weights are noisy"
@@ -64,29 +63,52 @@ def fit_groups(
                 )
             raise ValueError(f"to_arviz: {missing}; use reweighted=False.")
         if fitted.subsampled:
-            return FitGroups({"posterior": fitted.draw(num_samples, seed)}, {}, {}, attrs)
+            return FitGroups({"posterior": fitted.draw(num_samples, seed)}, {}, {}, {**fitted.words, **attrs})
         draws, log_q = fitted.draw_with_log_q(num_samples, seed)
-        return FitGroups({"posterior": draws, "sample_stats": {"log_q": log_q}}, {}, {}, attrs)
+        return FitGroups({"posterior": draws, "sample_stats": {"log_q": log_q}}, {}, {}, {**fitted.words, **attrs})
     weighted = fitted.weigh(4 * num_samples if resample else num_samples, seed)
     weighted = weighted.resample(num_samples, seed) if resample else weighted
-    latents = weighted.draws
+    return groups_of_draws(
+        fitted,
+        weighted.draws,
+        {"lp": weighted.scores.log_p, "log_q": weighted.scores.log_q},
+        attrs=attrs,
+        prior=prior,
+        posterior_predictive=posterior_predictive,
+        log_likelihood=log_likelihood,
+        seed=seed,
+    )
+
+
+def groups_of_draws(
+    fitted: Fitted,
+    latents: dict[str, Array],
+    sample_stats: dict[str, Array],
+    *,
+    attrs: dict[str, Any],
+    prior: int,
+    posterior_predictive: bool,
+    log_likelihood: bool,
+    seed: int,
+) -> FitGroups:
+    """Of draws of the latents, ``{site: (n, *site shape)}``, and numbers of each, ``(n,)``."""
     if fitted.enumerates:
         latents = latents | fitted.draw_discrete(latents, seed)
         if log_likelihood:
-            warnings.warn("to_arviz: no log_likelihood of single rows, as sites are summed over.", stacklevel=4)
+            warnings.warn("to_arviz: no log_likelihood of single rows, as sites are summed over.", stacklevel=5)
     scores_rows = log_likelihood and not fitted.enumerates
     runs = fitted.run_model(latents, seed, predictive=posterior_predictive, log_likelihood=scores_rows)
     groups = {
         "posterior": fitted.complete(latents),
         "posterior_predictive": runs.predictive,
         "log_likelihood": runs.log_likelihood,
-        "sample_stats": {"lp": weighted.scores.log_p, "log_q": weighted.scores.log_q},
+        "sample_stats": sample_stats,
         "observed_data": runs.observed,
         "constant_data": constants(fitted.arguments, runs.observed),
         **_prior_groups(fitted, prior, seed),
     }
     sizes = plate_sizes({**groups["posterior"], **runs.predictive}, runs.dims)
-    return FitGroups(groups, runs.dims, labels(fitted.arguments, sizes), attrs)
+    return FitGroups(groups, runs.dims, labels(fitted.arguments, sizes), {**fitted.words, **attrs})
 
 
 def _prior_groups(fitted: Fitted, num_samples: int, seed: int) -> dict[str, dict[str, Array]]:
@@ -96,7 +118,7 @@ def _prior_groups(fitted: Fitted, num_samples: int, seed: int) -> dict[str, dict
         latents, data = fitted.draw_prior(num_samples, seed)
     except NotImplementedError as error:
         reason = f" ({error})" if str(error) else ""
-        warnings.warn(f"to_arviz: no prior group, as a prior of the model cannot be drawn from{reason}.", stacklevel=5)
+        warnings.warn(f"to_arviz: no prior group, as a prior of the model cannot be drawn from{reason}.", stacklevel=6)
         return {}
     return {"prior": latents, "prior_predictive": data}
 

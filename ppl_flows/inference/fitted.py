@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import softmax
 
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.types import Array
+from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.inference.flow_chains import BaseSpace
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.prior_source import PriorSource
@@ -75,6 +79,17 @@ class Fitted(Protocol):
     def score(self, vectors: np.ndarray) -> Scores:
         """Of what the guide makes of unconstrained vectors."""
 
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+
+    def base_space(self) -> AbstractContextManager[BaseSpace]:
+        """The posterior in the base space of the guide's flow.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled.
+        """
+
     @property
     def has_model(self) -> bool:
         """Whether it has its model and arguments: without them it draws, and no more."""
@@ -102,3 +117,28 @@ class Fitted(Protocol):
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
         """Enumerated sites, given draws of the guide."""
+
+
+def draw_in_batches(fitted: Fitted, num_samples: int, batch_size: int | None, seed: int) -> dict[str, Array]:
+    """Draws of the guide, so many at a time, and then in NumPy; None: all at once.
+
+    Raises:
+        TypeError, ValueError: ``batch_size`` is no number of draws.
+    """
+    if batch_size is None:
+        return fitted.draw(num_samples, seed)
+    whole_number("sample", "batch_size", batch_size)
+    seeds = map(int, np.random.SeedSequence(seed).generate_state(-(-num_samples // batch_size)))
+    blocks = [{name: to_numpy(a) for name, a in fitted.draw(batch_size, own).items()} for own in seeds]
+    return {name: np.concatenate([block[name] for block in blocks])[:num_samples] for name in blocks[0]}
+
+
+def check_base_space(guide: Any, is_flow: bool, subsampled: bool) -> None:
+    """Raises TypeError or ValueError where the posterior has no form in the base space of a guide's flow."""
+    if not is_flow:
+        raise TypeError(
+            f"exact draws start from the base space of an AutoFlow, and the guide is {type(guide).__name__}; fit "
+            "AutoFlow(model)."
+        )
+    if subsampled:
+        raise ValueError("exact: a plate is sub-sampled, so the posterior's density is not known; run it at full size.")

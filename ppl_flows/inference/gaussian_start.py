@@ -215,7 +215,7 @@ def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> li
     return made
 
 
-def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator) -> Gaussian:
+def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator, rounds: int = REFINEMENTS) -> Gaussian:
     """Batch-and-Match: fits a Gaussian's score to that of the density on its own draws.
 
     In the coordinates in which ``start`` is standard normal. A round whose scores are not finite is left out.
@@ -224,7 +224,7 @@ def batch_and_match(density: Density, start: Gaussian, rng: np.random.Generator)
     """
     dim = len(start.mean)
     mu, root = np.zeros(dim), np.eye(dim)
-    for t in range(REFINEMENTS):
+    for t in range(rounds):
         z = mu + rng.standard_normal((DRAWS, dim)) @ root.T
         _, scores = density.value_and_gradient(start.draw(z))
         g = scores @ start.factor  # of the density of z

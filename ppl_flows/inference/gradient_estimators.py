@@ -25,7 +25,7 @@ def takes_path_gradients(estimator: str | None, infer: Mapping[str, Any]) -> boo
     return estimator == "path" or (estimator is None and bool(infer.get(NEAR_POSTERIOR)))
 
 
-def replace_flows(distribution: Any, flow_class: type, change: Callable[[Any], Any]) -> Any:
+def replace_flows(distribution: Any, flow_class: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
     """The distribution with ``change(flow)`` for every flow in it, also inside ``Independent``, masks, expansions.
 
     A distribution without flows is returned as it is; nothing is changed in place.

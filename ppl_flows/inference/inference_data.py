@@ -13,6 +13,7 @@ from ppl_flows.inference.model_runs import Dims
 
 SAMPLE_DIMS = ("chain", "draw")
 WITHOUT_DRAWS = ("observed_data", "constant_data")
+OF_PRIOR = ("prior", "prior_predictive")
 
 
 def inference_data(
@@ -21,15 +22,17 @@ def inference_data(
     dims: Mapping[str, Sequence[str | None]],
     coords: Mapping[str, Any],
     attrs: Mapping[str, Any],
+    chains: int = 1,
 ) -> Any:
     """What the installed ArviZ works on.
 
     Args:
-        groups: ``{group: {variable: array}}``; those of draws get one chain, ``(draws, *shape)``.
+        groups: ``{group: {variable: array}}``; those of draws are ``(draws, *shape)``.
         dims: names of a variable's axes, without those of draws, from the left; None, or too few: ``{variable}_dim_i``.
             A name that a variable has too becomes ``{name}_dim``.
         coords: values of an axis; others are counted from 0.
         attrs: of the whole.
+        chains: that the draws are of, one after the other; those of the prior are of one.
 
     Raises:
         ImportError: ArviZ is not installed.
@@ -57,7 +60,8 @@ def inference_data(
     for group, variables in groups.items():
         if variables:
             sample_dims = () if group in WITHOUT_DRAWS else SAMPLE_DIMS
-            data = {name: _axes(name, value, dims.get(name, ()), sample_dims) for name, value in variables.items()}
+            own = 1 if group in OF_PRIOR else chains
+            data = {name: _axes(name, a, dims.get(name, ()), sample_dims, own) for name, a in variables.items()}
             made[group] = xarray.Dataset(data, _coords(data, coords), attrs)
     if int(arviz.__version__.split(".")[0]) < 1:
         container: Any = arviz.InferenceData
@@ -107,12 +111,12 @@ def _safe(name: str) -> str:
 
 
 def _axes(
-    name: str, value: Any, dims: Sequence[str | None], sample_dims: tuple[str, ...]
+    name: str, value: Any, dims: Sequence[str | None], sample_dims: tuple[str, ...], chains: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the axes, and the array, with one chain where it is of draws."""
+    """Names of the axes, and the array, by chains where it is of draws."""
     array = to_numpy(value, name)
     array = array.astype(np.float32) if array.dtype.kind == "V" else array  # bfloat16, which files have not
-    array = array[None] if sample_dims else array
+    array = array.reshape(chains, -1, *array.shape[1:]) if sample_dims else array
     own = range(array.ndim - len(sample_dims))
     given = [dims[i] if i < len(dims) else None for i in own]
     named = [f"{name}_dim_{i}" if axis is None else axis for i, axis in enumerate(given)]

@@ -12,8 +12,8 @@ import numpy as np
 
 from ppl_flows.core.types import Array
 from ppl_flows.inference.neutral_supports import NeutralSupports
-from ppl_flows.inference.saved_fits import SavedSite
 from ppl_flows.inference.saved_priors import SavedPrior
+from ppl_flows.inference.saved_sites import SavedSite
 
 Priors: TypeAlias = dict[str, tuple[SavedSite, ...]]  # by a latent that a JointPrior draws
 

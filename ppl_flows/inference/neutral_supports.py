@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.inference.saved_fits import SavedSite, probe, support_words
+from ppl_flows.inference.saved_sites import SavedSite, probe, support_words
 
 # of the languages' modules ``constraints``: some are absent in one, or have no bijection from the reals there
 WITHOUT_PARAMETERS = (

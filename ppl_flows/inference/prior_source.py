@@ -13,7 +13,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.joint_prior import Priors
 from ppl_flows.inference.neutral_supports import NeutralSupports
-from ppl_flows.inference.saved_fits import SavedSite
+from ppl_flows.inference.saved_sites import SavedSite
 
 
 class OwnFlow(NamedTuple):

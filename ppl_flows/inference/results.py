@@ -12,21 +12,17 @@ import numpy as np
 
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
-from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.evidence import Evidence
+from ppl_flows.inference.exact_draws import ExactDraws, exact_draws
 from ppl_flows.inference.fit_groups import fit_groups
-from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.kl_estimate import Estimate
+from ppl_flows.inference.fitted import Fitted, draw_in_batches
+from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
+from ppl_flows.inference.verdict import Judgement
 
 Path: TypeAlias = str | os.PathLike[str]
-
-MAX_SKIPPED = 20  # steps running that are not finite before a fit gives up
-GOOD_KL, USABLE_KL = 0.05, 0.2  # nats
-USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
-USABLE_ESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -70,33 +66,27 @@ class FitResult(PicklesOrSaysHow):
     log_evidence: Evidence
     _missed: float  # at least so much of the posterior lies where the guide has next to no draws
     _doubt: str  # why the guide cannot be called good, whatever its KL; empty: nothing
+    _modes: ModesSeen  # what looking for others has shown
     _fitted: Fitted
     _write: Callable[[FitResult, Path], None]
 
     @property
     def grade(self) -> str:
         """The verdict in short: "good", "usable after reweighting", "do not trust" or "not judged"."""
-        if np.isnan(self.kl.mean):
-            return "not judged"
-        if self.kl.mean < GOOD_KL and not self._doubt:
-            return "good"
-        usable = self.kl.mean < USABLE_KL and self.ess >= USABLE_ESS and self._missed <= USABLE_MISSED
-        return "usable after reweighting" if usable else "do not trust"
+        return self._judgement.grade
 
     @property
     def verdict(self) -> str:
         """Whether the posterior can be trusted, and what to do next, in one sentence.
 
-        "good" below a KL of 0.05 nats, where draws wider than the guide's agree; "usable after reweighting" below 0.2
-        with an effective sample size of at least a tenth of the draws; else "do not trust".
+        "good" below a KL of 0.05 nats, where draws wider than the guide's agree, and no other mode was found; "usable
+        after reweighting" below 0.2 with an effective sample size of a tenth of the draws or more; else "do not trust".
         """
-        if self.grade == "not judged":
-            return "not judged: importance weights of a sub-sampled likelihood carry the noise of its minibatches"
-        seen = f"KL {self.kl.mean:.3f} ± {self.kl.se:.3f} nats, effective sample size {self.ess:.0%} of the draws"
-        seen += f"; {self._doubt}" if self._doubt else ""
-        if self.grade == "do not trust":
-            return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
-        return f"good: {seen}" if self.grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"
+        return self._judgement.sentence
+
+    @property
+    def _judgement(self) -> Judgement:
+        return Judgement(self.kl, self.ess, self._missed, self._doubt, self._modes)
 
     @one_at_a_time
     def sample(
@@ -116,14 +106,7 @@ class FitResult(PicklesOrSaysHow):
         """
         whole_number("sample", "num_samples", num_samples)
         seed = checked_seed("sample", seed)
-        if batch_size is None:
-            draws = self._fitted.draw(num_samples, seed)
-        else:
-            whole_number("sample", "batch_size", batch_size)
-            batches = -(-num_samples // batch_size)
-            seeds = map(int, np.random.SeedSequence(seed).generate_state(batches))
-            blocks = [{n: to_numpy(a) for n, a in self._fitted.draw(batch_size, s).items()} for s in seeds]
-            draws = {name: np.concatenate([block[name] for block in blocks])[:num_samples] for name in blocks[0]}
+        draws = draw_in_batches(self._fitted, num_samples, batch_size, seed)
         return draws if deterministic else {n: draws[n] for n in draws if n in self._fitted.latents}
 
     @one_at_a_time
@@ -214,15 +197,8 @@ class FitResult(PicklesOrSaysHow):
         )
         if self.grade == "do not trust" or (self.grade.startswith("usable") and reweighted is None and not resample):
             warnings.warn(f"to_arviz: the verdict on these draws is: {self.verdict}.", stacklevel=3)
-        attrs = {
-            "elbo": self.elbo.mean,
-            "kl": self.kl.mean,
-            "log_evidence": self.log_evidence.mean,
-            "log_evidence_se": self.log_evidence.se,
-            "log_evidence_method": self.log_evidence.method,
-            "verdict": self.verdict,
-            "seed": seed,
-        }
+        attrs = {"elbo": self.elbo.mean, "kl": self.kl.mean, "verdict": self.verdict, "seed": seed}
+        attrs |= self.log_evidence.attributes()
         return found.to_arviz(coords=coords, dims=dims, attrs=attrs)
 
     @one_at_a_time
@@ -255,6 +231,50 @@ class FitResult(PicklesOrSaysHow):
         asked = AskedPrior(sites, flow, reweighted, draws, steps, seed)
         return make_prior(self._fitted, self.grade, self.verdict, asked)
 
+    @one_at_a_time
+    def exact(
+        self,
+        num_samples: int,
+        *,
+        num_chains: int = 32,
+        max_gradients: int | None = None,
+        strict: bool = False,
+        seed: int = 1,
+    ) -> ExactDraws:
+        """Draws of the posterior itself: Markov chains that start at the guide's draws and move as its flow says.
+
+        In the base space of the flow, where the posterior is a normal distribution times a weight, they propose draws
+        of the flow, and move on circles that the gradient of the log weight bends; until R-hat of all numbers and of
+        the log weight is below 1.01, there are ``num_samples`` effective draws, and no weight is larger than so many
+        should have; then once more, drawn towards what the guide lacks.
+
+        Args:
+            num_chains: that run side by side; a move of all costs little more than one of a single chain.
+            max_gradients: of the log density, at most. None: 200 for each draw.
+            strict: raise, and not warn, where something is not right.
+            seed: of all moves.
+
+        Raises:
+            ExactError: with ``strict``, what is not right; its ``draws`` are what there is.
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled, a fit was loaded without its model's arguments, no draw of the guide is
+                possible under the model, or a number is out of its range.
+
+        Warns:
+            UserWarning: what is not right, by the names of sites.
+
+        Reference: Hoffman et al. (2019), NeuTra-lizing bad geometry, arXiv:1903.03704, for chains in the base space.
+        """
+        return exact_draws(
+            self._fitted,
+            num_samples,
+            num_chains=num_chains,
+            max_gradients=max_gradients,
+            strict=strict,
+            missed=self._modes.words if self._modes.missed else "",
+            seed=seed,
+        )
+
     def save(self, path: Path) -> None:
         """Writes the fit to one file: the flow, the sites, the losses and the verdict, neither the model nor its data.
 
@@ -272,29 +292,3 @@ class FitResult(PicklesOrSaysHow):
         elbo = f"elbo={self.elbo.mean:.3f} ± {self.elbo.se:.3f} nats after {len(self.losses):,} steps"
         elbo += ", interrupted" if self.interrupted else ""
         return f"FitResult({elbo}; {self.verdict})"
-
-
-class FitError(RuntimeError):
-    """The loss or its gradient was not finite for ``MAX_SKIPPED`` steps running.
-
-    Attributes:
-        step: the first of these steps, counted from 0.
-        losses: of all steps so far, in nats.
-        params: the last finite parameters.
-
-    Example:
-        >>> from ppl_flows.pyro import FitError
-        >>> FitError(7, [float("nan")] * 27, {"loc": 0.5}).params  # as ``fit`` raises it
-        {'loc': 0.5}
-    """
-
-    def __init__(self, step: int, losses: np.ndarray, params: dict[str, Any]) -> None:
-        super().__init__(
-            f"the loss or its gradient is not finite since step {step}; the parameters before that step are in "
-            "`.params` of this error. Look for NaN in the data and for draws at which the model's log density is not "
-            "finite; or try a smaller lr or another init_loc_fn."
-        )
-        self.step, self.losses, self.params = step, losses, params
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.losses, self.params)

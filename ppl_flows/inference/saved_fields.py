@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ppl_flows.inference.evidence import Evidence
+from ppl_flows.inference.kl_estimate import ModesSeen
 
 # name, and kind
 PLAIN: dict[str, tuple[type, ...]] = {
@@ -17,6 +18,7 @@ PLAIN: dict[str, tuple[type, ...]] = {
     "log_evidence": (Evidence,),
     "missed": (float,),
     "doubt": (str,),
+    "modes": (ModesSeen,),
     "verdict": (str,),
     "start": (str,),
     "quality": (str,),
@@ -44,6 +46,9 @@ def as_kind(name: str, value: Any) -> Any:
     if kind is Evidence:
         mean, se, method = value
         return Evidence(_float(mean), _float(se), str(method))
+    if kind is ModesSeen:
+        words, missed, unclear = value
+        return ModesSeen(str(words), _float(missed), unclear=bool(unclear))
     if kind is dict:
         return {str(k): str(v) for k, v in value.items()}
     if not isinstance(value, (kind, *inner)):

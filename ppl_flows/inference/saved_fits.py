@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,33 +14,11 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
+from ppl_flows.inference.kl_estimate import NOT_LOOKED, ModesSeen
 from ppl_flows.inference.saved_fields import PLAIN, as_kind
+from ppl_flows.inference.saved_sites import Arrays, SavedSite, site_from_file, sites_to_file
 
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class SavedSite:
-    """A latent site of a model.
-
-    Attributes:
-        name: of the site.
-        shape: of one value.
-        support: where it lies, in words that both languages have: ``{"name": "interval", "lower_bound": 0.0, ...}``.
-        numbers: shape of what becomes one value, so many numbers of the latent vector.
-        value: one, where the guide saw its model.
-        image: what the language makes of ``probe(numbers)``: another language has to make the same of it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    support: dict[str, Any]
-    numbers: tuple[int, ...]
-    value: np.ndarray
-    image: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"SavedSite({self.name!r}, {self.shape}, {support_words(self.support)})"
+NOT_KEPT = "the file is of a version that did not keep it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +27,7 @@ class SavedFit:
 
     Attributes:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
+        log_weights: of a guide with several modes, whose flows ``bijection`` has side by side; None of others.
         gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
         placed: names of those that the model places; the guide then draws by runs of the model alone.
@@ -58,7 +36,7 @@ class SavedFit:
         losses, skipped, interrupted, khat, ess, verdict: as of ``FitResult``; losses in nats.
         elbo, kl: likewise, ``(mean, standard error)``, in nats.
         log_evidence: likewise, ``(mean, standard error, method)``, in nats.
-        missed, doubt: what the verdict is made of beside these.
+        missed, doubt, modes: what the verdict is made of beside these.
         start, quality, seed: of the guide, and of the fit.
         prefix: of the guide's own sites, as given; None: the default, or a language without.
         num_particles, vectorized: draws that are weighted at once, and whether the model runs for all of them.
@@ -77,6 +55,7 @@ class SavedFit:
 
     bijection: Bijection
     params: Params
+    log_weights: np.ndarray | None
     gaussian: tuple[np.ndarray, np.ndarray] | None
     sites: tuple[SavedSite, ...]
     placed: tuple[str, ...]
@@ -92,6 +71,7 @@ class SavedFit:
     log_evidence: Evidence
     missed: float
     doubt: str
+    modes: ModesSeen
     verdict: str
     start: str
     quality: str
@@ -151,18 +131,6 @@ class SavedAmortized:
         return f"SavedAmortized({sites} given {', '.join(self.scalers)}; trained in {self.density.language})"
 
 
-def probe(shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers that maps onto a support are compared at."""
-    return np.asarray(np.sin(np.arange(1.0, math.prod(shape) + 1))).reshape(shape)
-
-
-def support_words(support: dict[str, Any]) -> str:
-    """A support in one short line."""
-    inner = [v if isinstance(v, str) else repr(v) for k, v in support.items() if k not in ("name", "over")]
-    words = f"{support['name']}({', '.join(w if len(w) < 40 else '...' for w in inner)})" if inner else support["name"]
-    return f"independent({words}, {support['over']})" if support.get("over") else words
-
-
 def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All but bijection and params: what JSON takes, and arrays."""
     arrays = {"losses": np.asarray(fit.losses)}
@@ -171,10 +139,12 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, (_, array) in enumerate(fit.model_params):
         arrays[f"model.{i}"] = array
     arrays |= {f"informed.{name}": array for name, array in fit.map_params.items()}
+    if fit.log_weights is not None:
+        arrays["log_weights"] = fit.log_weights
     if fit.gaussian is not None:
         arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
     return {
-        "needs": "model" if fit.placed else None,  # to draw
+        "needs": "model" if fit.placed else None if fit.log_weights is None else "mixture",  # to draw
         "sites": sites,
         "placed": fit.placed,
         "model_params": [path for path, _ in fit.model_params],
@@ -185,12 +155,15 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any], arrays: Arrays) -> SavedFit:
     """The inverse of ``fit_to_file``; a ValueError, KeyError or TypeError for what does not fit, or is not there."""
     placed = tuple(map(str, document.get("placed", ())))
-    if document["needs"] != ("model" if placed else None):
+    log_weights = arrays.get("log_weights")
+    if document["needs"] != ("model" if placed else None if log_weights is None else "mixture"):
         raise ValueError(f"its guide needs {document['needs']!r:.100} to draw; a newer ppl_flows may read it.")
     sites = tuple(site_from_file(site, arrays, i) for i, site in enumerate(document["sites"]))
     size = sum(math.prod(site.numbers) for site in sites)
     if bijection.event_shape != (size,) or bijection.output_shape != (size,):
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
+    if bijection.batch_shape != np.shape(log_weights if log_weights is not None else 0.0):
+        raise ValueError(f"its flows have shape {bijection.batch_shape}, and need as many weights.")
     mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
     if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
         raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
@@ -198,7 +171,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
         raise ValueError("the losses are no vector.")
-    document = {"log_evidence": withheld("the file is of a version that did not keep it"), **document}
+    document = {"log_evidence": withheld(NOT_KEPT), "modes": NOT_LOOKED, **document}
     plain = {name: as_kind(name, document[name]) for name in PLAIN}
     if plain["num_particles"] < 1:
         raise ValueError(f"num_particles must be positive, got {plain['num_particles']}.")
@@ -208,6 +181,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
     return SavedFit(
         bijection=bijection,
         params=params,
+        log_weights=log_weights,
         gaussian=None if mean is None or factor is None else (mean, factor),
         sites=sites,
         placed=placed,
@@ -247,26 +221,6 @@ def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays:
     if shape != ((sizes[0],), sizes[1]) or any(centre.shape != scale.shape for centre, scale in scalers.values()):
         raise ValueError(f"sites and data take {sizes} numbers, but the flow has shape and context {shape}.")
     return SavedAmortized(density, sites, scalers)
-
-
-def sites_to_file(sites: tuple[SavedSite, ...]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """What JSON takes of sites, and their arrays."""
-    words = [{"name": s.name, "shape": s.shape, "support": s.support, "numbers": s.numbers} for s in sites]
-    arrays = {f"sites.{i}.{kind}": getattr(s, kind) for i, s in enumerate(sites) for kind in ("value", "image")}
-    return words, arrays
-
-
-def site_from_file(site: dict[str, Any], arrays: Arrays, i: int) -> SavedSite:
-    """The i-th site; errors as of ``fit_from_file``."""
-    shape, numbers = tuple(site["shape"]), tuple(site["numbers"])
-    value, image = arrays[f"sites.{i}.value"], arrays[f"sites.{i}.image"]
-    if not (value.shape == image.shape == shape):
-        raise ValueError(f"the site {site['name']!r} has shape {shape}, but its arrays {value.shape}, {image.shape}.")
-    if not (isinstance(site["support"]["name"], str) and isinstance(site["name"], str)):
-        raise ValueError("a site, or its support, has no name.")
-    if math.prod(numbers) > 4 * image.size:
-        raise ValueError(f"the site {site['name']!r} takes {numbers} numbers for a value of shape {shape}.")
-    return SavedSite(site["name"], shape, site["support"], numbers, value, image)
 
 
 PRIORS = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
-from ppl_flows.inference.saved_fits import Arrays, SavedSite, site_from_file, sites_to_file
+from ppl_flows.inference.saved_sites import Arrays, SavedSite, site_from_file, sites_to_file
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,13 +16,15 @@ from ppl_flows.core.params import flatten
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.auto_flow import with_map, without_map
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
+from ppl_flows.inference.flow_chains import BaseSpace
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Step, place_sites
 from ppl_flows.inference.model_runs import ModelRuns
 from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import MAP, SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import MAP, SavedFit
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.safe_files import nest
 
 NEEDS_MODEL = (
@@ -45,6 +48,7 @@ def saved_fit(
     guide: Any,
     *,
     params: Params,
+    log_weights: np.ndarray | None,
     model_params: dict[tuple[str, ...], np.ndarray],
     sites: list[SavedSite],
     prefix: str | None,
@@ -60,6 +64,7 @@ def saved_fit(
     return SavedFit(
         bijection=without_map(bijection) if guide.informed else bijection,
         params={name: part for name, part in params.items() if name != "informed"},
+        log_weights=log_weights,
         placed=guide.informed,
         map_params={name: array for name, array in of_map.items() if name in MAP},
         gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),
@@ -75,6 +80,7 @@ def saved_fit(
         log_evidence=result.log_evidence,
         missed=float(result._missed),
         doubt=result._doubt,
+        modes=result._modes,
         verdict=result.verdict,
         start=guide.start,
         quality=guide.quality,
@@ -103,6 +109,7 @@ def loaded_result(
         saved.log_evidence,
         saved.missed,
         saved.doubt,
+        saved.modes,
         fitted,
         write,
     )
@@ -196,11 +203,11 @@ class LoadedGuide:
 
     @property
     def enumerates(self) -> bool:
-        return self._with_model("infers discrete sites").enumerates
+        return self.with_model("infers discrete sites").enumerates
 
     def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
         if self.informed:
-            return self._with_model("draws").draw(num_samples, seed)
+            return self.with_model("draws").draw(num_samples, seed)
         draws, _ = self.draw_sites(num_samples, seed)
         return draws if self.start is None else self.complete(draws)
 
@@ -210,37 +217,43 @@ class LoadedGuide:
 
     def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, Array], np.ndarray]:
         if self.informed:
-            return self._with_model("draws").draw_with_log_q(num_samples, seed)
+            return self.with_model("draws").draw_with_log_q(num_samples, seed)
         return self.draw_sites(num_samples, seed)
 
     def complete(self, draws: dict[str, Array]) -> dict[str, Array]:
-        return self._with_model("computes deterministic sites").complete(draws)
+        return self.with_model("computes deterministic sites").complete(draws)
 
     def weigh(self, num_samples: int, seed: int) -> WeightedDraws:
-        return self._with_model("weighs draws").weigh(num_samples, seed)
+        return self.with_model("weighs draws").weigh(num_samples, seed)
 
     def score(self, vectors: np.ndarray) -> Scores:
-        return self._with_model("scores").score(vectors)
+        return self.with_model("scores").score(vectors)
+
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        return self.with_model("weighs vectors").place(vectors)
+
+    def base_space(self) -> AbstractContextManager[BaseSpace]:
+        return self.with_model("makes exact draws").base_space()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return self._with_model("has them").arguments
+        return self.with_model("has them").arguments
 
     def run_model(self, draws: dict[str, Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
-        started = self._with_model("runs the model")
+        started = self.with_model("runs the model")
         return started.run_model(draws, seed, predictive=predictive, log_likelihood=log_likelihood)
 
     def draw_prior(self, num_samples: int, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        return self._with_model("draws from the prior").draw_prior(num_samples, seed)
+        return self.with_model("draws from the prior").draw_prior(num_samples, seed)
 
     @property
     def prior_source(self) -> PriorSource:
-        return self._with_model("makes a prior").prior_source
+        return self.with_model("makes a prior").prior_source
 
     def draw_discrete(self, draws: dict[str, Array], seed: int) -> dict[str, Array]:
-        return self._with_model("infers discrete sites").draw_discrete(draws, seed)
+        return self.with_model("infers discrete sites").draw_discrete(draws, seed)
 
-    def _with_model(self, what: str) -> Fitted:
+    def with_model(self, what: str) -> Fitted:
         if self.start is None:
             raise ValueError(NEEDS_MODEL if self.informed else f"{PASS_THEM} {what}.")
         if self._started is None:

@@ -17,7 +17,7 @@ from numpyro.infer import ELBO, SVI
 from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
-from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.inference.fit_error import MAX_SKIPPED
 from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like

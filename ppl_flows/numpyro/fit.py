@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
+from ppl_flows.inference.mixture_fit import check_mixture_options, train_mixture
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
@@ -28,7 +30,9 @@ from ppl_flows.numpyro.fit_errors import data_errors
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.flow_handlers import PathGradients
 from ppl_flows.numpyro.guide import AutoFlow
+from ppl_flows.numpyro.landscape import landscape_of
 from ppl_flows.numpyro.lazy_guide import set_up
+from ppl_flows.numpyro.mixture_fit import NumPyroMixture
 from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
 
@@ -52,6 +56,7 @@ def fit(
     callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    check_modes: bool = True,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -94,6 +99,10 @@ def fit(
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
+        check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 200 gradients, from
+            prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was
+            found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
+            not checked.
         seed: of all draws.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -170,34 +179,49 @@ def fit(
         with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return bound_guide()
 
-    choice = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
+    with guide.in_fit() if isinstance(guide, AutoFlow) else nullcontext():
+        choice = choose_elbo(bound_model, bound_guide, num_particles, train_key, init_params or {})
     enumerates = isinstance(choice.elbo, TraceEnum_ELBO)
     if enumerates and anneal < 1:
         raise ValueError("anneal: NumPyro's sum over enumerated sites takes no weights; use anneal=1.0.")
     if saved:
         saved.compare({"flows": describe_flows(guide)})
-    trained = train(
-        train_key,
-        choice.elbo if loss is None else loss,
-        weighted_model if loss is None and not enumerates else plain_model,
-        scored_guide,
-        steps=steps,
-        lr=lr,
-        clip=clip,
-        optimizer=optimizer,
-        anneal=anneal,
-        tolerance=tolerance if loss is None else None,
-        look=look,
-        progress=progress,
-        init_params=init_params,
-        watch=callback,
-        checkpoint=saved,
+    own_guide = guide if isinstance(guide, AutoFlow) else None
+    make_fitted = partial(
+        FittedGuide, model, guide, args, kwargs, choice=choice, num_particles=num_particles, seed=seed
     )
+    loop = partial(
+        train,
+        model=weighted_model if loss is None and not enumerates else plain_model,
+        guide=scored_guide,
+        clip=clip,
+        anneal=anneal,
+        progress=progress,
+        watch=callback,
+    )
+    if own_guide and own_guide.num_modes > 1:
+        check_mixture_options(own_guide, loss=loss, optimizer=optimizer, checkpoint=checkpoint)
+        trained = train_mixture(
+            NumPyroMixture(own_guide, loop, make_fitted, choice, train_key, steps, lr, tolerance, init_params), seed
+        )
+    else:
+        trained = loop(
+            train_key,
+            choice.elbo if loss is None else loss,
+            steps=steps,
+            lr=lr,
+            optimizer=optimizer,
+            tolerance=tolerance if loss is None else None,
+            look=look,
+            init_params=init_params,
+            checkpoint=saved,
+        )
     with stage(f"measuring by {draws:,} draws", progress=progress):
         return measure_fit(
             trained,
-            FittedGuide(model, guide, args, kwargs, trained.params, choice, num_particles, seed),
-            near=guide.near(trained.params, *args, **kwargs) if isinstance(guide, AutoFlow) else None,
+            make_fitted(trained.params),
+            near=own_guide.near(trained.params, *args, **kwargs) if own_guide else (),
+            landscape=landscape_of(guide, args, kwargs, trained.params) if own_guide and check_modes else None,
             num_draws=draws,
             seed=seed,
             write=partial(save_result, guide=guide, num_particles=num_particles, seed=seed),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
@@ -17,11 +18,12 @@ from numpyro.infer.autoguide import AutoGuide
 import ppl_flows
 from ppl_flows.core.params import map_params
 from ppl_flows.inference.arrays import to_numpy
-from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.fitted import WeightedDraws, check_base_space
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.inference.prior_source import OwnFlow, PriorSource
 from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.base_space import GuideSpace
 from ppl_flows.numpyro.compile_once import Program, random_key
 from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
@@ -88,6 +90,26 @@ class FittedGuide:
         """Of what the guide makes of unconstrained vectors."""
         return self._scored(len(vectors), 0, vectors).scores()
 
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored."""
+        point = self._scored(len(vectors), 0, vectors)
+        return WeightedDraws(point.latents, point.scores(), vectors)
+
+    @contextmanager
+    def base_space(self) -> Iterator[GuideSpace]:
+        """The posterior in the base space of the guide's flow.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled.
+        """
+        check_base_space(self.guide, hasattr(self.guide, "latent_sites"), self.subsampled)
+        yield self._space
+
+    @cached_property
+    def _space(self) -> GuideSpace:
+        return GuideSpace(self)  # with its programs
+
     def run_model(self, draws: dict[str, jax.Array], seed: int, *, predictive: bool, log_likelihood: bool) -> ModelRuns:
         """Of the model at draws of all its latents."""
         return run_at(
@@ -139,7 +161,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             trained = guide.get_transform(self.params)
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, trained.bijection, map_params(lambda _, a: to_numpy(a), trained.params))

@@ -9,6 +9,9 @@ from numpyro.primitives import Messenger
 
 from ppl_flows.inference.gradient_estimators import IN_TRAINING, replace_flows, takes_path_gradients
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.mixture import MixtureFlow, RegionFlow
+
+FLOWS = Flow, MixtureFlow, RegionFlow
 
 
 class PathGradients(Messenger):
@@ -29,7 +32,7 @@ class PathGradients(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         latent = msg["type"] == "sample" and not msg["is_observed"]
         if latent and takes_path_gradients(self.estimator, msg["infer"]):
-            msg["fn"] = replace_flows(msg["fn"], Flow, Flow.with_path_gradients)
+            msg["fn"] = replace_flows(msg["fn"], FLOWS, lambda flow: flow.with_path_gradients())
 
 
 class EvaluationMode(Messenger):
@@ -39,4 +42,4 @@ class EvaluationMode(Messenger):
         if msg["type"] == IN_TRAINING:
             msg["value"] = False
         elif msg["type"] == "sample":
-            msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)
+            msg["fn"] = replace_flows(msg["fn"], FLOWS, lambda flow: flow.in_evaluation_mode())

@@ -11,39 +11,40 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import lax
-from numpyro.distributions.transforms import biject_to
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_median, init_to_value
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
-from ppl_flows.core.params import map_params, merge, split
+from ppl_flows.core.params import merge, split
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.cover_modes import check_modes
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
-from ppl_flows.inference.measure_fit import Near
+from ppl_flows.inference.kl_estimate import Near
 from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import gaussian_of, whole_flow
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.compile_once import check_not_jitted
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.guide_modes import GuideOfModes
 from ppl_flows.numpyro.guide_start import first_start, guide_map
 from ppl_flows.numpyro.informed import ways
 from ppl_flows.numpyro.lazy_guide import HideEnumerated, LazyGuide
 from ppl_flows.numpyro.load_fit import load_fit
+from ppl_flows.numpyro.mixture import MixtureFlow, RegionFlow
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.numpyro.see_model import SeesModel
 from ppl_flows.numpyro.transform import FlowTransform
 
-QUANTILE_DRAWS = 10_000
 
-
-class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
+class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
     """Guide over all latent variables: a flow, an affine map that places it near the posterior, and the model's priors.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
@@ -67,6 +68,9 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         informed: whether the model places sites: by their priors, or a block by its log density, run with the
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
             larger ELBO like that. ``guide.informed`` names the sites.
+        modes: how many modes of the posterior the guide covers, each by a flow of its own, under one mixture density.
+            ``"auto"``: those that optimisations find, more of them while new ones turn up; a number: the largest. With
+            several, nothing is placed by the model, and ``get_transform``, NeuTra and the host's own SVI are refused.
         prefix: of the guide's own sites. None: ``auto_`` and the model's first latent site, so that several guides
             in one ``AutoGuideList`` have names of their own.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run or has
@@ -104,18 +108,20 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
         informed: bool | str = "auto",
+        modes: int | str = 1,
         prefix: str | None = None,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale, informed)
+        check_modes(modes, start, informed)
         checked_seed("AutoFlow", seed)
         check_not_jitted(model)
         super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
         self._bare = model
         self.quality, self.start = quality, start
-        self._recipe, self._wish = flow, informed
+        self._recipe, self._wish, self._modes = flow, informed, modes
         self._init_scale = init_scale
         self._seed = seed
 
@@ -138,9 +144,11 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
             check_sites(self._file.sites, self.latent_sites())
             if self._file.placed:
                 self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, args, kwargs))
-            self._bijection, self._start = whole_flow(self._file, self._map)
+            self._set_flows(*whole_flow(self._file, self._map), self._file.log_weights)
             self.start, self._gaussian = self._file.start, gaussian_of(self._file)
             return
+        if self._modes != 1 and len(found := self._find_modes(self._modes, args, kwargs)) > 1:
+            return self._cover(found)
         start = first_start(self, self._wish, args, kwargs)
         self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
         self._bijection = guide_bijection(self._recipe, self.latent_dim, self.size.flow_layers, self._map)
@@ -196,6 +204,8 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
     @property
     def size(self) -> Quality:
         """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
+        if self.num_modes > 1:
+            return self._size_of_modes
         kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
         return sized(self.quality, kl, dim, self._map)
 
@@ -215,12 +225,14 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         """That the guide started at, of the latent vector, or of its coordinates if ``informed``; None: it had none."""
         return None if self.start == "init" else self._gaussian
 
-    def near(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Near | None:
+    def near(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[Near, ...]:
         """The same, with the way from coordinates to the latent vector at trained ``params`` and these arguments."""
+        if self.num_modes > 1:
+            return tuple(map(Near, self._gaussians))
         if self.near_posterior is None or self._map is None:
-            return None if self.near_posterior is None else Near(self.near_posterior)
+            return () if self.near_posterior is None else (Near(self.near_posterior),)
         whole: Any = self.get_transform(params, *args, **kwargs)
-        return Near(self.near_posterior, *ways(FlowTransform(whole.bijection.parts[-1], whole.params["informed"])))
+        return (Near(self.near_posterior, *ways(FlowTransform(whole.bijection.parts[-1], whole.params["informed"]))),)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -228,9 +240,11 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         dtype = self._init_latent.dtype
         return dist.Normal(jnp.zeros(self.latent_dim, dtype), jnp.ones(self.latent_dim, dtype)).to_event(1)
 
-    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
+    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow | MixtureFlow | RegionFlow:
         # under a handler as a function of the key, as a dict is no array that the host's `param` could check
-        params = numpyro.param(f"{self.prefix}_flow", lambda _: map_params(lambda _, a: to_array(a), self._start))
+        params = numpyro.param(f"{self.prefix}_flow", lambda _: self._first_params())
+        if self.num_modes > 1:
+            return self._mixture(params)
         weights, state = split(params)
         params = merge(weights, jax.tree.map(lax.stop_gradient, state))  # no gradient: optimisers leave it alone
         sites = {n: self.prototype_trace[n] for n in self._map_params}
@@ -266,11 +280,15 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         that of these arguments of the model, or of those of the set-up.
         """
         self._check_set_up()
+        self._check_one_transform()
         flow = self._with_model_params(params[f"{self.prefix}_flow"], params)
         return FlowTransform(self._bijection_at(args, kwargs), flow)
 
-    def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow:
+    def get_posterior(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> Flow | MixtureFlow | RegionFlow:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``, at ``params`` and these arguments."""
+        self._check_set_up()
+        if self.num_modes > 1:
+            return self._mixture(params[f"{self.prefix}_flow"])
         return Flow(self.get_transform(params, *args, **kwargs), base=self.get_base_dist())
 
     def sample_posterior(self, rng_key: Any, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, jax.Array]:
@@ -280,21 +298,3 @@ class AutoFlow(LazyGuide, AutoContinuous, SeesModel):
         vectors = self.get_posterior(params, *args, **kwargs).sample(rng_key, shape)
         draws: dict[str, jax.Array] = self._unpack_and_constrain(vectors, params)
         return draws
-
-    def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
-        """Median of each latent, ``{site: value}``, estimated from draws at trained ``params``."""
-        return self.quantiles(params, 0.5)
-
-    def quantiles(self, params: dict[str, Any], quantiles: Any) -> dict[str, jax.Array]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
-
-        At trained ``params``, from draws; as in the host's guides, per unconstrained coordinate, and then constrained.
-        """
-        draws = self.get_posterior(params).sample(jax.random.key(self._seed), (QUANTILE_DRAWS,))
-        levels = jnp.asarray(quantiles)
-        rows = jnp.quantile(draws, jnp.atleast_1d(levels), axis=0)
-        values = {
-            name: biject_to(self.prototype_trace[name]["fn"].support)(unconstrained)
-            for name, unconstrained in jax.vmap(self._unpack_latent)(rows).items()
-        }
-        return values if levels.ndim else {name: value[0] for name, value in values.items()}

@@ -46,7 +46,7 @@ def first_start(guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs:
         rows = jax.vmap(lambda site: jnp.concatenate([jnp.ravel(maps[n].inv(site[n])) for n in maps]))(draws)
         guide.start = "draws"
         return Start(gaussian_of_draws(np.asarray(rows, dtype=np.float64)))
-    hindrance = _obstacle(guide, args, kwargs)
+    hindrance = obstacle_of(guide, args, kwargs)
     if hindrance and (informed is True or guide.start not in ("auto", "init")):
         what = "informed=True" if informed is True else f"start={guide.start!r}"
         raise ValueError(f"AutoFlow: {what} is not possible: {hindrance}; use start='init'.")
@@ -65,7 +65,7 @@ def first_start(guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs:
     return _searched_start(guide, found, args, kwargs, always=informed is True)
 
 
-def _obstacle(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def obstacle_of(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """What makes the log density no function of the latents alone."""
     if isinstance(guide._init_latent, jax.core.Tracer):
         return "the guide is set up inside a traced function"
@@ -79,10 +79,10 @@ def guide_map(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mode
     trace = guide.prototype_trace
     latents, init = {name: trace[name] for name in guide._init_locs}, np.asarray(guide._init_latent, dtype=np.float64)
     with handlers.block(), numpyro.validation_enabled(False):
-        return model_map(guide._bare, args, kwargs, latents=latents, init=init, params=_model_params(guide))
+        return model_map(guide._bare, args, kwargs, latents=latents, init=init, params=model_params(guide))
 
 
-def _model_params(guide: Any) -> dict[str, Any]:
+def model_params(guide: Any) -> dict[str, Any]:
     """The model's own parameters, as they were at the set-up."""
     return {name: site["value"] for name, site in guide.prototype_trace.items() if site["type"] == "param"}
 
@@ -91,14 +91,14 @@ def _searched_start(
     guide: Any, informed: ModelMap | None, args: tuple[Any, ...], kwargs: dict[str, Any], *, always: bool
 ) -> Start:
     """What a search finds, in the coordinates of the map or in the latent space."""
-    dtype, potential = guide._init_latent.dtype, _potential(guide, args, kwargs)
+    dtype, potential = guide._init_latent.dtype, potential_of(guide, args, kwargs)
 
     def log_density(z: jax.Array, _: Any = None) -> jax.Array:
         return -potential(guide._unpack_latent(z))
 
     # not in the trace that this call is part of; and without the host's checks, which programs would only trace
     with handlers.block(), numpyro.validation_enabled(False):
-        model = _model_params(guide)
+        model = model_params(guide)
         coordinates = None if informed is None else NumPyroCoordinates(informed, log_density, dtype, model)
         init = np.asarray(guide._init_latent, dtype=np.float64)
         density, block = LogDensity(log_density, dtype), not guide.model.names  # of sites that are summed over
@@ -118,16 +118,22 @@ def _hides_draws(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
     return not latents <= guide.prototype_trace.keys() | guide.model.names
 
 
-def _potential(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[dict[str, Any]], jax.Array]:
-    """The potential energy of the unconstrained sites, with enumerated ones summed over."""
-    if not guide.model.names:
+def potential_of(
+    guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], params: dict[str, Any] | None = None
+) -> Callable[[dict[str, Any]], jax.Array]:
+    """The potential energy of the unconstrained sites, with enumerated ones summed over.
+
+    Args:
+        params: of the model; None: as at the set-up.
+    """
+    if not (guide.model.names or params):
         potential: Callable[[dict[str, Any]], jax.Array] = guide._potential_fn
         return potential
     values = {name: guide.prototype_trace[name]["value"] for name in guide._init_locs}
     with handlers.block():
         return initialize_model(
             jax.random.key(guide._seed),
-            guide._bare,
+            handlers.substitute(guide._bare, params or {}),
             init_strategy=init_to_value(values=values),
             model_args=args,
             model_kwargs=kwargs,

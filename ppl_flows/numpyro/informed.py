@@ -14,7 +14,7 @@ from numpyro.distributions.transforms import ExpTransform, IdentityTransform, bi
 from ppl_flows.core.types import Params
 from ppl_flows.inference.find_map import find_map
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.measure_fit import Map
+from ppl_flows.inference.kl_estimate import Map
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 from ppl_flows.inference.site_priors import Prior
 from ppl_flows.jax.arrays import to_array

@@ -24,6 +24,7 @@ from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.elbo import choose_elbo
 from ppl_flows.numpyro.fitted_guide import FittedGuide
 from ppl_flows.numpyro.lazy_guide import set_up
+from ppl_flows.numpyro.mixture import MixtureFlow
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.safe_files import faults_of
 
@@ -45,7 +46,10 @@ def load_fit(
     guide = make(saved)
     start: Callable[[], Fitted] | None = None
     prefix = saved.prefix or f"auto_{saved.sites[0].name}"
-    params: dict[str, Any] = {f"{prefix}_flow": flow_of(saved)[1]}
+    own: Params = flow_of(saved)[1]
+    if saved.log_weights is not None:
+        own = {"components": own, "state": {"log_weights": to_array(saved.log_weights)}}
+    params: dict[str, Any] = {f"{prefix}_flow": own}
     for names, array in saved.model_params:
         node = params
         for name in names[:-1]:
@@ -72,7 +76,9 @@ def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, 
 
     @jax.jit  # one program, not one per operation
     def draw(key: jax.Array, params: Params) -> tuple[dict[str, jax.Array], jax.Array]:
-        flow = Flow(bijection, params)
+        flow: Any = Flow(bijection, params)
+        if saved.log_weights is not None:
+            flow = MixtureFlow(flow, to_array(saved.log_weights))
         vectors, intermediates = flow.sample_with_intermediates(key, (num_samples,))
         parts = jnp.split(vectors, ends[:-1], axis=-1)
         return {

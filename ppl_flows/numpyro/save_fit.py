@@ -28,13 +28,15 @@ def save_result(result: FitResult, path: Path, *, guide: Callable[..., Any], num
         return refuse_guide(guide, "numpy.savez or pickle on result.params")
     trained = dict(result.params)
     params = map_params(lambda _, a: to_numpy(a), trained.pop(f"{guide.prefix}_flow"))
+    log_weights = params["state"]["log_weights"] if guide.num_modes > 1 else None
     sites = guide.latent_sites()
     save_fit(
         path,
         saved_fit(
             result,
             guide,
-            params=params,
+            params=params if log_weights is None else params["components"],
+            log_weights=log_weights,
             model_params=dict(_leaves((), trained)),
             sites=sites,
             prefix=None if guide.prefix == f"auto_{sites[0].name}" else guide.prefix,

@@ -10,9 +10,9 @@ import numpy as np
 from numpyro.infer import ELBO
 
 from ppl_flows.inference.checkpoint import Checkpoint
+from ppl_flows.inference.fit_error import MAX_SKIPPED, FitError
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.progress import stage, steps_bar
-from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from ppl_flows.core.checks import whole_number
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.fit_error import FitError
 from ppl_flows.inference.kl_estimate import Estimate
-from ppl_flows.inference.results import FitError, FitResult
+from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
 from ppl_flows.inference.schedule import BLOCKS
 from ppl_flows.plots.axes import BLUE, GREY, VERMILION, axes_or_new

@@ -1,7 +1,9 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
-from ppl_flows.inference.results import FitError, FitResult
+from ppl_flows.inference.exact_draws import ExactDraws, ExactError
+from ppl_flows.inference.fit_error import FitError
+from ppl_flows.inference.results import FitResult
 from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.amortized_files import load_amortized
@@ -10,6 +12,7 @@ from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.density_files import load_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.fit import fit
+from ppl_flows.pyro.flow_kernel import FlowKernel
 from ppl_flows.pyro.flow_sites import flow, random_flow
 from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.joint_prior import JointPrior
@@ -22,9 +25,12 @@ __all__ = [
     "AutoLocalFlow",
     "BaseDistribution",
     "DensityFit",
+    "ExactDraws",
+    "ExactError",
     "FitError",
     "FitResult",
     "Flow",
+    "FlowKernel",
     "FlowTransform",
     "JointPrior",
     "fit",

@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
 
-from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.inference.fit_error import MAX_SKIPPED
 from ppl_flows.pyro.adam import BETAS, EPS, Adam
 from ppl_flows.pyro.params import stored_state
 

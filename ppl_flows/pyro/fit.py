@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
 from ppl_flows.inference.measure_fit import measure_fit
+from ppl_flows.inference.mixture_fit import check_mixture_options, train_mixture
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
@@ -29,7 +31,9 @@ from ppl_flows.pyro.fit_errors import data_errors, vectorized_errors
 from ppl_flows.pyro.fitted_guide import fitted_guide
 from ppl_flows.pyro.flow_handlers import PathGradients
 from ppl_flows.pyro.guide import AutoFlow
+from ppl_flows.pyro.landscape import landscape_of
 from ppl_flows.pyro.lazy_guide import set_up
+from ppl_flows.pyro.mixture_fit import PyroMixture
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
@@ -56,6 +60,7 @@ def fit(
     callback: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    check_modes: bool = True,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -115,6 +120,10 @@ def fit(
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
+        check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 200 gradients, from
+            prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was
+            found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
+            not checked.
         seed: of all draws; torch's global generator is left as it was.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -191,37 +200,49 @@ def fit(
         with PathGradients(estimator="reparam" if loss is not None and estimator is None else estimator):
             return guide()
 
+    own_guide = given if isinstance(given, AutoFlow) else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        choice = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
+        with own_guide.in_fit() if own_guide else nullcontext():
+            choice = choose_elbo(weighted_model, scored_guide, num_particles, vectorize=vectorize_particles)
         elbo = choice.elbo
+        make_fitted = partial(
+            fitted_guide,
+            model,
+            guide,
+            choice=choice,
+            vectorized=vectorize_particles,
+            num_particles=num_particles,
+            seed=seed,
+        )
+        loop = partial(
+            train,
+            model=weighted_model if loss is None else model,
+            guide=scored_guide,
+            clip=clip,
+            anneal=anneal,
+            progress=progress,
+            compile=compile,
+            watch=callback,
+        )
         with vectorized_errors(elbo, weighted_model, scored_guide):
-            trained = train(
-                elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
-                weighted_model if loss is None else model,
-                scored_guide,
-                weighted=loss is None,
-                steps=steps,
-                lr=lr,
-                clip=clip,
-                optimizer=optimizer,
-                anneal=anneal,
-                tolerance=tolerance if loss is None else None,
-                look=look,
-                progress=progress,
-                compile=compile,
-                watch=callback,
-                checkpoint=saved and with_modules(saved, model.func, given),
-            )
-    fitted = fitted_guide(
-        model,
-        guide,
-        trained.params,
-        choice,
-        vectorized=vectorize_particles,
-        num_particles=num_particles,
-        seed=seed,
-    )
+            if own_guide and own_guide.num_modes > 1:
+                check_mixture_options(own_guide, loss=loss, optimizer=optimizer, checkpoint=checkpoint)
+                mixture = PyroMixture(own_guide, loop, make_fitted, elbo, num_particles, steps, lr, tolerance)
+                trained = train_mixture(mixture, seed)
+                mixture.settle(trained)
+            else:
+                trained = loop(
+                    elbo if loss is None else copy.copy(loss),  # a copy, as some keep the first model that they see
+                    weighted=loss is None,
+                    steps=steps,
+                    lr=lr,
+                    optimizer=optimizer,
+                    tolerance=tolerance if loss is None else None,
+                    look=look,
+                    checkpoint=saved and with_modules(saved, model.func, given),
+                )
+    fitted = make_fitted(trained.params)
     if draws is None:
         draws = EVALUATION_DRAWS if fitted.together else SINGLE_DRAWS
     measuring = stage(f"measuring by {draws:,} draws", progress=progress)
@@ -229,7 +250,8 @@ def fit(
         return measure_fit(
             trained,
             fitted,
-            near=given.near(*args, **kwargs) if isinstance(given, AutoFlow) else None,
+            near=own_guide.near(*args, **kwargs) if own_guide else (),
+            landscape=landscape_of(own_guide, args, kwargs) if own_guide and check_modes else None,
             num_draws=draws,
             seed=seed,
             write=partial(

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 
-from ppl_flows.inference.results import FitError
+from ppl_flows.inference.fit_error import FitError
 from ppl_flows.inference.validation import check_observed
 from ppl_flows.pyro.compile.capture import CompileError
 

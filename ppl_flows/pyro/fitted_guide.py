@@ -15,11 +15,12 @@ from pyro import poutine
 from pyro.infer import Predictive, TraceEnum_ELBO
 
 import ppl_flows
-from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.fitted import WeightedDraws, check_base_space
 from ppl_flows.inference.joint_prior import Priors
 from ppl_flows.inference.kl_estimate import Scores
 from ppl_flows.inference.model_runs import ModelRuns, guide_words, named_arguments
 from ppl_flows.inference.prior_source import OwnFlow, PriorSource
+from ppl_flows.pyro.base_space import GuideSpace
 from ppl_flows.pyro.elbo import Choice
 from ppl_flows.pyro.enumeration import enumerated_draws
 from ppl_flows.pyro.flow_handlers import EvaluationMode
@@ -100,10 +101,33 @@ class FittedGuide:
         Raises:
             NotImplementedError: the guide has a layer without an inverse.
         """
+        return self.place(vectors).scores
+
+    def place(self, vectors: np.ndarray) -> WeightedDraws:
+        """What the guide makes of unconstrained vectors, scored; errors as of ``score``."""
         try:
-            return self._scored(len(vectors), self.seed, vectors).scores
+            return self._scored(len(vectors), self.seed, vectors)
         except KeyError as error:  # by which Pyro's layers without an inverse say so
             raise NotImplementedError from error
+
+    @contextmanager
+    def base_space(self) -> Iterator[GuideSpace]:
+        """The posterior in the base space of the guide's flow.
+
+        Raises:
+            TypeError: the guide is no ``AutoFlow``.
+            ValueError: a plate is sub-sampled.
+        """
+        guide: Any = self.guide.func
+        check_base_space(guide, hasattr(guide, "latent_sites"), self.subsampled)
+        with self.evaluated():
+            yield GuideSpace(self)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Pyro's store at the trained parameters, flows in evaluation mode, and random numbers that leave no trace."""
+        with self._trained_at(self.seed), EvaluationMode():
+            yield
 
     def run_model(
         self, draws: dict[str, torch.Tensor], seed: int, *, predictive: bool, log_likelihood: bool
@@ -146,7 +170,7 @@ class FittedGuide:
         """What a ``JointPrior`` can be made of."""
         guide: Any = self.guide.func
         own = None
-        if hasattr(guide, "latent_sites") and not guide.informed:
+        if hasattr(guide, "latent_sites") and not guide.informed and guide.num_modes == 1:
             sites = [site.name for site in guide.latent_sites()]
             own = OwnFlow(sites, guide.bijection, trained_flow(guide, self.params)[0])
         return PriorSource(self.supports, self.priors, own, LANGUAGE)

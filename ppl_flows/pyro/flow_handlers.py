@@ -8,6 +8,9 @@ from pyro.poutine.messenger import Messenger
 
 from ppl_flows.inference.gradient_estimators import replace_flows, takes_path_gradients
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.mixture import ApartFlows, MixtureFlow
+
+FLOWS = Flow, MixtureFlow, ApartFlows
 
 
 class PathGradients(Messenger):
@@ -26,7 +29,7 @@ class PathGradients(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and takes_path_gradients(self.estimator, msg["infer"]):
-            msg["fn"] = replace_flows(msg["fn"], Flow, Flow.with_path_gradients)
+            msg["fn"] = replace_flows(msg["fn"], FLOWS, lambda flow: flow.with_path_gradients())
 
 
 class EvaluationMode(Messenger):
@@ -36,4 +39,4 @@ class EvaluationMode(Messenger):
         msg["value"], msg["done"] = False, True
 
     def _pyro_sample(self, msg: Any) -> None:
-        msg["fn"] = replace_flows(msg["fn"], Flow, Flow.in_evaluation_mode)
+        msg["fn"] = replace_flows(msg["fn"], FLOWS, lambda flow: flow.in_evaluation_mode())

@@ -12,33 +12,34 @@ import torch
 from pyro.infer.autoguide import AutoContinuous
 from pyro.infer.autoguide.initialization import init_to_median, init_to_value
 from pyro.poutine.runtime import am_i_wrapped
-from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.params import map_params, merge, split
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
+from ppl_flows.inference.cover_modes import check_modes
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
-from ppl_flows.inference.measure_fit import Near
+from ppl_flows.inference.kl_estimate import Near
 from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
-from ppl_flows.inference.saved_fits import SavedFit, SavedSite
+from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import gaussian_of
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
+from ppl_flows.pyro.guide_modes import GuideOfModes
 from ppl_flows.pyro.guide_start import first_start, guide_map, loaded_start
 from ppl_flows.pyro.informed import ways
 from ppl_flows.pyro.lazy_guide import LazyGuide
 from ppl_flows.pyro.load_fit import load_fit, set_model_params, transform_of
+from ppl_flows.pyro.mixture import ApartFlows, MixtureFlow
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
 
-QUANTILE_DRAWS = 10_000
 
-
-class AutoFlow(LazyGuide, AutoContinuous):
+class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous):
     """Guide over all latent variables: a flow, an affine map that places it near the posterior, and the model's priors.
 
     At its first call the guide looks for a Gaussian near the posterior, which costs some thousand gradients of the
@@ -63,6 +64,9 @@ class AutoFlow(LazyGuide, AutoContinuous):
         informed: whether the model places sites: by their priors, or a block by its log density, run with the
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
             larger ELBO like that. ``guide.informed`` names the sites.
+        modes: how many modes of the posterior the guide covers, each by a flow of its own, under one mixture density.
+            ``"auto"``: those that optimisations find, more of them while new ones turn up; a number: the largest. With
+            several, nothing is placed by the model, and ``get_transform``, NeuTra and the host's own SVI are refused.
         init_loc_fn: the host's per-site initialisation: one of the initial points. Where the model cannot be run there,
             uniform draws from (-2, 2) on the unconstrained scale take its place.
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
@@ -98,16 +102,18 @@ class AutoFlow(LazyGuide, AutoContinuous):
         quality: str = "standard",
         start: str | Mapping[str, Any] | Gaussian = "auto",
         informed: bool | str = "auto",
+        modes: int | str = 1,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
         check_guide(quality, start, init_scale, informed)
+        check_modes(modes, start, informed)
         checked_seed("AutoFlow", seed)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._bare, self._init_loc_fn = (model,), init_loc_fn
         self.quality, self.start = quality, start
-        self._recipe, self._wish = flow, informed
+        self._recipe, self._wish, self._modes = flow, informed, modes
         self._init_scale = init_scale
         self._seed = seed
 
@@ -124,9 +130,13 @@ class AutoFlow(LazyGuide, AutoContinuous):
                 self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, loc, args, kwargs))
             self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
             self.start = self._file.start
+            if self._file.log_weights is not None:
+                self._set_weights(self._file.log_weights, loc)
         self.register_buffer("_zeros", torch.zeros_like(loc), persistent=False)
 
     def _first_transform(self, loc: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowTransform:
+        if self._modes != 1 and len(modes := self._find_modes(self._modes, args, kwargs)) > 1:
+            return self._cover(modes, loc)
         if self._saved is None:
             start = first_start(self, self._wish, loc, args, kwargs)
             self._map, self._gaussian, self.kl_of_start = start.informed, start.gaussian, start.gaussian.kl
@@ -214,6 +224,8 @@ class AutoFlow(LazyGuide, AutoContinuous):
     @property
     def size(self) -> Quality:
         """Layers of the default flow, and steps and particles of ``fit``, as quality and start have them."""
+        if self.num_modes > 1:
+            return self._size_of_modes
         kl, dim = (np.nan, 1) if self.prototype_trace is None else (self.kl_of_start, self.latent_dim)
         return sized(self.quality, kl, dim, self._map)
 
@@ -227,12 +239,14 @@ class AutoFlow(LazyGuide, AutoContinuous):
         """That the guide started at, of the latent vector, or of its coordinates if ``informed``; None: it had none."""
         return None if self.start == "init" else self._gaussian
 
-    def near(self, *args: Any, **kwargs: Any) -> Near | None:
+    def near(self, *args: Any, **kwargs: Any) -> tuple[Near, ...]:
         """The same, with the trained way from coordinates to the latent vector at these arguments of the model."""
+        if self.num_modes > 1:
+            return tuple(map(Near, self._gaussians))
         if self.near_posterior is None or self._map is None:
-            return None if self.near_posterior is None else Near(self.near_posterior)
+            return () if self.near_posterior is None else (Near(self.near_posterior),)
         whole: Any = self.get_transform(*args, **kwargs)
-        return Near(self.near_posterior, *ways(whole.bijection.parts[-1], whole.params["informed"]))
+        return (Near(self.near_posterior, *ways(whole.bijection.parts[-1], whole.params["informed"])),)
 
     def get_base_dist(self) -> dist.Distribution:
         """Standard normal over the latent vector."""
@@ -246,46 +260,28 @@ class AutoFlow(LazyGuide, AutoContinuous):
         that of these arguments of the model, or of those of the set-up.
         """
         self._check_set_up()
+        self._check_one_transform()
         transform: FlowTransform = self.transform
         if self._map is None or not (args or kwargs) or same_arguments((args, kwargs), self._arguments):
             return transform
         bijection: Any = transform.bijection
         return FlowTransform(with_map(bijection, self._map.with_arguments(args, kwargs)), transform.params)
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Flow | MixtureFlow | ApartFlows:
         """Distribution of the unconstrained latent vector, ``(latent_dim,)``, at these arguments of the model."""
-        transform = self.get_transform(*args, **kwargs)  # once: inside a model this registers every parameter
+        self._check_set_up()
+        # once: inside a model this registers every parameter
+        transform = self.get_transform(*args, **kwargs) if self.num_modes == 1 else self.transform
         if am_i_wrapped():
             self._check_name_is_free(transform)
+        if self.num_modes > 1:
+            return self._mixture(transform)
         return Flow(transform, base=self.get_base_dist())
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Draws the unconstrained latent vector at these arguments of the model."""
         infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}
         return pyro.sample(f"_{self._pyro_name}_latent", self.get_posterior(*args, **kwargs), infer=infer)
-
-    @torch.no_grad()
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Median of each latent, ``{site: value}``, estimated from draws at these arguments of the model."""
-        return self.quantiles(0.5, *args, **kwargs)
-
-    @torch.no_grad()
-    def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
-        """Quantiles of each latent, ``{site: (len(quantiles), *shape)}``, or ``{site: shape}`` for a single level.
-
-        Estimated from draws, the same at every call with the same arguments. As in the host's guides they are taken per
-        unconstrained coordinate and then constrained.
-        """
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed)
-            draws = self.get_posterior(*args, **kwargs).sample((QUANTILE_DRAWS,))
-        levels = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
-        rows = torch.quantile(draws, torch.atleast_1d(levels), dim=0)
-        sites = [
-            {site["name"]: biject_to(site["fn"].support)(value) for site, value in self._unpack_latent(row)}
-            for row in rows
-        ]
-        return {name: torch.stack([site[name] for site in sites]) for name in sites[0]} if levels.ndim else sites[0]
 
     def _check_name_is_free(self, transform: FlowTransform) -> None:
         """Pyro's parameter store is global: a second guide of the same name would never train, without a word."""

@@ -49,6 +49,11 @@ class Points(NamedTuple):
     log_p: torch.Tensor
     log_q: torch.Tensor
 
+    def first(self) -> Points:
+        """The first of them alone."""
+        vectors = None if self.vectors is None else self.vectors[:1]
+        return Points({n: value[:1] for n, value in self.latents.items()}, vectors, self.log_p[:1], self.log_q[:1])
+
 
 class Placement(Messenger):
     """Around model and guide: the guide's random sites take their unconstrained values from vectors, ``(n, dim)``."""
@@ -118,8 +123,11 @@ class ImportanceSampler:
             if vectors is None:
                 return self._run(stop - start, shapes, placed=False)
             block = torch.as_tensor(vectors[start:stop]).to(sites[random[0]]["value"])
+            if alone := self.nesting is not None and len(block) == 1:  # of one, the host's sums drop the axis
+                block = block.expand(2, -1)
             with Placement(random, block, self.supports):
-                return self._run(stop - start, shapes, placed=True)
+                points = self._run(len(block), shapes, placed=True)
+            return points.first() if alone else points
 
         one_by_one = self.nesting is None
         runs = [run(i, i + 1) for i in range(num_samples)] if one_by_one else in_runs(run, num_samples, self.batch)

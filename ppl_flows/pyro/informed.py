@@ -15,10 +15,10 @@ from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.find_map import find_map
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.measure_fit import Map
+from ppl_flows.inference.kl_estimate import Map
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 from ppl_flows.inference.read_prior import kind_of
-from ppl_flows.inference.saved_fits import probe
+from ppl_flows.inference.saved_sites import probe
 from ppl_flows.inference.site_priors import Prior
 from ppl_flows.pyro.log_density import LogDensity
 from ppl_flows.pyro.model_walk import PyroWalk

@@ -13,8 +13,8 @@ from ppl_flows.files import load
 from ppl_flows.inference.joint_prior import SitesPrior
 from ppl_flows.inference.prior_source import PriorLanguage
 from ppl_flows.inference.results import Path
-from ppl_flows.inference.saved_fits import SavedSite
 from ppl_flows.inference.saved_priors import SavedPrior
+from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.neutral_supports import SUPPORTS

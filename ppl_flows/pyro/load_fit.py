@@ -21,6 +21,7 @@ from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loade
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.elbo import choose_elbo
 from ppl_flows.pyro.fitted_guide import FittedGuide, fitted_guide
+from ppl_flows.pyro.mixture import MixtureFlow
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.transform import FlowTransform
 from ppl_flows.safe_files import faults_of
@@ -45,6 +46,8 @@ def load_fit(
     start: Callable[[], Fitted] | None = None
     transform = transform_of(saved)
     params = {guide.parameter_name(leaf): p.detach().clone() for leaf, p in transform.named_parameters()}
+    if saved.log_weights is not None:
+        params[guide.weights_name] = to_tensor(saved.log_weights)
     params |= {".".join(path): to_tensor(array) for path, array in saved.model_params}
     if has_arguments(model, args, kwargs):
         with poutine.block(), torch.random.fork_rng(devices=[]):
@@ -87,7 +90,10 @@ def draw_sites(saved: SavedFit, num_samples: int, seed: int) -> tuple[dict[str, 
     """Draws of the sites in a file, and the log density of the vectors they are made of."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        flow, draws = Flow(transform_of(saved)), {}
+        flow: Any = Flow(transform_of(saved))
+        if saved.log_weights is not None:
+            flow = MixtureFlow(flow, to_tensor(saved.log_weights).to(flow.base_dist.mean))
+        draws = {}
         rest = flow.sample((num_samples,))
         log_q = np.asarray(flow.log_prob(rest).double().cpu())
         for site in saved.sites:

@@ -30,6 +30,7 @@ class LogDensity:
         factors: names of the model's.
         enumerates: whether sites are summed over.
         trains: whether the model has parameters.
+        vectorizes: whether many points are one run of the model.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class LogDensity:
             frame for site in nodes for frame in site.get("cond_indep_stack", ()) if frame.vectorized
         ]
         self._nesting = max((-frame.dim for frame in self._frames), default=0)
-        self._vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
+        self.vectorizes = self._compare(like.detach() + torch.tensor([[0.0], [0.1]]).to(like))
 
     def through(self, place: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> LogDensity:
         """The density of coordinates, which ``place`` makes latent vectors of, with the log determinants."""
@@ -98,7 +99,7 @@ class LogDensity:
         """At latent vectors, ``(n, dim)``: ``(n,)``."""
         # Pyro's checks would end the search at the first point far outside, where a scale is 0 or infinite
         with poutine.block(), pyro.validation_enabled(False):
-            if not self._vectorizes:
+            if not self.vectorizes:
                 return torch.stack([self._log_density(row, 1).sum() for row in z])
             latent = z.reshape(len(z), *(1 for _ in range(self._nesting)), -1)
             with pyro.plate(POINTS, len(z), dim=-1 - self._nesting):
@@ -112,7 +113,7 @@ class LogDensity:
             total = total + transform.log_abs_det_jacobian(unconstrained, value).reshape(n, -1).sum(-1)
         model = poutine.condition(self._model, data=values)
         if self.enumerates:
-            first_free = -1 - self._nesting - int(self._vectorizes)
+            first_free = -1 - self._nesting - int(self.vectorizes)
             trace = poutine.trace(poutine.enum(model, first_available_dim=first_free)).get_trace()
             return total + _sum_out(trace, n)
         trace = poutine.trace(model).get_trace()
@@ -125,9 +126,9 @@ class LogDensity:
     def _compare(self, z: torch.Tensor) -> bool:
         """Whether the model, run once for two points, gives what it gives in two runs."""
         with torch.no_grad():
-            self._vectorizes = False
+            self.vectorizes = False
             apart = self.values(z)
-            self._vectorizes = True
+            self.vectorizes = True
             try:
                 together = self.values(z)
             except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise

@@ -64,7 +64,7 @@ def _is_state(leaf: str) -> bool:
 
 def trained_flow(guide: Any, trained: dict[str, torch.Tensor]) -> tuple[Params, dict[str, torch.Tensor]]:
     """Of an ``AutoFlow`` and trained parameters, as the store names them: the flow's, in NumPy, and all others."""
-    others = dict(trained)
+    others = {name: value for name, value in trained.items() if guide.num_modes == 1 or name != guide.weights_name}
     names = {id(p): guide.parameter_name(leaf) for leaf, p in guide.transform.named_parameters()}
     # state is the guide's, as no store has it
     return map_params(lambda _, a: to_numpy(others.pop(names.get(id(a), ""), a)), guide.transform.params), others

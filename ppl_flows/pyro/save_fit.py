@@ -34,6 +34,7 @@ def save_result(
             result,
             guide,
             params=params,
+            log_weights=to_numpy(result.params[guide.weights_name]) if guide.num_modes > 1 else None,
             model_params={(name,): to_numpy(value) for name, value in others.items()},
             sites=guide.latent_sites(),
             prefix=None,

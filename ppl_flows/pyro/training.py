@@ -10,9 +10,9 @@ import torch
 from pyro.infer import ELBO
 
 from ppl_flows.inference.checkpoint import Checkpoint
+from ppl_flows.inference.fit_error import MAX_SKIPPED, FitError
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.progress import steps_bar
-from ppl_flows.inference.results import MAX_SKIPPED, FitError
 from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.checkpoint import SoFar, take_up, write

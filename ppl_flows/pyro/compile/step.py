@@ -15,7 +15,7 @@ from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
 from torch.fx import GraphModule
 
-from ppl_flows.inference.results import MAX_SKIPPED
+from ppl_flows.inference.fit_error import MAX_SKIPPED
 from ppl_flows.pyro.adam import BETAS, EPS
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error, aten, capture
 from ppl_flows.pyro.eager_step import EagerSteps

@@ -25,6 +25,10 @@ from typing import Any
 import numpy as np
 from data import Target
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gradient_counter import Counter
+
 from ppl_flows.inference.auto_flow import QUALITIES, fit_budget
 from ppl_flows.inference.results import FitResult
 
@@ -48,28 +52,6 @@ COLUMNS = {
     "gradients": "gradients",
     "seconds": "CPU s",
 }
-
-
-@dataclass
-class Counter:
-    """Gradients of the log density that a start looks at."""
-
-    gradients: int = 0
-
-    def watch(self, density: type) -> None:
-        """Counts the calls of a class of log densities: a Hessian is dim gradients, a product with it is two."""
-        for name, method in [*vars(density).items()]:
-            if callable(method) and not name.startswith("_") and name not in {"at", "obstacle", "through"}:
-                setattr(density, name, self._counted(name, method))
-
-    def _counted(self, name: str, method: Callable) -> Callable:
-        def counted(density: Any, z: np.ndarray, *args: Any, **kwargs: Any) -> Any:
-            before = self.gradients
-            result = method(density, z, *args, **kwargs)
-            self.gradients = before + len(z) * {"value_and_gradient": 1, "hessian": z.shape[-1]}.get(name, 2)
-            return result
-
-        return counted
 
 
 @dataclass(frozen=True)

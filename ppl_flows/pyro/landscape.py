@@ -1,0 +1,53 @@
+"""The log density of a Pyro model, and where one may start on it, as looking for modes asks for them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch.distributions import biject_to
+
+from ppl_flows.pyro.lazy_guide import hide_enumerated
+from ppl_flows.pyro.log_density import LogDensity
+
+ONE_BY_ONE = 8  # starts, where the model does not run for many points at once
+
+
+class PyroLandscape:
+    """Of an ``AutoFlow``'s latent vector, at the parameters in Pyro's store."""
+
+    def __init__(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._guide, self._model = guide, partial(guide._bare[0], *args, **kwargs)
+        self._like = guide._init_loc().detach()
+        self.density = LogDensity(self._model, guide._unpack_latent, self._like)
+        self.dim: int = guide.latent_dim
+
+    def starts(self, n: int) -> int:
+        """All of them, where they are one run of the model."""
+        return n if self.density.vectorizes else min(n, ONE_BY_ONE)
+
+    def prior_draws(self, n: int, seed: int) -> np.ndarray | None:
+        """Latent vectors, ``(n, dim)``; None where the model's prior cannot be drawn from."""
+        model, sites = hide_enumerated(self._model), [*self._guide.prototype_trace.iter_stochastic_nodes()]
+
+        def one() -> torch.Tensor:
+            nodes: dict[str, Any] = poutine.trace(model).get_trace().nodes
+            return torch.cat([biject_to(s["fn"].support).inv(nodes[name]["value"]).reshape(-1) for name, s in sites])
+
+        with poutine.block(), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            torch.manual_seed(seed)
+            try:
+                return torch.stack([one() for _ in range(n)]).double().cpu().numpy()
+            except NotImplementedError:
+                return None
+
+
+def landscape_of(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PyroLandscape | None:
+    """Of an ``AutoFlow``; None where the log density is no function of its latents alone."""
+    with poutine.block(), torch.random.fork_rng():
+        found = PyroLandscape(guide, args, kwargs)
+        return None if found.density.obstacle(found._like.double().cpu().numpy()) else found
