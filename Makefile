@@ -8,7 +8,7 @@ PYTHONS = 3.11 3.12 3.13
 CELLS = $(foreach version,$(PYTHONS),$(version)-oldest $(version)-newest)
 ARVIZ1 ?= $(firstword $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),$(version)-newest)))
 
-.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict docs docs-quick test-docs clean
+.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -96,6 +96,14 @@ bench-verdict: .venv/installed
 	$(BIN)/python tests/benchmarks/posteriors/verdict.py --language numpyro > out/verdict_numpyro.jsonl
 	$(BIN)/python tests/benchmarks/posteriors/verdict.py --language pyro --seeds 1 > out/verdict_pyro.jsonl
 	$(BIN)/python tests/benchmarks/posteriors/verdict.py --report out/verdict_numpyro.jsonl out/verdict_pyro.jsonl
+
+bench-exact: .venv/installed
+	$(BIN)/python tests/benchmarks/exact/posteriors.py --language numpyro
+	$(BIN)/python tests/benchmarks/exact/posteriors.py --language pyro
+	$(BIN)/python tests/benchmarks/exact/modes.py --language numpyro
+	$(BIN)/python tests/benchmarks/exact/modes.py --language pyro
+	$(BIN)/python tests/benchmarks/exact/honest.py
+	$(BIN)/python tests/benchmarks/exact/evidence.py
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
