@@ -41,6 +41,7 @@ made = DOCS / "_build" / ("quick" if most_steps else "full")
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(made / "jupyter_cache")
 nb_execution_timeout = 600
+nb_execution_in_temp = True  # pages write files
 nb_output_stderr = "remove"
 nb_merge_streams = True
 nb_number_source_lines = False

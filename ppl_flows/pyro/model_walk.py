@@ -91,7 +91,8 @@ class PyroWalk:
         if self.batches:
             try:
                 units = torch.eye(n).to(rows)[:, None, :].expand(n, len(rows), n)
-                found = _gradients(gradient, own, units, is_grads_batched=True, create_graph=create_graph)
+                keep = {"retain_graph": True, "create_graph": create_graph}  # for the columns, if this fails half-way
+                found = _gradients(gradient, own, units, is_grads_batched=True, **keep)
                 return gradient, -torch.cat(found, dim=-1).movedim(0, -2)
             except RuntimeError:  # of operations that are not vectorised
                 self.batches = False
