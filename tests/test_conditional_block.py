@@ -218,6 +218,7 @@ def trained(lang):
     return model, guide, lang.fit(model, guide, lang.array(Y), **SHORT), before
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_a_fit_trains_and_beats_the_guide_without_a_block(lang):
     model, guide, result, before = trained(lang)

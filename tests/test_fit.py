@@ -131,7 +131,7 @@ def test_a_guide_scores_its_own_draws_as_it_scores_others(lang, sites, monkeypat
     guide = (
         shell.AutoLocalFlow(model, "rows", local_flow=small_local) if sites == "local" else lang.AutoFlow(model, small)
     )
-    lang.fit(model, guide, check_modes=False, **SHORT)
+    lang.fit(model, guide, **SHORT)
     assert seen == [7 if sites == "bounded" else 4]
 
 

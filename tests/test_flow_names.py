@@ -101,6 +101,7 @@ def prior_and_data(lang):
     return model
 
 
+@pytest.mark.slow_in_numpyro
 def test_mcmc_on_a_flow_that_nobody_has_trained_warns(lang):
     for _ in range(2 if lang.ppl is pyro else 1):  # the store has the weights after the first, as they were made
         with pytest.warns(UserWarning, match="flow 'prior' has the weights it was made with, and MCMC trains none"):

@@ -86,6 +86,7 @@ def test_the_recipe_takes_turns_between_marginals_and_rotations():
     assert all(isinstance(part, pf.Elementwise) for part in pf.gaussianization(1).part.parts)
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_normal_cannot():
     moons = make_moons(2000, noise=0.1, random_state=0)[0]
     train, test = moons[:1500], moons[1500:]

@@ -303,6 +303,7 @@ def test_a_numpyro_model_may_have_parameters_of_any_tree(float64):
 # --- the hosts' ways
 
 
+@pytest.mark.slow
 def test_numpyros_svi_trains_it_with_data_as_arguments():
     lang = LANGUAGES["numpyro"]
     model, y = partial(schools, lang), lang.array(FIRST)
@@ -335,6 +336,7 @@ def test_a_numpyro_guide_that_is_set_up_inside_a_program_is_not_informed():
     assert (guide.informed, guide.start) == ((), "init")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("elbo", "vectorize"), [(pyro.infer.Trace_ELBO, True), (pyro.infer.JitTrace_ELBO, False)], ids=["Trace", "JitTrace"]
 )
@@ -636,6 +638,7 @@ def test_a_compiled_fit_in_pyro_is_the_eager_one(estimator):
         torch.testing.assert_close(replay.params[name], value, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_priors_that_may_be_factors_are_a_warning(lang):
     def model(as_factors):
         scale = lang.ppl.sample("scale", lang.dist.HalfNormal(1.0))

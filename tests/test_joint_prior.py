@@ -212,6 +212,7 @@ def test_streams_go_on_by_the_names_of_the_sites(lang):
         result.as_prior(["twice"], reweighted=False)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_the_hosts_nuts_and_predictive_run_on_the_next_model(lang):
     result = lang.fit(correlated(lang), lang.AutoFlow(correlated(lang), identity_flow), **(STILL | {"draws": 200}))

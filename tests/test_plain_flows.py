@@ -208,6 +208,7 @@ def test_no_host_is_loaded(to, absent):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_page_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = Path(__file__).parent.parent / "docs" / "plain_frameworks.md"

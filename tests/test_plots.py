@@ -25,9 +25,10 @@ from ppl_flows import plots
 from ppl_flows.core.params import map_params
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.evidence import withheld
+from ppl_flows.inference.fit_error import FitError
 from ppl_flows.inference.fitted import WeightedDraws
 from ppl_flows.inference.kl_estimate import NOT_LOOKED, Estimate, Scores
-from ppl_flows.inference.results import FitError, FitResult
+from ppl_flows.inference.results import FitResult
 from ppl_flows.plots.calibration import simultaneous_band
 from ppl_flows.plots.layers import layers_of
 from ppl_flows.plots.loss import smoothed

@@ -79,6 +79,7 @@ def test_a_model_that_cannot_be_traced_is_set_up_by_its_operations():
     assert len(seen) > 0
 
 
+@pytest.mark.slow
 def test_what_a_model_keeps_from_its_first_run_are_arrays():
     kept = {}
 

@@ -52,7 +52,7 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
     Example:
         >>> import numpy as np
         >>> from ppl_flows.plots import plot_loss
-        >>> from ppl_flows.inference.results import FitError
+        >>> from ppl_flows.pyro import FitError
         >>> error = FitError(80, np.linspace(9.0, 2.0, 100), {})  # or a result of ``fit``
         >>> ax = plot_loss(error)
     """

@@ -23,7 +23,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from ppl_flows.inference.results import FitError, FitResult
+from ppl_flows.inference.fit_error import FitError
+from ppl_flows.inference.results import FitResult
 
 LEVELS = (0.02, 0.1, 0.5, 2.0)  # nats, of a Gaussian spoiled likewise
 GOOD_SEEDS = 3
