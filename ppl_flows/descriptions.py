@@ -47,7 +47,7 @@ def register(cls: AnyClass) -> AnyClass:
         >>> from dataclasses import dataclass
         >>> @pf.register
         ... @dataclass(frozen=True)
-        ... class Wide(pf.Conditioner):
+        ... class Stretched(pf.Conditioner):
         ...     def bind(self, inputs, outputs, context_dim=0):
         ...         return pf.MLP((256, 256)).bind(inputs, outputs, context_dim)
     """

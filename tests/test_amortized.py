@@ -368,6 +368,7 @@ def test_an_encoder_of_sets_trains_with_the_flow_and_finds_the_exact_posterior(l
     np.testing.assert_allclose(shuffled, draws, atol=1e-5)
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize("language", ENCODED)
 def test_an_encoder_of_sets_moves_with_the_flow_and_the_order_says_nothing(language):
     fit_amortized, model, encoder, array = ENCODED[language]
@@ -442,6 +443,7 @@ def test_the_gradient_reaches_an_encoder_in_pyro():
     assert poutine.trace(guide).get_trace().nodes["z"]["fn"].batch_shape == (ROWS,)
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_an_encoder_in_numpyro():
     x = jnp.asarray(Y)[:, None]
 

@@ -141,6 +141,7 @@ def test_draws_are_resampled_where_the_verdict_asks_for_it(lang):
         lang.fit(model, guide(5.0), **(STILL | {"draws": 2000})).to_arviz(50, prior=0)
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_enumerated_sites_are_drawn_and_have_no_likelihood_of_rows(lang):
     model = mixture(lang)
@@ -267,6 +268,7 @@ def test_batches_of_draws_follow_the_guide_and_are_cut_to_the_number(result):
     assert result.sample(5, deterministic=False).keys() == {"mu", "scale", "theta"}
 
 
+@pytest.mark.slow_in_numpyro
 def test_models_are_compared_by_their_evidence(lang):
     """Two normal models with known evidence, each with its exact posterior as guide."""
     y = np.array([0.5, 1.5])
@@ -340,6 +342,7 @@ def test_what_the_guide_lacks_is_taken_into_account_by_the_weights(result):
     assert ours == pytest.approx(float(theirs), abs=0.02)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_density_gives_draws_given_a_context(lang):
     rng = np.random.default_rng(0)
     context = rng.normal(size=(200, 1))
@@ -380,6 +383,7 @@ def shell_of(lang):
     return {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[lang.ppl.__name__]
 
 
+@pytest.mark.slow_in_numpyro
 def test_masked_rows_count_nothing_and_predictions_have_random_numbers_of_their_own(lang):
     y, seen = np.array([0.5, 1.0, 99.0, -0.3]), np.array([True, True, False, True])
 
@@ -408,6 +412,7 @@ def test_masked_rows_count_nothing_and_predictions_have_random_numbers_of_their_
         assert np.abs(lagged).max() < 0.2, "at any distance between draws"
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_deterministic_sites_follow_the_enumerated_ones(lang):
     def model():

@@ -283,6 +283,7 @@ def guide(shell, base):
 
 
 @SHELLS
+@pytest.mark.slow_in_numpyro
 def test_a_base_trains_with_its_flow_in_a_guide(shell):
     base = pf.NormalMixture(2, components=3)
     result = shell.fit(

@@ -171,6 +171,7 @@ def set_up(lang, model, **options):
     return guide
 
 
+@pytest.mark.slow_in_numpyro
 def test_it_is_chosen_where_the_precision_of_a_block_varies(lang):
     guide = set_up(lang, horseshoe)
     assert guide.informed == ("z", "alpha")

@@ -257,6 +257,7 @@ def test_evaluation_mode_in_numpyro_scores_with_the_running_averages():
     assert np.all(moved["params"]["state"]["mean"] > 0.1)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_flow_that_is_no_site_is_measured_in_evaluation_mode_too(lang):
     """Scored through a factor: what the handler of sites cannot see, ``flow`` asks for."""
     data = lang.array(np.random.default_rng(0).normal(1.0, 3.0, size=(50, 1)))

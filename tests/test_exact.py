@@ -236,6 +236,7 @@ def test_the_kernel_in_the_hosts_mcmc(gamma_fit):
         type(again)(1.0)
 
 
+@pytest.mark.slow_in_numpyro
 def test_only_a_flow_has_a_base_space(lang):
     def model():
         lang.ppl.sample("x", lang.dist.Normal(lang.array(0.0), 1.0))

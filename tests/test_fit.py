@@ -37,6 +37,7 @@ def test_the_quality_says_the_flow_and_the_fit_budget(lang, monkeypatch):
 # --- what a result says
 
 
+@pytest.mark.slow_in_numpyro
 @pytest.mark.parametrize(
     ("scale", "verdict"), [(1.0, "good"), (0.65, "usable after reweighting"), (0.1, "do not trust")]
 )
@@ -153,6 +154,7 @@ def test_the_elbo_is_not_above_the_evidence(lang):
     assert result.elbo.mean < target.log_evidence + 4 * result.elbo.se
 
 
+@pytest.mark.slow_in_numpyro
 def test_reweighted_draws_correct_a_guide_that_is_wrong(lang):
     init = lang.init_to({"z": lang.array(MEAN + 0.5)})
     guide = lang.AutoFlow(correlated(lang), identity_flow, start="init", init_loc_fn=init, init_scale=1.0)
@@ -223,6 +225,7 @@ def test_options_that_fit_does_not_have_are_errors(lang, option, match):
 # --- when a fit ends
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_fit_ends_when_it_has_converged(lang):
     options = SHORT | {"steps": 400, "num_particles": 32, "lr": 3e-3, "draws": 2_000}
     fits = []
@@ -335,6 +338,7 @@ def test_deterministic_sites_that_are_the_same_for_many_draws_take_one_run(float
     assert len(runs) == 3, "the first, all at once, and the last"
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_guide_that_draws_scales_of_zero_is_measured_and_not_trusted(lang):
     """The training is not lost for it, as it would be by an error of the host's validation."""
 

@@ -49,6 +49,7 @@ def test_two_different_flows_of_one_name_are_an_error_that_names_it(lang, second
         lang.fit(two_flows(lang, second, **options), normals(lang), **STILL)
 
 
+@pytest.mark.slow_in_numpyro
 def test_equal_flows_of_one_name_are_one_flow(lang):
     result = lang.fit(two_flows(lang, iaf()), normals(lang), **STILL)
     names = {name for name in result.params if not name.endswith("_loc")}

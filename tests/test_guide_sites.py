@@ -173,6 +173,7 @@ def mixture_log_evidence():
     return np.log(np.trapezoid(np.exp(log_joint), loc))
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_fit_sums_over_enumerated_sites(lang):
     init = lang.init_to({"loc": lang.array(-0.5)})
@@ -199,6 +200,7 @@ def test_a_guide_leaves_out_enumerated_sites_and_starts_at_their_sum(lang):
     assert set(result.sample(10)) == {"loc"}
 
 
+@pytest.mark.slow
 @pytest.mark.slow_in_numpyro
 def test_enumerated_sites_are_drawn_given_the_draws_of_the_guide(lang):
     """Against their exact conditional; at data between the components, where that is not 0 or 1."""
@@ -257,6 +259,7 @@ def test_discrete_latents_that_no_one_sums_over_are_errors_that_say_what_to_do(l
         result.infer_discrete(3)
 
 
+@pytest.mark.slow_in_numpyro
 def test_a_local_guide_leaves_out_enumerated_sites(lang):
     def model():
         dist, ppl, array = lang.dist, lang.ppl, lang.array

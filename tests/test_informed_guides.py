@@ -153,6 +153,7 @@ def test_a_fit_trains_and_its_draws_are_the_posteriors(lang):
     np.testing.assert_allclose(draws["sum"], draws["theta"].sum(-1), rtol=1e-5)
 
 
+@pytest.mark.slow_in_numpyro
 def test_all_parameters_train(lang):
     _, guide, result, before = trained(lang)
     after = lang.parameters(guide, result)

@@ -28,6 +28,7 @@ def interrupt_after(calls, times=1):
     return callback
 
 
+@pytest.mark.slow_in_numpyro
 def test_an_interrupted_fit_returns_what_there_is(lang, capsys):
     model = correlated(lang)
     guide = lang.AutoFlow(model, identity_flow, start="init")

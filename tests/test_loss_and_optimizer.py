@@ -93,6 +93,7 @@ def assert_trains(lang, **options):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loss"), cases(LOSSES))
 @pytest.mark.slow_in_numpyro
 def test_every_elbo_of_the_host_trains(name, loss, float64):

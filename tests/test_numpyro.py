@@ -289,6 +289,7 @@ def test_the_guide_finds_a_correlated_posterior(recipe):
     assert result.skipped == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [None, small, small_nsf, pf.nice], ids=["default", "iaf", "nsf", "nice"])
 def test_one_latent_dimension_works_where_the_hosts_raises(recipe):
     def model():

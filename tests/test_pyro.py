@@ -375,6 +375,7 @@ def test_the_hosts_guide_methods_work():
     assert predicted["row"].shape == (7, 4, 2)
 
 
+@pytest.mark.slow
 def test_the_hosts_svi_trains_the_guide_with_and_without_vectorised_particles():
     for vectorize in (False, True):
         pyro.clear_param_store()
@@ -507,6 +508,7 @@ def test_single_steps_that_are_not_finite_are_skipped():
     assert np.isnan(result.losses).sum() == 1
 
 
+@pytest.mark.slow
 def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
     data = torch.randn(200) * 5
 
