@@ -189,7 +189,8 @@ def _log_t(near: Near, vectors: Array) -> Array:
     if near.unplace is None:
         return student_t_log_density(near.gaussian, vectors)
     coordinates, log_det = near.unplace(vectors)
-    return student_t_log_density(near.gaussian, coordinates) + log_det
+    log_density = student_t_log_density(near.gaussian, coordinates) + log_det
+    return np.where(np.isnan(log_density), -np.inf, log_density)  # far out, where the way to coordinates overflows
 
 
 def student_t_draws(around: Gaussian, n: int, rng: np.random.Generator) -> Array:
@@ -201,7 +202,11 @@ def student_t_draws(around: Gaussian, n: int, rng: np.random.Generator) -> Array
 def student_t_log_density(around: Gaussian, u: Array) -> Array:
     """Log density of the same Student-t at vectors ``(n, dim)``."""
     dim, off = len(around.mean), u - around.mean
-    z = off / around.factor if around.factor.ndim == 1 else solve_triangular(around.factor, off.T, lower=True).T
+    z = (
+        off / around.factor
+        if around.factor.ndim == 1
+        else solve_triangular(around.factor, off.T, lower=True, check_finite=False).T
+    )
     constant = gammaln((FREEDOM + dim) / 2) - gammaln(FREEDOM / 2) - dim / 2 * np.log(FREEDOM * np.pi)
     log_density = constant - (FREEDOM + dim) / 2 * np.log1p((z**2).sum(1) / FREEDOM) - np.log(around.diagonal).sum()
     return np.asarray(log_density)
