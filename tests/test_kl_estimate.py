@@ -6,7 +6,9 @@ from scipy import stats
 
 from ppl_flows.inference.gaussian_start import Gaussian
 from ppl_flows.inference.kl_estimate import (
+    Near,
     Scores,
+    WideSample,
     check_widely,
     kl_of_own_draws,
     student_t_draws,
@@ -100,3 +102,20 @@ def test_wide_draws_are_a_student_t(factor):
     z = student_t_draws(around, 4_000, np.random.default_rng(0))
     np.testing.assert_allclose(student_t_log_density(around, z), exact.logpdf(z), rtol=1e-10)
     np.testing.assert_allclose(np.cov(z.T), square @ square.T * 5 / 3, rtol=0.2, atol=0.1)
+
+
+def test_draws_that_overflow_on_the_way_to_a_gaussians_coordinates_are_none_of_its():
+    guide = Guide()
+    z = guide.draws(np.random.default_rng(0))
+
+    def unplace(vectors):
+        with np.errstate(over="ignore", invalid="ignore"):
+            cubes = vectors.astype(np.float32) ** 3  # infinite far out
+            return vectors + (cubes - cubes), np.zeros(len(vectors))
+
+    sample = WideSample(z, guide.score(z))
+    sample.add(Near(Gaussian(np.zeros(DIM), np.eye(DIM)), lambda v: (v, np.zeros(len(v))), unplace), guide.score, seed=1)
+    sample.add(Near(Gaussian(np.zeros(DIM), np.full(DIM, 1e13))), guide.score, seed=2)
+    seen = sample.check()
+    assert seen.missed.mean == 0
+    assert seen.kl.mean == pytest.approx(0, abs=1e-3)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.optim
@@ -16,6 +17,8 @@ from scipy import stats
 import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
+from ppl_flows.numpyro.compiled_steps import _own_optimizer
+from ppl_flows.pyro.eager_step import EagerSteps
 
 SHELLS = {pyro: pfp, numpyro: pfn}
 OWN = {key: value for key, value in SHORT.items() if key != "num_particles"}  # a loss has particles of its own
@@ -183,6 +186,52 @@ def test_steps_that_are_not_finite_are_skipped_with_a_hosts_optimiser_too(lang):
     assert np.isnan(result.losses).sum() == result.skipped
     assert all(np.all(np.isfinite(np.asarray(value))) for value in result.params.values())
     assert np.nanmedian(result.losses[-20:]) < np.nanmedian(result.losses[:20])
+
+
+# --- the own optimiser
+
+
+def last_move_in_numpyro(norms):
+    own = _own_optimizer(1000, 1e-2, 10.0, None)
+    state = own.init_fn({"p": jnp.zeros(2)})
+    for step, norm in enumerate(norms):
+        before, state = state, own.update_fn(step, {"p": norm * jnp.array([0.6, 0.8])}, state)
+    return np.asarray(state.params - before.params)
+
+
+class Slope:
+    """A loss of which the gradients have these norms."""
+
+    num_particles = 1
+
+    def __init__(self, norms):
+        self._norms = iter(norms)
+
+    def loss_and_grads(self, *_):
+        p = pyro.param("p", torch.zeros(2))
+        p.unconstrained().grad = next(self._norms) * torch.tensor([0.6, 0.8])
+        return 0.0
+
+
+def last_move_in_pyro(norms):
+    pyro.clear_param_store()
+    plan = np.array([[1.0, 1e-2, 1.0]] * len(norms))
+    steps = EagerSteps(Slope(norms), None, None, 10.0)
+    list(steps.run(plan[:-1]))
+    before = pyro.param("p", torch.zeros(2)).detach().clone()
+    list(steps.run(plan[-1:]))
+    return (pyro.param("p").detach() - before).numpy()
+
+
+@pytest.mark.parametrize("last_move", [last_move_in_pyro, last_move_in_numpyro])
+def test_one_gradient_of_rounding_errors_does_not_carry_the_parameters_away(last_move):
+    usual = list(np.tile([0.2, -0.2], 50))  # noise
+    spike, short, longest = (last_move([*usual, norm]) for norm in (9.0, 0.3, 3 * 0.2))
+    np.testing.assert_allclose(spike, longest, rtol=1e-4)
+    assert np.linalg.norm(short) < 0.7 * np.linalg.norm(longest)
+    np.testing.assert_allclose(last_move([9.0]), last_move([1.0]), rtol=1e-4)  # Adam's first step has no scale
+    assert not np.allclose(last_move([20.0, 1.0]), last_move([9.0, 1.0]))
+    np.testing.assert_allclose(last_move([20.0, 1.0]), last_move([10.0, 1.0]), rtol=1e-4)  # the bound that is given
 
 
 # --- what does not go together

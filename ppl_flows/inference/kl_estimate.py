@@ -185,12 +185,11 @@ def _no_nan(log_density: Array) -> Array:
 
 
 def _log_t(near: Near, vectors: Array) -> Array:
-    """Log density of a Student-t, as one of latent vectors."""
+    """Log density of a Student-t, as one of latent vectors; no number where the way to coordinates overflows."""
     if near.unplace is None:
         return student_t_log_density(near.gaussian, vectors)
     coordinates, log_det = near.unplace(vectors)
-    log_density = student_t_log_density(near.gaussian, coordinates) + log_det
-    return np.where(np.isnan(log_density), -np.inf, log_density)  # far out, where the way to coordinates overflows
+    return student_t_log_density(near.gaussian, coordinates) + log_det
 
 
 def student_t_draws(around: Gaussian, n: int, rng: np.random.Generator) -> Array:

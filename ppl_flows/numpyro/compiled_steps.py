@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
-from ppl_flows.inference.schedule import averaging_share, learning_rate, model_weight
+from ppl_flows.inference.schedule import OUTLIER, averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
 from ppl_flows.numpyro.compile_once import compile_once, computed
+
+BETA = 0.99  # of the squares of gradients in Adam
 
 
 class CompiledSteps:
@@ -151,7 +154,7 @@ def _copy_arrays(tree: Any) -> Any:
 
 def _own_optimizer(steps: int, lr: float, clip: float, look: int | None) -> Optimizer:
     """Adam on all parameters as one vector: a guide has dozens of small arrays, and each operation has its price."""
-    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp, look), b2=0.99)
+    adam = optax.adam(lambda step: lr * learning_rate(step, steps, jnp, look), b2=BETA)
     unravel = {}
 
     def init(params: Any) -> _Vectors:
@@ -161,7 +164,10 @@ def _own_optimizer(steps: int, lr: float, clip: float, look: int | None) -> Opti
     def update(_: int, gradients: Any, state: _Vectors) -> _Vectors:
         gradient = ravel_pytree(gradients)[0].astype(state.params.dtype)
         norm = jnp.sqrt(gradient @ gradient)  # XLA's sums on a CPU are several times slower than its products
-        updates, moments = adam.update(gradient * jnp.minimum(1.0, clip / norm), state.moments)
+        count, _, squares = state.moments[0]
+        usual = jnp.sqrt(squares @ jnp.ones_like(squares) / -jnp.expm1(count * math.log(BETA)))
+        bound = jnp.where(count > 0, jnp.minimum(clip, OUTLIER * usual), clip)
+        updates, moments = adam.update(gradient * jnp.minimum(1.0, bound / norm), state.moments)
         return _Vectors(optax.apply_updates(state.params, updates), moments, jnp.isfinite(norm))
 
     own: Any = Optimizer  # whose types are of its own states

@@ -77,7 +77,8 @@ def fit(
             ``AutoFlow``; 2,000 steps of 64 for other guides.
         lr: largest learning rate. None: 0.01.
         clip: bound on the norm of the whole gradient, in nats of the whole data per parameter unit; where
-            that is large, scale model and guide by one over the number of rows. None: 10.
+            that is large, scale model and guide by one over the number of rows. None: 10. A gradient of more than
+            three times the root mean square of the last hundred norms is shortened to that, too.
         loss: an ELBO object of NumPyro's to train by, such as ``TraceGraph_ELBO()``. It has its own particles, there is
             no early end and no annealing, and ``estimator=None`` is ``"reparam"``. The measure of the trained guide is
             the same for every loss. None: ``Trace_ELBO``, or ``TraceEnum_ELBO`` where sites are enumerated.

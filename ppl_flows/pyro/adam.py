@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 BETAS, EPS = (0.9, 0.99), 1e-8
+
+
+def usual_norm(optimizer: Any) -> float:
+    """The root mean square of the norms of an Adam's last gradients; infinite before the first step."""
+    states = [state for state in optimizer.state.values() if state]
+    if not states:
+        return math.inf
+    taken = max(float(state["step"]) for state in states)
+    squares = torch._foreach_norm([state["exp_avg_sq"] for state in states], ord=1)
+    return math.sqrt(sum(map(float, squares)) / -math.expm1(taken * math.log(BETAS[1])))
 
 
 class Adam:

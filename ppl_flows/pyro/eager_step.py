@@ -15,7 +15,8 @@ from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
-from ppl_flows.pyro.adam import BETAS, EPS, Adam
+from ppl_flows.inference.schedule import OUTLIER
+from ppl_flows.pyro.adam import BETAS, EPS, Adam, usual_norm
 from ppl_flows.pyro.params import stored_state
 
 
@@ -24,7 +25,7 @@ class EagerSteps:
 
     Args:
         elbo, model, guide: model and guide take the weight of the model's log density.
-        clip: bound on the norm of the gradient.
+        clip: bound on the norm of the gradient; the own optimiser's is also at most ``OUTLIER`` times its usual one.
         optimizer: as ``fit`` takes it. None: Adam, with the plan's learning rate.
         weighted: False: model and guide take nothing, as compiled losses of the host's want it.
 
@@ -98,7 +99,8 @@ class EagerSteps:
         self._validate = False
         sites: dict[str, Any] = seen.trace.nodes
         self._add({site["value"].unconstrained(): name for name, site in sites.items()})
-        norm = torch.nn.utils.clip_grad_norm_(self.names, self.clip)
+        bound = min(self.clip, OUTLIER * usual_norm(self.optimizer)) if self._given is None else self.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.names, bound)
         return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
 
     def _add(self, seen: dict[torch.Tensor, str]) -> None:
