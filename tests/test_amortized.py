@@ -26,7 +26,7 @@ import ppl_flows as pf
 import ppl_flows.numpyro as pfn
 import ppl_flows.pyro as pfp
 from ppl_flows.core.params import flatten
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.local_flow import LocalStart
 
 ROWS = 12

@@ -41,7 +41,7 @@ def test_sites_hidden_from_the_guide_leave_no_gaussian_to_start_at(lang):
     assert guide.start == "init", "given one draw of b, a is sharp, and far from where it belongs"
 
 
-@pytest.mark.parametrize("start", ["auto", "full_rank", "mean_field", "laplace", "draws", "init"])
+@pytest.mark.parametrize("start", ["auto", "full_rank", "low_rank", "mean_field", "laplace", "draws", "init"])
 def test_every_start_puts_the_guide_where_it_says(lang, start):
     draws = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, size=400)
     given = {"z": lang.array(draws)} if start == "draws" else start
@@ -111,7 +111,9 @@ def test_initial_values_that_the_model_rejects_are_replaced(lang):
 
 
 def test_options_that_the_guide_does_not_have_are_errors_that_name_those_it_has(lang):
-    with pytest.raises(ValueError, match="start must be one of auto, full_rank, mean_field, laplace, init, or draws"):
+    with pytest.raises(
+        ValueError, match="start must be one of auto, full_rank, low_rank, mean_field, laplace, init, or draws"
+    ):
         lang.AutoFlow(correlated(lang), start="advi")
     with pytest.raises(ValueError, match="quality must be one of quick, standard, thorough; got 'best'"):
         lang.AutoFlow(correlated(lang), quality="best")

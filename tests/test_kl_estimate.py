@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.kl_estimate import (
     Near,
     Scores,
@@ -114,7 +114,9 @@ def test_draws_that_overflow_on_the_way_to_a_gaussians_coordinates_are_none_of_i
             return vectors + (cubes - cubes), np.zeros(len(vectors))
 
     sample = WideSample(z, guide.score(z))
-    sample.add(Near(Gaussian(np.zeros(DIM), np.eye(DIM)), lambda v: (v, np.zeros(len(v))), unplace), guide.score, seed=1)
+    sample.add(
+        Near(Gaussian(np.zeros(DIM), np.eye(DIM)), lambda v: (v, np.zeros(len(v))), unplace), guide.score, seed=1
+    )
     sample.add(Near(Gaussian(np.zeros(DIM), np.full(DIM, 1e13))), guide.score, seed=2)
     seen = sample.check()
     assert seen.missed.mean == 0

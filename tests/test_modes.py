@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 import ppl_flows as pf
 from ppl_flows.core.params import map_params
 from ppl_flows.inference.cover_modes import mixture_weights
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.lbfgs import maximise
 
 MEANS, WEIGHTS = np.array([[0.0, 0.0], [8.0, 2.0]]), np.array([0.7, 0.3])

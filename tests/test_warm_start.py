@@ -10,15 +10,8 @@ import pytest
 from scipy import special, stats
 from scipy.linalg import solve_triangular
 
-from ppl_flows.inference.gaussian_start import (
-    Gaussian,
-    batch_and_match,
-    full_rank,
-    gaussian_of_draws,
-    laplace,
-    mean_field,
-    optimisation_path,
-)
+from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian_start import batch_and_match, full_rank, laplace, mean_field, optimisation_path
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 DIM = 5

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppl_flows.bijections import Elementwise, TriangularAffine
+from ppl_flows.bijections import Elementwise, Householder, TriangularAffine
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.combinators.frozen import Frozen
+from ppl_flows.combinators.inverse import Inverse
 from ppl_flows.combinators.partial import Partial
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import POSITIVE, real_number
@@ -18,7 +19,9 @@ from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
 from ppl_flows.inference.arrays import to_numpy
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian
+from ppl_flows.inference.gaussian import Gaussian
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM
+from ppl_flows.inference.low_rank import RANK, reflections
 from ppl_flows.inference.model_map import ModelMap, Observations
 from ppl_flows.inference.schedule import BLOCKS
 from ppl_flows.recipes import guide_flow
@@ -41,6 +44,7 @@ QUALITIES = {
 }
 # by the nats that a start leaves over; the steps are those of a first look
 TRIFLE = 0.25
+MANY = 200  # dimensions, above which a step costs noticeably more
 ENOUGH = {
     0.01: Quality(flow_layers=4, steps=500, num_particles=32),
     TRIFLE: Quality(flow_layers=16, steps=1_000, num_particles=64),
@@ -50,8 +54,8 @@ ENOUGH = {
 def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quality:
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
-    Above ``FULL_RANK_DIM`` there are fewer draws, as many as keep the cost of all steps from growing. An informed guide
-    has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
+    Above ``MANY`` dimensions there are fewer draws, as many as keep the cost of all steps from growing. An informed
+    guide has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
     several times as much. Where the start left a trifle, a first look may end the training long before.
     """
     full = QUALITIES[quality]
@@ -59,8 +63,8 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
         full = full._replace(num_particles=full.num_particles // 2)
     elif informed:
         full = full._replace(steps=2 * full.steps)
-    if dim > FULL_RANK_DIM:
-        share = (FULL_RANK_DIM / dim) ** 0.5
+    if dim > MANY:
+        share = (MANY / dim) ** 0.5
         steps, particles = round(full.steps * share), round(full.num_particles * share)
         full = full._replace(steps=max(steps, 1), num_particles=max(particles, 1))
     for bound, enough in ENOUGH.items():
@@ -94,7 +98,13 @@ def _size(guide: Any) -> Quality:
     return size if isinstance(size, Quality) else QUALITIES[getattr(guide, "quality", "standard")]
 
 
-SEARCHED = ("auto", "full_rank", "mean_field", "laplace")  # starts in which a guide may find its coordinates
+SEARCHED = (
+    "auto",
+    "full_rank",
+    "low_rank",
+    "mean_field",
+    "laplace",
+)  # starts in which a guide may find its coordinates
 ATTEMPTS = 3  # at a point where the model can be run, after the guide's own
 
 
@@ -110,7 +120,7 @@ def check_guide(
         )
     if quality not in QUALITIES:
         raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
-    kinds = ("auto", "full_rank", "mean_field", "laplace", "init")
+    kinds = (*SEARCHED, "init")
     if not isinstance(start, Mapping | Gaussian) and not (isinstance(start, str) and start in kinds):
         raise ValueError(f"start must be one of {', '.join(kinds)}, or draws as a dict of sites; got {start!r}.")
     real_number("AutoFlow", "init_scale", init_scale, *POSITIVE)
@@ -158,11 +168,20 @@ def guide_bijection(
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
     affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
-    parts: dict[str, Bijection] = {"flow": flow, "affine": affine, "start": Frozen(affine)}
+    start = affine if dim <= FULL_RANK_DIM else Chain({"stretch": stretch_of(dim), "affine": affine})
+    parts: dict[str, Bijection] = {"flow": flow, "affine": affine, "start": Frozen(start)}
     if dim > FULL_RANK_DIM and informed is not None and 1 < len(informed.left_alone) <= FULL_RANK_DIM:
         block = TriangularAffine(len(informed.left_alone))
         parts = {"flow": flow, "left_alone": Partial(block, dim=dim, index=informed.left_alone), **parts}
     return Chain(parts if informed is None else {**parts, "informed": informed})
+
+
+def stretch_of(dim: int) -> Chain:
+    """Scales along orthogonal directions."""
+    turn, scales = Householder(dim, reflections=RANK), Elementwise(RANK, Affine(max_log_scale=None))
+    return Chain(
+        {"turn_back": Inverse(turn), "scales": Partial(scales, dim=dim, index=tuple(range(RANK))), "turn": turn}
+    )
 
 
 def with_map(bijection: Any, informed: ModelMap) -> Chain:
@@ -187,9 +206,18 @@ def guide_params(
     """
     params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
     if "theta" in params["affine"]:
-        affine = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
+        affine: Params = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
+        whole = {"stretch": _stretch_params(start, params["start"]["state"]["stretch"]), "affine": affine}
     else:
-        factor = np.diag(start.factor) if start.factor.ndim == 1 else start.factor
-        affine = {"l": np.tril(factor, -1) + np.diag(np.log(start.diagonal)), "b": start.mean}
+        factor = start.triangle()
+        whole = affine = {"l": np.tril(factor, -1) + np.diag(np.log(np.diag(factor))), "b": start.mean}
     placed = {} if seen is None else {"informed": bijection.parts[-1].params_at(seen, {})}
-    return {**params, **({"start": {"state": affine}} if fixed else {"affine": affine}), **placed}
+    return {**params, **({"start": {"state": whole}} if fixed else {"affine": affine}), **placed}
+
+
+def _stretch_params(start: Gaussian, nothing: Params) -> Params:
+    if start.stretch is None:
+        return nothing
+    turn = {"v": reflections(start.stretch.directions)}
+    scales = {"theta": np.stack([np.zeros(RANK), np.log(start.stretch.scales)], axis=-1)}
+    return {"turn_back": turn, "scales": scales, "turn": turn}

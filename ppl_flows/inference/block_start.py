@@ -6,14 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppl_flows.inference.gaussian_start import (
-    CHECK_DRAWS,
-    Gaussian,
-    batch_and_match,
-    elbo_of,
-    match_diagonal,
-    with_elbos,
-)
+from ppl_flows.inference.gaussian import Gaussian, elbo_of
+from ppl_flows.inference.gaussian_start import CHECK_DRAWS, batch_and_match, match_diagonal, with_elbos
 from ppl_flows.inference.informed_start import Coordinates
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Observations
 

@@ -11,7 +11,8 @@ from scipy.special import logsumexp, softmax
 
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, guide_params
-from ppl_flows.inference.gaussian_start import Density, Gaussian
+from ppl_flows.inference.gaussian import Gaussian
+from ppl_flows.inference.gaussian_start import Density
 from ppl_flows.inference.kl_estimate import student_t_draws, student_t_log_density
 from ppl_flows.inference.lbfgs import maximise
 from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts
@@ -111,7 +112,7 @@ def _valley_between(density: Density, one: Array, other: Array) -> bool:
 
 def _log_mass(gaussian: Gaussian, log_p: float) -> float:
     """Laplace's approximation."""
-    return float(log_p + np.log(gaussian.diagonal).sum() + len(gaussian.mean) / 2 * np.log(2 * np.pi))
+    return float(log_p + gaussian.log_det + len(gaussian.mean) / 2 * np.log(2 * np.pi))
 
 
 def _shares(landscape: Landscape, gaussians: Sequence[Gaussian], rng: np.random.Generator) -> Array:
@@ -165,8 +166,8 @@ class Regions(NamedTuple):
 
 
 def regions(gaussians: Sequence[Gaussian], shares: Sequence[float]) -> Regions:
-    factors = [np.diag(g.factor) if g.factor.ndim == 1 else g.factor for g in gaussians]
-    constants = [np.log(share) - np.log(g.diagonal).sum() for g, share in zip(gaussians, shares, strict=True)]
+    factors = [g.triangle() for g in gaussians]
+    constants = [np.log(share) - g.log_det for g, share in zip(gaussians, shares, strict=True)]
     return Regions(
         np.stack([g.mean for g in gaussians]),
         np.stack([np.linalg.inv(factor) for factor in factors]),

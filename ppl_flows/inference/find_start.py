@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ppl_flows.inference.block_start import block_start
-from ppl_flows.inference.gaussian_start import Density, Gaussian, find_gaussian
+from ppl_flows.inference.gaussian import Gaussian
+from ppl_flows.inference.gaussian_start import Density
 from ppl_flows.inference.informed_start import Coordinates, informed_start
+from ppl_flows.inference.low_rank import find_gaussian
 from ppl_flows.inference.model_map import ModelMap, Observations
 
 GAIN = 0.5  # nats that a Gaussian may lack, not to look for another one

@@ -7,7 +7,7 @@ supplies the density. Log densities are in nats.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +15,12 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from ppl_flows.inference.gaussian import Gaussian, elbo_of
+
 Array = np.ndarray
 
-FULL_RANK_DIM = 200  # up to here a start has a full covariance: dim^2 numbers
+FULL_RANK_DIM = 400  # up to here a start has a full covariance: dim^2 numbers
+MATCHED_DIM = 200  # and up to here it is refined, in REFINEMENTS eigendecompositions
 STARTS, RADIUS, TRIES = 3, 2.0, 100  # uniform draws beside the host's own initial point, as the hosts' NUTS makes them
 GRADIENTS = 500  # of an optimiser's path to a mode
 FEW_GRADIENTS, FEW_POINTS, FEW_DRAWS, FEW_ROUNDS = 200, 16, 8, 25  # of its path to a start: points tried as means
@@ -43,39 +46,6 @@ class Density(Protocol):
         """Second derivatives, ``(n, dim, dim)``."""
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """The normal distribution of ``mean + factor @ u``, u standard normal; factor lower triangular, or its diagonal.
-
-    ``elbo`` is that of the density it was found for; ``kl``, log evidence by its weights minus that, is about its KL to
-    the posterior, or less; both in nats, of a few draws.
-    """
-
-    mean: Array
-    factor: Array
-    elbo: float = -np.inf
-    kl: float = np.nan
-
-    @property
-    def diagonal(self) -> Array:
-        return self.factor if self.factor.ndim == 1 else np.diag(self.factor)
-
-    def draw(self, u: Array) -> Array:
-        return np.asarray(self.mean + (u * self.factor if self.factor.ndim == 1 else u @ self.factor.T))
-
-    def entropy(self) -> float:
-        return float(np.sum(np.log(self.diagonal)) + 0.5 * len(self.mean) * (1 + np.log(2 * np.pi)))
-
-
-def elbo_of(gaussian: Gaussian) -> float:
-    return gaussian.elbo
-
-
-def find_gaussian(kind: str, density: Density, init: Array, seed: int) -> Gaussian:
-    """What the function called ``kind`` finds: ``full_rank``, ``mean_field`` or ``laplace``."""
-    return {"full_rank": full_rank, "mean_field": mean_field, "laplace": laplace}[kind](density, init, seed)
-
-
 def laplace(density: Density, init: Array, seed: int = 0) -> Gaussian:
     """Mode and inverse curvature there, from the best of several starts."""
     paths = [optimisation_path(density, start) for start in starting_points(density, init, np.random.default_rng(seed))]
@@ -97,9 +67,12 @@ def full_rank(density: Density, init: Array, seed: int = 0) -> Gaussian:
 
 def correlated(density: Density, around: Gaussian, rng: np.random.Generator) -> Gaussian:
     """The best of a Gaussian with independent coordinates, of those with the curvature at its mean and a few Newton
-    steps from there, and what Batch-and-Match makes of the best of these."""
-    size, at = (CHECK_DRAWS, len(around.mean)), around
-    found = [Gaussian(around.mean, np.diag(around.factor))]
+    steps from there, and what Batch-and-Match makes of the best of these; in many dimensions that where its ELBO is
+    largest."""
+    dim = len(around.mean)
+    size, many, noise = (CHECK_DRAWS, dim), dim > MATCHED_DIM, antithetic(rng, dim)
+    at = centred(density, around, noise) if many else around
+    found = [Gaussian(at.mean, np.diag(at.factor))]
     for _ in range(NEWTON):
         curved = with_curvature(density, at)
         found.append(curved)
@@ -108,8 +81,27 @@ def correlated(density: Density, around: Gaussian, rng: np.random.Generator) -> 
             break
         at = Gaussian(curved.mean + curved.factor @ (curved.factor.T @ gradient), around.factor)
     best = max(with_elbos(density, found, rng.standard_normal(size)), key=elbo_of)
-    found = [best, batch_and_match(density, best, rng)]
+    found = [best, centred(density, best, noise) if many else batch_and_match(density, best, rng)]
     return max(with_elbos(density, found, rng.standard_normal(size)), key=elbo_of)
+
+
+def centred(density: Density, gaussian: Gaussian, noise: Array) -> Gaussian:
+    """The same Gaussian where the mean log density of its draws is largest, by L-BFGS in its coordinates."""
+
+    def loss(shift: Array) -> tuple[float, Array]:
+        values, gradients = density.value_and_gradient(gaussian.draw(noise + shift))
+        if not (np.all(np.isfinite(values)) and np.all(np.isfinite(gradients))):
+            return MAX_VALUE, np.zeros_like(shift)
+        return -float(values.mean()), -gaussian.pull_back(gradients.mean(0))
+
+    best = minimize(loss, np.zeros(len(gaussian.mean)), jac=True, method="L-BFGS-B", options={"maxfun": FEW_GRADIENTS})
+    return replace(gaussian, mean=gaussian.draw(best.x))
+
+
+def antithetic(rng: np.random.Generator, dim: int) -> Array:
+    """Standard normal draws, ``(DRAWS / 2, dim)``, each beside its opposite, so that their mean is 0."""
+    half = rng.standard_normal((DRAWS // 4, dim))
+    return np.concatenate([half, -half])
 
 
 def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
@@ -134,22 +126,6 @@ def mean_field(density: Density, init: Array, seed: int = 0) -> Gaussian:
     best = max(with_elbos(density, found, rng.standard_normal((DRAWS, len(init)))), key=elbo_of)
     found = [best, match_diagonal(density, best, rng)]
     return max(with_elbos(density, found, rng.standard_normal((CHECK_DRAWS, len(init)))), key=elbo_of)
-
-
-def gaussian_of_draws(z: Array) -> Gaussian:
-    """Mean and covariance of draws, ``(n, dim)``; only the variances where there are not twice as many draws as dims.
-
-    Raises:
-        ValueError: fewer than 2 draws, draws outside of a support, or a coordinate that does not vary.
-    """
-    if not np.all(np.isfinite(z)):
-        raise ValueError("the draws to start from must lie inside the supports of their sites, and some do not.")
-    if len(z) < 2 or not np.all(z.std(0) > 0):
-        raise ValueError("the draws to start from must be at least 2, and differ in every coordinate.")
-    if len(z) < 2 * z.shape[1]:
-        return Gaussian(z.mean(0), z.std(0))
-    scale = z.std(0)
-    return Gaussian(z.mean(0), scale[:, None] * np.linalg.cholesky(np.cov((z / scale).T).reshape(z.shape[1], -1)))
 
 
 def starting_points(density: Density, init: Array, rng: np.random.Generator) -> Iterator[Array]:
@@ -206,12 +182,12 @@ def with_elbos(density: Density, candidates: list[Gaussian], noise: Array) -> li
     values = density.value_and_gradient(z)[0].reshape(len(candidates), len(noise))
     made = []
     for g, log_p in zip(candidates, values, strict=True):
-        log_q = -0.5 * (noise**2).sum(1) - np.log(g.diagonal).sum() - 0.5 * len(g.mean) * np.log(2 * np.pi)
+        log_q = -0.5 * (noise**2).sum(1) - g.log_det - 0.5 * len(g.mean) * np.log(2 * np.pi)
         log_weights = np.where(np.isfinite(log_p), log_p, -np.inf) - log_q
         elbo = float(log_weights.mean())
         with np.errstate(over="ignore"):
             kl = float(logsumexp(log_weights) - np.log(len(noise))) - elbo if np.isfinite(elbo) else np.nan
-        made.append(Gaussian(g.mean, g.factor, elbo, kl))
+        made.append(replace(g, elbo=elbo, kl=kl))
     return made
 
 

@@ -7,17 +7,17 @@ from typing import Protocol
 
 import numpy as np
 
+from ppl_flows.inference.gaussian import Gaussian, elbo_of
 from ppl_flows.inference.gaussian_start import (
     CHECK_DRAWS,
     Density,
-    Gaussian,
     correlated,
-    elbo_of,
     laplace,
     match_diagonal,
     mean_field,
     with_elbos,
 )
+from ppl_flows.inference.low_rank import stretched
 from ppl_flows.inference.model_map import ModelMap, Observations
 from ppl_flows.inference.site_priors import Independent, Prior, Pseudo
 
@@ -80,6 +80,8 @@ def informed_start(
         seen = observe(coordinates, density, best, seen, rng, most=FAINT)
     if kind == "mean_field":
         return best, seen
+    if kind == "low_rank":
+        return stretched(informed, best, rng), seen
     if kind == "laplace":
         return with_elbos(informed, [laplace(informed, best.mean, seed)], noise)[0], seen
     return correlated(informed, best, rng), seen

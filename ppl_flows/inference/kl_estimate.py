@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp
 
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
 Array = np.ndarray
@@ -200,12 +199,7 @@ def student_t_draws(around: Gaussian, n: int, rng: np.random.Generator) -> Array
 
 def student_t_log_density(around: Gaussian, u: Array) -> Array:
     """Log density of the same Student-t at vectors ``(n, dim)``."""
-    dim, off = len(around.mean), u - around.mean
-    z = (
-        off / around.factor
-        if around.factor.ndim == 1
-        else solve_triangular(around.factor, off.T, lower=True, check_finite=False).T
-    )
+    dim, z = len(around.mean), around.standardise(u)
     constant = gammaln((FREEDOM + dim) / 2) - gammaln(FREEDOM / 2) - dim / 2 * np.log(FREEDOM * np.pi)
-    log_density = constant - (FREEDOM + dim) / 2 * np.log1p((z**2).sum(1) / FREEDOM) - np.log(around.diagonal).sum()
+    log_density = constant - (FREEDOM + dim) / 2 * np.log1p((z**2).sum(1) / FREEDOM) - around.log_det
     return np.asarray(log_density)

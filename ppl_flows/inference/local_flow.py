@@ -16,7 +16,7 @@ from ppl_flows.core.checks import POSITIVE, real_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
 

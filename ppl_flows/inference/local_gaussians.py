@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
+from ppl_flows.inference.gaussian import Gaussian, elbo_of
 from ppl_flows.inference.gaussian_start import (
     CHECK_DRAWS,
     FULL_RANK_DIM,
     RADIUS,
     Density,
-    Gaussian,
     batch_and_match,
-    elbo_of,
     match_diagonal,
     with_curvature,
     with_elbos,
@@ -115,6 +113,4 @@ def new_modes(
 
 def distance(gaussian: Gaussian, point: Array) -> float:
     """Of a point from the mean, in standard deviations (Mahalanobis)."""
-    off = point - gaussian.mean
-    z = off / gaussian.factor if gaussian.factor.ndim == 1 else solve_triangular(gaussian.factor, off, lower=True)
-    return float(np.sqrt(np.sum(z**2)))
+    return float(np.linalg.norm(gaussian.standardise(point[None])))

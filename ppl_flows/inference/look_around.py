@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
-from ppl_flows.inference.gaussian_start import Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
 from ppl_flows.inference.kl_estimate import NOT_LOOKED, Estimate, ModesSeen, Near, WideCheck, WideSample
 from ppl_flows.inference.lbfgs import maximise
 from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts

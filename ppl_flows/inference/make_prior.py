@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
 from scipy.special import softmax
 
 from ppl_flows.bijections import TriangularAffine
@@ -18,7 +17,7 @@ from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.fitted import Fitted
-from ppl_flows.inference.gaussian_start import gaussian_of_draws
+from ppl_flows.inference.gaussian import gaussian_of_draws
 from ppl_flows.inference.prior_source import PriorLanguage, PriorSource
 from ppl_flows.inference.saved_priors import SavedPrior
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
@@ -142,8 +141,7 @@ def fit_flow(
     dim = vectors.shape[1]
     flow = flow_of(guide_flow if recipe is None else recipe, dim)
     gaussian = gaussian_of_draws(vectors)
-    factor = np.diag(gaussian.factor) if gaussian.factor.ndim == 1 else gaussian.factor
-    white = solve_triangular(factor, (vectors - gaussian.mean).T, lower=True).T
+    factor, white = gaussian.triangle(), gaussian.standardise(vectors)
     inner = Chain({"flow": flow, "affine": TriangularAffine(dim)})
     fit = language.fit_density(
         inner, white, steps=steps, validation=HELD_OUT, standardize=False, seed=seed, progress=False

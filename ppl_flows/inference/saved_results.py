@@ -17,7 +17,7 @@ from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.auto_flow import with_map, without_map
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.flow_chains import BaseSpace
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Step, place_sites
 from ppl_flows.inference.model_runs import ModelRuns

@@ -20,7 +20,7 @@ from ppl_flows.core.params import merge, split
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, check_guide, guide_bijection, guide_params, sized, with_map
 from ppl_flows.inference.cover_modes import check_modes
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.gradient_estimators import NEAR_POSTERIOR
 from ppl_flows.inference.kl_estimate import Near
 from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
@@ -59,11 +59,11 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
             None: ``pf.guide_flow``.
         quality: ``"quick"``, ``"standard"`` or ``"thorough"``: size of the default flow, and the steps and particles
             that ``fit`` takes unless it is told otherwise.
-        start: where to begin. ``"full_rank"`` or ``"mean_field"``: a Gaussian found from several initial points by
-            optimisation and Batch-and-Match; ``"laplace"``: mode and curvature; ``"init"``: the values of
-            ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose mean and covariance it
-            takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200 dimensions and mean-field
-            above; ``"init"`` where the log density is not a function of the latents alone
+        start: where to begin. ``"full_rank"``, ``"low_rank"`` (plus a diagonal) or ``"mean_field"``: a Gaussian found
+            from several initial points by optimisation and matching of scores; ``"laplace"``: mode and curvature;
+            ``"init"``: the values of ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose
+            mean and covariance it takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200
+            dimensions and low-rank above; ``"init"`` where the log density is not a function of the latents alone
             (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
         informed: whether the model places sites: by their priors, or a block by its log density, run with the
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the

@@ -30,7 +30,7 @@ from ppl_flows.inference.cover_modes import (
     own_training,
     regions,
 )
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.mixture_fit import Components
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.distribution import Flow

@@ -19,7 +19,8 @@ from numpyro.primitives import Messenger
 from ppl_flows.inference.auto_flow import check_start
 from ppl_flows.inference.find_map import NOTHING_TO_PLACE, warn_of_factors
 from ppl_flows.inference.find_start import Start, find_start
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM
 from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.informed import NumPyroCoordinates, model_map
@@ -51,7 +52,7 @@ def first_start(guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs:
         what = "informed=True" if informed is True else f"start={guide.start!r}"
         raise ValueError(f"AutoFlow: {what} is not possible: {hindrance}; use start='init'.")
     if guide.start == "auto":
-        guide.start = "init" if hindrance else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
+        guide.start = "init" if hindrance else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "low_rank"
     if guide.start == "init":
         check_initial_point(guide)
         return Start(Gaussian(guide._init_latent, np.full(guide.latent_dim, guide._init_scale)))

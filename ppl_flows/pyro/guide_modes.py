@@ -29,7 +29,7 @@ from ppl_flows.inference.cover_modes import (
     own_training,
     regions,
 )
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.mixture_fit import Components
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.landscape import PyroLandscape

@@ -15,7 +15,8 @@ from ppl_flows.core.params import flatten
 from ppl_flows.inference.auto_flow import ENOUGH, QUALITIES, check_start, guide_bijection
 from ppl_flows.inference.find_map import NOTHING_TO_PLACE, warn_of_factors
 from ppl_flows.inference.find_start import Start, find_start
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM
 from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.pyro.informed import PyroCoordinates, model_map
 from ppl_flows.pyro.log_density import LogDensity
@@ -50,7 +51,7 @@ def first_start(
         what = "informed=True" if informed is True else f"start={guide.start!r}"
         raise ValueError(f"AutoFlow: {what} is not possible: {obstacle}; use start='init'.")
     if guide.start == "auto":
-        guide.start = "init" if obstacle else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "mean_field"
+        guide.start = "init" if obstacle else "full_rank" if guide.latent_dim <= FULL_RANK_DIM else "low_rank"
     if guide.start == "init":
         return Start(Gaussian(init, np.full(len(init), guide._init_scale)))
     if informed:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.integrate import quad
 
 import ppl_flows as pf
-from ppl_flows.inference.gaussian_start import Gaussian
+from ppl_flows.inference.gaussian import Gaussian
 
 DIM = 10
 CASES = [(w, sep, place) for w in (0.5, 0.8, 0.95) for sep in (6.0, 10.0, 20.0) for place in ("inside", "outside")]
