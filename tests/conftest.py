@@ -2,6 +2,7 @@ import os
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two test processes share two cores
 # The tests compile much and run little, and most of what compiling takes goes to emitters that fuse loops: without them
 # a program takes a quarter of the time. XLA ends the process at a flag that it does not know, as other versions do not.
 if version("jaxlib").startswith("0.10."):
@@ -17,7 +18,7 @@ collect_ignore = ["memory_of_a_process.py", "fits_twice.py"]  # a script that ta
 
 jax.config.update("jax_enable_x64", True)  # laws are checked in float64; float32 arrays stay float32
 jax.config.update("jax_disable_most_optimizations", True)
-torch.set_num_threads(1)  # two test processes share two cores
+torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)
