@@ -14,6 +14,7 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
+from ppl_flows.inference.gaussian import Gaussian, Stretch
 from ppl_flows.inference.kl_estimate import NOT_LOOKED, ModesSeen
 from ppl_flows.inference.saved_fields import PLAIN, as_kind
 from ppl_flows.inference.saved_sites import Arrays, SavedSite, site_from_file, sites_to_file
@@ -28,7 +29,7 @@ class SavedFit:
     Attributes:
         bijection, params: from a standard normal to the latent vector, and its trained parameters.
         log_weights: of a guide with several modes, whose flows ``bijection`` has side by side; None of others.
-        gaussian: mean and factor of the normal near the posterior that the guide started at; None where it had none.
+        gaussian: the normal near the posterior that the guide started at; None where it had none.
         sites: of the latent vector, in its order.
         placed: names of those that the model places; the guide then draws by runs of the model alone.
         map_params: trained parameters of the map that does it, under dotted names.
@@ -56,7 +57,7 @@ class SavedFit:
     bijection: Bijection
     params: Params
     log_weights: np.ndarray | None
-    gaussian: tuple[np.ndarray, np.ndarray] | None
+    gaussian: Gaussian | None
     sites: tuple[SavedSite, ...]
     placed: tuple[str, ...]
     map_params: Arrays
@@ -142,7 +143,9 @@ def fit_to_file(fit: SavedFit) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if fit.log_weights is not None:
         arrays["log_weights"] = fit.log_weights
     if fit.gaussian is not None:
-        arrays |= {"gaussian.mean": fit.gaussian[0], "gaussian.factor": fit.gaussian[1]}
+        arrays |= {"gaussian.mean": fit.gaussian.mean, "gaussian.factor": fit.gaussian.factor}
+        if fit.gaussian.stretch is not None:
+            arrays |= {f"gaussian.{name}": array for name, array in fit.gaussian.stretch._asdict().items()}
     return {
         "needs": "model" if fit.placed else None if fit.log_weights is None else "mixture",  # to draw
         "sites": sites,
@@ -164,9 +167,6 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         raise ValueError(f"the sites take {size} numbers, but the flow has shape {bijection.event_shape}.")
     if bijection.batch_shape != np.shape(log_weights if log_weights is not None else 0.0):
         raise ValueError(f"its flows have shape {bijection.batch_shape}, and need as many weights.")
-    mean, factor = arrays.get("gaussian.mean"), arrays.get("gaussian.factor")
-    if mean is not None and (mean.shape != (size,) or factor is None or factor.shape not in ((size,), (size, size))):
-        raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
     map_params = {name: arrays[f"informed.{name}"] for name in MAP if placed and f"informed.{name}" in arrays}
     check_map_params(sites, placed, map_params)
     if arrays["losses"].ndim != 1:
@@ -182,7 +182,7 @@ def fit_from_file(bijection: Bijection, params: Params, document: dict[str, Any]
         bijection=bijection,
         params=params,
         log_weights=log_weights,
-        gaussian=None if mean is None or factor is None else (mean, factor),
+        gaussian=_gaussian_from_file(arrays, size),
         sites=sites,
         placed=placed,
         map_params=map_params,
@@ -247,3 +247,14 @@ def check_map_params(sites: tuple[SavedSite, ...], placed: tuple[str, ...], foun
     ):
         wanted = ", ".join(f"informed.{name} ({size},)" for name, size in expected.items())
         raise ValueError(f"the parameters of its map are not those of sites it has: expected {wanted or 'none'}.")
+
+
+def _gaussian_from_file(arrays: Arrays, size: int) -> Gaussian | None:
+    found = {key.removeprefix("gaussian."): array for key, array in arrays.items() if key.startswith("gaussian.")}
+    if not found:
+        return None
+    mean, factor, scales = found["mean"], found["factor"], found.get("scales", np.zeros(0))
+    shapes = (size,), (size, size) if factor.ndim == 2 else (size,), (size, len(np.atleast_1d(scales)))
+    if (mean.shape, factor.shape, found.get("directions", np.zeros((size, 0))).shape) != shapes or scales.ndim != 1:
+        raise ValueError(f"the Gaussian has not the shape of {size} numbers.")
+    return Gaussian(mean, factor, stretch=Stretch(found["directions"], scales) if scales.size else None)

@@ -17,7 +17,6 @@ from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.auto_flow import with_map, without_map
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.flow_chains import BaseSpace
-from ppl_flows.inference.gaussian import Gaussian
 from ppl_flows.inference.kl_estimate import Estimate, Scores
 from ppl_flows.inference.model_map import LatentSite, ModelMap, Step, place_sites
 from ppl_flows.inference.model_runs import ModelRuns
@@ -67,7 +66,7 @@ def saved_fit(
         log_weights=log_weights,
         placed=guide.informed,
         map_params={name: array for name, array in of_map.items() if name in MAP},
-        gaussian=None if near is None else (np.asarray(near.mean), np.asarray(near.factor)),
+        gaussian=near,
         sites=tuple(sites),
         model_params=tuple(model_params.items()),
         losses=result.losses,
@@ -144,11 +143,6 @@ class NoModel:
 
     def with_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoModel:
         return self
-
-
-def gaussian_of(saved: SavedFit) -> Gaussian | None:
-    """Where its guide started."""
-    return None if saved.gaussian is None else Gaussian(*saved.gaussian)
 
 
 def loaded_guide(

@@ -27,7 +27,7 @@ from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import gaussian_of, whole_flow
+from ppl_flows.inference.saved_results import whole_flow
 from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.jax.arrays import to_array
@@ -145,7 +145,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
             if self._file.placed:
                 self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, args, kwargs))
             self._set_flows(*whole_flow(self._file, self._map), self._file.log_weights)
-            self.start, self._gaussian = self._file.start, gaussian_of(self._file)
+            self.start, self._gaussian = self._file.start, self._file.gaussian
             return
         if self._modes != 1 and len(found := self._find_modes(self._modes, args, kwargs)) > 1:
             return self._cover(found)

@@ -25,7 +25,6 @@ from ppl_flows.inference.model_map import ModelMap, loaded_map, same_arguments
 from ppl_flows.inference.neutral_supports import check_sites
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
-from ppl_flows.inference.saved_results import gaussian_of
 from ppl_flows.inference.saved_sites import SavedSite
 from ppl_flows.inference.short_reprs import guide_repr, unset_guide_repr
 from ppl_flows.pyro.distribution import Flow
@@ -128,7 +127,7 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous):
             set_model_params(self._file)
             if self._file.placed:
                 self._map = loaded_map(self._file.placed, self._file.map_params, guide_map(self, loc, args, kwargs))
-            self.transform, self._gaussian = transform_of(self._file, loc, self._map), gaussian_of(self._file)
+            self.transform, self._gaussian = transform_of(self._file, loc, self._map), self._file.gaussian
             self.start = self._file.start
             if self._file.log_weights is not None:
                 self._set_weights(self._file.log_weights, loc)
