@@ -11,6 +11,7 @@ BLOCKS = 20  # of the steps of a training: after each it is looked at, and over 
 MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 OUTLIER = 3.0  # root mean squares of the norm of the own optimiser's gradients, above which one of them is shortened
 LEFT = 0.01  # nats of KL that a training may leave which ends at its first look
+ENOUGH = object()  # what ends a training where a watcher gives it
 
 
 class Training(NamedTuple):
@@ -47,6 +48,10 @@ class BestParams:
         if self.params is None or self.losses[-1] < self._smallest:
             self.params, self._smallest = params, self.losses[-1]
 
+    def stalled(self, patience: int) -> bool:
+        """Whether the last so many losses were all above the smallest one."""
+        return len(self.losses) - int(np.argmin(self.losses)) > patience
+
     def saved(self) -> list[Any] | None:
         """All of it, for a checkpoint; None before the first call."""
         return None if self.params is None else [self.losses, self._smallest, self._pack(self.params)]
@@ -62,21 +67,24 @@ def block_watcher(
     trained_params: Callable[[Any], tuple[Any, ...]],
     best: BestParams | None,
     callback: Callable[[int, float, Any], Any] | None,
-) -> Callable[[int, float, Any], None] | None:
+    patience: int | None = None,
+) -> Callable[[int, float, Any], object] | None:
     """What ``fit_density`` does after a block: tries its parameters on held-out rows, and calls the user back.
 
     Args:
         trained_params: from what the training gives to what ``best`` takes, the bijection's parameters first.
+        patience: it gives ``ENOUGH`` when so many blocks brought no smaller validation loss; None: never.
     """
     if best is None and callback is None:
         return None
 
-    def watch(step: int, loss: float, values: Any) -> None:
+    def watch(step: int, loss: float, values: Any) -> object:
         trained = trained_params(values)
         if best:
             best(trained)
         if callback:
             callback(step, loss, trained[0])
+        return ENOUGH if best and patience is not None and best.stalled(patience) else None
 
     return watch
 
