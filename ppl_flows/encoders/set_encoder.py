@@ -40,15 +40,11 @@ class SetEncoder:
         ValueError: an unknown pooling or activation, a size below 1, or a width that heads does not divide.
 
     Example:
-        >>> import numpyro, numpyro.distributions as dist, numpy as np, ppl_flows as pf
-        >>> from ppl_flows.numpyro import fit_amortized
-        >>> def model(y):
-        ...     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-        ...     with numpyro.plate("rows", len(y)): numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
-        >>> options = {"flow": pf.Elementwise, "encoder": pf.SetEncoder(), "simulations": 100, "steps": 2}
-        >>> fit = fit_amortized(model, np.zeros(5), **options, progress=False)
-        >>> fit.sample(4, np.ones(17))["z"].shape
-        (4,)
+        >>> import numpy as np, ppl_flows as pf
+        >>> network = pf.SetEncoder("attention", size=8).bind(features=2)
+        >>> params = network.init(np.random.default_rng(0))
+        >>> network(params, np.zeros((5, 10, 2)), np.full((5, 1), 3.0), None).shape  # the first 3 of 10 rows
+        (5, 8)
 
     Reference: Zaheer et al. (2017), Deep Sets, arXiv:1703.06114; Lee et al. (2019), Set Transformer: A Framework for
         Attention-based Permutation-Invariant Neural Networks, arXiv:1810.00825 (pooling by attention).

@@ -129,8 +129,8 @@ def effort_for(simulations: int | None) -> Effort:
     if simulations is None or simulations > 50_000:
         return Effort(5_000, 256, 2e-3, partial(nsf, hidden=(64, 64)))
     if simulations > 5_000:
-        return Effort(5_000, 100, 1e-3, partial(nsf, hidden=(64, 64)))
-    return Effort(2_000, 50, 5e-4, partial(nsf, hidden=(50, 50), flow_layers=4))
+        return Effort(5_000, 100, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=5))
+    return Effort(2_000, 50, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=4))
 
 
 def in_rounds(

@@ -91,7 +91,7 @@ class Observations:
         """
         if not self.axes:
             return None
-        sizes = {n: data[n].shape[axis] for n, axis in self.axes.items()}
+        sizes = {n: int(data[n].shape[axis]) for n, axis in self.axes.items()}
         if len({*sizes.values()}) > 1 or 0 in sizes.values():
             raise ValueError(f"the sites of a set must have the same number of rows, at least 1, got {sizes}.")
         return next(iter(sizes.values()))

@@ -29,6 +29,7 @@ class BestParams:
     Args:
         loss: of parameters.
         pack: what a checkpoint keeps of them, and ``unpack`` the way back: it is given the training's own, too.
+        first: parameters that take the place of those of the first call, where their loss is smaller; None: none.
 
     Attributes:
         params: these; None before the first call.
@@ -36,17 +37,25 @@ class BestParams:
     """
 
     def __init__(
-        self, loss: Callable[[Any], Any], *, pack: Callable[[Any], Any], unpack: Callable[[Any, Any], Any]
+        self,
+        loss: Callable[[Any], Any],
+        *,
+        pack: Callable[[Any], Any],
+        unpack: Callable[[Any, Any], Any],
+        first: Any = None,
     ) -> None:
         self.params: Any = None
         self.losses: list[float] = []
-        self._loss, self._smallest = loss, np.inf
+        self._loss, self._smallest, self._first = loss, np.inf, first
         self._pack, self._unpack = pack, unpack
 
     def __call__(self, params: Any) -> None:
-        self.losses.append(float(self._loss(params)))
-        if self.params is None or self.losses[-1] < self._smallest:
-            self.params, self._smallest = params, self.losses[-1]
+        loss = float(self._loss(params))
+        if self._first is not None and not self.losses and (of_first := float(self._loss(self._first))) < loss:
+            loss, params = of_first, self._first
+        self.losses.append(loss)
+        if self.params is None or loss < self._smallest:
+            self.params, self._smallest = params, loss
 
     def stalled(self, patience: int) -> bool:
         """Whether the last so many losses were all above the smallest one."""

@@ -124,8 +124,12 @@ def train_density(
         of_x = BaseDistribution(base, values["density_base"]) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
-    @jax.jit
     def validation_loss(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
+        others = {n: trained[1][n] for n in (*given.params, *(["density_base"] if isinstance(base, Base) else []))}
+        return held_out(jax.tree.map(jnp.asarray, (trained[0], others)))
+
+    @jax.jit
+    def held_out(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
         params, values = trained
         size = min(batch_size, len(held_rows))
         batches = np.resize(held_rows, (-(-len(held_rows) // size), size))  # some rows twice, to fill the last
@@ -143,7 +147,8 @@ def train_density(
         restored: tuple[Params, dict[str, Any]] = jax.tree.unflatten(structure, like(like_these, leaves))
         return restored
 
-    best = BestParams(validation_loss, pack=jax.tree.leaves, unpack=best_params)
+    first = None if hooks.start is None else (jax.tree.map(lambda a: jnp.asarray(a, data.dtype), start), given.params)
+    best = BestParams(validation_loss, pack=jax.tree.leaves, unpack=best_params, first=first)
     trained = train(
         jax.random.key(seed),
         Trace_ELBO(),

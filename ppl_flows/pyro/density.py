@@ -13,6 +13,7 @@ from ppl_flows.core.types import Params
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.pyro.base_distribution import AnyBase
+from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Values
 from ppl_flows.pyro.density_training import train_density
 
@@ -89,6 +90,7 @@ def fit_density(
         >>> result.flow.sample().shape
         torch.Size([2])
     """
+    check_compile(compile, optimizer=optimizer)
     return train_density(
         bijection,
         data,

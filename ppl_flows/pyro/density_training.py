@@ -25,7 +25,6 @@ from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
-from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.density_files import draw_rows, save_density
 from ppl_flows.pyro.distribution import Flow
@@ -63,13 +62,13 @@ def train_density(
 ) -> DensityFit:
     """As ``fit_density``, whose arguments and errors these are."""
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
-    check_compile(compile, optimizer=optimizer)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
     check_density(bijection, base, torch.distributions.Distribution, **options)
     data = to_tensors(data, "data", torch.get_default_dtype())
     given = Context(context, encoder, data)
     contexts = given.all_rows()
-    all_data, all_context = (None if a is None else a.detach().cpu().numpy() for a in (data, contexts))
+    all_data = data.detach().cpu().numpy()
+    all_context = None if contexts is None else contexts.detach().cpu().numpy()
     check_rows(bijection, all_data, all_context, levels)
     saved = open_checkpoint(
         checkpoint,
@@ -148,7 +147,12 @@ def train_density(
                 total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
         return total / len(held_rows)
 
-    best = BestParams(validation_loss, pack=_pack, unpack=lambda packed, _: _unpack(packed, given, data.device))
+    best = BestParams(
+        validation_loss,
+        pack=_pack,
+        unpack=lambda packed, _: _unpack(packed, given, data.device),
+        first=None if hooks.start is None else (start, None, given.trained()),
+    )
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         trained = train(

@@ -101,8 +101,12 @@ class Simulator:
             with pyro.plate("simulations", n, dim=-1 - self._nesting):
                 return self._read(sites_of(self._model, self._args, self._kwargs), n)
         runs = [self._read(sites_of(self._model, self._args, self._kwargs), 1) for _ in range(n)]
-        values, data = ({name: torch.cat([run[i][name] for run in runs]) for name in runs[0][i]} for i in (1, 2))
-        return torch.cat([z for z, _, _ in runs]), values, data
+        values = {name: torch.cat([run[1][name] for run in runs]) for name in runs[0][1]}
+        return (
+            torch.cat([run[0] for run in runs]),
+            values,
+            {n: torch.cat([run[2][n] for run in runs]) for n in self.data},
+        )
 
     def _read(self, drawn: Any, n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         values = {name: drawn[name]["value"].reshape(n, *s["value"].shape) for name, s in self.latents.items()}
