@@ -71,7 +71,15 @@ class SetEncoder:
             )
 
     def bind(self, features: int, others: int = 0) -> SetNetwork:
-        """The network of rows of so many numbers, and of so many numbers that are in no row."""
+        """The network of these sizes: ``init(rng)``, and ``(params, rows, count, others) -> context``.
+
+        Args:
+            features: numbers of a row.
+            others: numbers that are in no row.
+
+        Returns:
+            The network, whose parameters do not depend on the number of rows.
+        """
         return SetNetwork(self, features, others)
 
 
