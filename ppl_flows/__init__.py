@@ -15,6 +15,7 @@ from ppl_flows.core.conditioner import AutoregressiveConditioner, Autoregressive
 from ppl_flows.core.params import merge, split
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.descriptions import register
+from ppl_flows.encoders import SetEncoder
 from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
 from ppl_flows.inference.evidence import compare
@@ -37,6 +38,7 @@ __all__ = [
     "SavedDensity",
     "SavedFit",
     "SavedPrior",
+    "SetEncoder",
     "Transformer",
     "bits_per_dim",
     "compare",

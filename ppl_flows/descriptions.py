@@ -13,8 +13,16 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.transformer import Transformer
+from ppl_flows.encoders.set_encoder import SetEncoder
 
-PARTS = (AutoregressiveConditioner, Base, Bijection, Conditioner, Transformer)  # what a description is made of
+PARTS = (
+    AutoregressiveConditioner,
+    Base,
+    Bijection,
+    Conditioner,
+    SetEncoder,
+    Transformer,
+)  # what a description is made of
 # What is built is measured by its sizes: together at most the numbers that the file's arrays hold, and these for layers
 # without parameters, which take 0.3 s and 100 MB at most.
 FREE = 2**20
@@ -88,9 +96,15 @@ def build(description: Any, numbers: int) -> Any:
 
 def _classes() -> Mapping[str, type]:
     import ppl_flows  # here: the package imports this module
+    from ppl_flows.encoders.given_set import GivenSet  # which, as the next, only fits make
+    from ppl_flows.inference.normal_scores import NormalToLogistic
 
     public = (getattr(ppl_flows, name) for name in ppl_flows.__all__)
-    return {c.__name__: c for c in public if isinstance(c, type) and dataclasses.is_dataclass(c)} | _registered
+    return (
+        {c.__name__: c for c in public if isinstance(c, type) and dataclasses.is_dataclass(c)}
+        | {c.__name__: c for c in (GivenSet, NormalToLogistic)}
+        | _registered
+    )
 
 
 def _describe(value: Any, classes: Mapping[str, type]) -> Any:

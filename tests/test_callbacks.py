@@ -79,14 +79,25 @@ def test_a_density_takes_an_optimiser_and_calls_back_with_its_params(lang, valid
     assert np.median(fitted.losses[-20:]) < np.median(fitted.losses[:20]) - 0.05
 
 
+def of_a_cube(lang):
+    """A posterior that the linear regression it starts at is not."""
+
+    def model(y):
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), lang.array(1.0)))
+        lang.ppl.sample("y", lang.dist.Normal(z**3, lang.array(0.2)), obs=y)
+
+    return model
+
+
 def test_an_amortised_posterior_takes_an_optimiser_and_calls_back(lang):
     calls = []
     fitted = shell(lang).fit_amortized(
-        of_a_mean(lang),
+        of_a_cube(lang),
         lang.array(0.0),
         flow=partial(pf.nsf, flow_layers=1, bins=3, hidden=(8,)),
         simulations=300,
         steps=60,
+        patience=None,
         optimizer=adam(lang),
         callback=lambda *call: calls.append(call),
         progress=False,

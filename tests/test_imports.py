@@ -15,7 +15,7 @@ LAYERS = [
     {"core", "safe_files"},
     {"transformers", "conditioners", "numerics", "backends"},
     {"bijections", "combinators", "bases"},
-    {"recipes"},
+    {"encoders", "recipes"},
     {"inference"},
     {"plots", "torch", "jax"},
     {"pyro", "numpyro"},

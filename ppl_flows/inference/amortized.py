@@ -1,57 +1,240 @@
-"""What ``fit_amortized`` of both shells shares: data as contexts, and checks."""
+"""What ``fit_amortized`` of both shells shares: its effort, its rounds, and checks."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-LINEAR = 5.0  # absolute deviations up to which a Scaler is nearly linear
+from ppl_flows.combinators.chain import Chain
+from ppl_flows.combinators.partial import Partial
+from ppl_flows.core.bijection import Bijection
+from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.types import Params
+from ppl_flows.encoders import SetEncoder
+from ppl_flows.encoders.given_set import GivenSet, fewer_rows
+from ppl_flows.inference.density_hooks import DensityHooks
+from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.normal_scores import NormalToLogistic
+from ppl_flows.inference.observations import Observations, Scaler
+from ppl_flows.inference.posterior_start import posterior_start
+from ppl_flows.inference.validation import step_sizes
+from ppl_flows.recipes import nsf
 
-
-class Scaler(NamedTuple):
-    """Data as a context for networks: centred, scaled, and compressed far out, so that heavy tails do no harm."""
-
-    centre: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def from_rows(cls, rows: np.ndarray) -> Scaler:
-        """By the median and the median absolute deviation of rows; 1 where that is 0."""
-        centre = np.median(rows, axis=0)
-        scale = np.median(np.abs(rows - centre), axis=0)
-        return cls(centre, np.where(scale > 0, scale, 1.0))
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(LINEAR * np.arcsinh((rows - self.centre) / (LINEAR * self.scale)))
-
-
-class Observations:
-    """Data sets, ``{site: (n, *site shape)}``, as what networks take: vectors, or, for an encoder, the sites, scaled.
-
-    Numbers of a vector are scaled each by itself, sites as a whole, which keeps what their elements have in common.
-    """
-
-    def __init__(self, scalers: dict[str, Scaler], *, encoder: bool) -> None:
-        self.scalers, self._encoder = scalers, encoder
-
-    @classmethod
-    def from_rows(cls, data: dict[str, np.ndarray], *, encoder: bool) -> Observations:
-        """Scaled by these data sets."""
-        scalers = {n: Scaler.from_rows(v.reshape(-1, 1) if encoder else _flat(v)) for n, v in data.items()}
-        return cls(scalers, encoder=encoder)
-
-    def __call__(self, data: dict[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
-        if self._encoder:
-            return {name: scaler(data[name]) for name, scaler in self.scalers.items()}
-        return np.concatenate([scaler(_flat(data[name])) for name, scaler in self.scalers.items()], axis=-1)
-
-
-def _flat(rows: np.ndarray) -> np.ndarray:
-    return rows.reshape(len(rows), -1)
-
-
+PILOT = 4_096  # simulations that a training on the fly starts from
 ENCODED_ROWS = 1_024  # per call of an encoder, outside training
+ON_EDGE = 0.01  # share of simulations whose latents may be, by rounding, at an end of their support
+OUTSIDE = 1e-4  # share of the posterior's draws that a truncated prior leaves out
+QUANTILE_DRAWS = 20_000
+TRIES = 1_000  # times as many draws of the prior as are kept, at most
+
+Rows = tuple[np.ndarray, dict[str, np.ndarray]]
+
+
+class Plan(NamedTuple):
+    """Of a training: its simulations and rounds, steps, rows per step, rate, and recipe of the flow."""
+
+    simulations: int
+    rounds: int
+    patience: int | None
+    steps: int
+    batch_size: int
+    lr: float | None
+    flow: Callable[..., Bijection]
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        simulations: int | None,
+        rounds: int,
+        patience: int | None,
+        steps: int | None,
+        batch_size: int | None,
+        lr: float | None,
+        optimizer: Any,
+        flow: Callable[..., Bijection] | None,
+        checkpoint: Any,
+        seed: int,
+    ) -> Plan:
+        """As given to ``fit_amortized``; what is None as suits so many simulations.
+
+        Raises:
+            TypeError, ValueError: as ``fit_amortized``.
+        """
+        checked_seed("fit_amortized", seed)  # all of it before the simulations, which take long
+        check_amortized(simulations, rounds, patience)
+        if rounds > 1 and checkpoint is not None:
+            raise ValueError("fit_amortized: a checkpoint is of one training, and rounds have several; use rounds=1.")
+        step_sizes(optimizer, lr, None, default_lr=2e-3)
+        effort = effort_for(simulations)
+        size = effort.batch_size if batch_size is None else whole_number("fit_amortized", "batch_size", batch_size)
+        return cls(
+            max(PILOT, size) if simulations is None else simulations,
+            rounds,
+            patience,
+            effort.steps if steps is None else steps,
+            size,
+            (effort.lr if lr is None else lr) if optimizer is None else None,
+            effort.flow if flow is None else flow,
+            seed,
+        )
+
+    def flow_given(
+        self, dim: int, encoder: Any, observations: Observations, data: dict[str, np.ndarray]
+    ) -> Bijection | None:
+        """The flow, given data as vectors or sets; None where an encoder of the user makes the context."""
+        features, others = observations.sizes
+        if not isinstance(encoder, SetEncoder):
+            return self.flow(dim, context_dim=others) if encoder is None else None
+        part, rows = self.flow(dim, context_dim=encoder.size), observations.rows(data) or 1
+        return GivenSet(part, encoder=encoder, rows=rows, features=features, others=others)
+
+    def hooks(self, bijection: Bijection, *, regression: bool, fresh: Any) -> DensityHooks:
+        """Of the training of a conditional flow; ``regression``: on its contexts, which are vectors of data."""
+        start = partial(posterior_start, bijection, regression=regression, seed=self.seed)
+        vary = None
+        if isinstance(bijection, GivenSet) and bijection.encoder.any_size:
+            vary = partial(fewer_rows, rows=bijection.rows, features=bijection.features)
+        return DensityHooks(start, self.patience, vary, fresh)
+
+    def to_validate_by(self, bijection: Bijection, contexts: Any) -> Any:
+        """Contexts of simulations: of sets of any size where training shows such."""
+        if not (isinstance(bijection, GivenSet) and bijection.encoder.any_size):
+            return contexts
+        u = np.random.default_rng(self.seed).random(len(contexts))
+        return fewer_rows(contexts, u, bijection.rows, bijection.features)
+
+    def with_scores(self, fitted: DensityFit, scores: Bijection | None) -> tuple[Bijection, Params]:
+        """A density of normal scores as one of unconstrained latents."""
+        if scores is None:
+            return fitted.bijection, fitted.params
+        return Chain({"density": fitted.bijection, "scores": scores}), {"density": fitted.params, "scores": {}}
+
+
+class Effort(NamedTuple):
+    """What suits a number of simulations, unless it is given."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    flow: Callable[..., Bijection]
+
+
+def effort_for(simulations: int | None) -> Effort:
+    """None: fresh ones in every step."""
+    if simulations is None or simulations > 50_000:
+        return Effort(5_000, 256, 2e-3, partial(nsf, hidden=(64, 64)))
+    if simulations > 5_000:
+        return Effort(5_000, 100, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=5))
+    return Effort(2_000, 50, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=4))
+
+
+def in_rounds(
+    draw: Callable[[int, int], Rows],
+    train: Callable[[Rows], tuple[DensityFit, Observations]],
+    region: Callable[[DensityFit, Observations], Callable[[np.ndarray], np.ndarray]],
+    plan: Plan,
+    scores: Bijection | None,
+) -> tuple[DensityFit, Observations, float]:
+    """The density after all rounds, what its contexts are made by, and what its losses lack to be those of
+    unconstrained latents, in nats.
+
+    Args:
+        draw: so many simulations of the prior, by a seed.
+        train: on simulations.
+        region: from a trained density to where the next round's simulations are.
+    """
+    n = plan.simulations // plan.rounds
+    rows, regions = draw(plan.simulations - (plan.rounds - 1) * n, plan.seed), []
+    for i in range(1, plan.rounds):
+        regions.append(region(*train(rows)))
+        new = draw_inside(draw, lambda z: np.all([inside(z) for inside in regions], axis=0), n, plan.seed + i)
+        rows = join(rows, new)
+    fitted, observations = train(rows)
+    shift = 0.0 if scores is None else float(scores.forward({}, rows[0].astype(float))[1].mean())
+    return fitted, observations, shift
+
+
+def region_above(score: Callable[[Any], np.ndarray], of_draws: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Where a log density is above its value at all but a small share of its own draws."""
+    least = np.quantile(of_draws, OUTSIDE)
+    return lambda z: score(z) >= least
+
+
+def interval_scores(on_interval: list[bool]) -> Bijection | None:
+    """From normal scores to unconstrained latents: other than the identity where a latent lies in an interval."""
+    index, dim = tuple(i for i, yes in enumerate(on_interval) if yes), len(on_interval)
+    if not index:
+        return None
+    layer = NormalToLogistic(len(index))
+    return layer if len(index) == dim else Partial(layer, dim=dim, index=index)
+
+
+def draw_inside(
+    draw: Callable[[int, int], Rows], inside: Callable[[np.ndarray], np.ndarray], n: int, seed: int
+) -> Rows:
+    """So many simulations whose latents are inside of a region, by rejection.
+
+    Raises:
+        ValueError: too few of the prior's draws are inside.
+    """
+    kept: list[Rows] = []
+    found = tried = 0
+    seeds = np.random.SeedSequence(seed)
+    while found < n:
+        z, x = draw(n, int(seeds.spawn(1)[0].generate_state(1)[0]))
+        rows = np.flatnonzero(inside(z))
+        kept.append((z[rows], {name: v[rows] for name, v in x.items()}))
+        found, tried = found + len(rows), tried + n
+        if tried >= TRIES * n and found < n:
+            raise ValueError(
+                f"fit_amortized: of {tried:,} draws of the prior {found} are where the posterior is; take fewer "
+                "rounds, or fit(model, AutoFlow(model)) where the model has a likelihood."
+            )
+    joined = {name: np.concatenate([x[name] for _, x in kept])[:n] for name in kept[0][1]}
+    return np.concatenate([z for z, _ in kept])[:n], joined
+
+
+def join(first: Rows, second: Rows) -> Rows:
+    """Both, one after the other."""
+    return (
+        np.concatenate([first[0], second[0]]),
+        {name: np.concatenate([first[1][name], second[1][name]]) for name in first[1]},
+    )
+
+
+def check_amortized(simulations: int | None, rounds: int, patience: int | None) -> None:
+    """Raises TypeError or ValueError for options that ``fit_amortized`` does not take."""
+    whole_number("fit_amortized", "rounds", rounds)
+    if patience is not None:
+        whole_number("fit_amortized", "patience", patience)
+    if simulations is None:
+        if rounds > 1:
+            raise ValueError("fit_amortized: rounds share a number of simulations; give simulations=.")
+        return
+    if not isinstance(simulations, int | np.integer) or isinstance(simulations, bool):
+        raise TypeError(f"fit_amortized: simulations must be a whole number or None, got {simulations!r}.")
+    if simulations // rounds < 100:
+        raise ValueError(
+            f"fit_amortized: simulations must be at least 100"
+            f"{'' if rounds == 1 else ' a round'}, got {simulations // rounds}."
+        )
+
+
+def warn_elsewhere(observed: dict[str, np.ndarray] | None, data: dict[str, np.ndarray]) -> None:
+    """Warns where data are others than those that the rounds of a fit were aimed at."""
+    if observed is not None and any(
+        observed[name].shape != data[name].shape or not np.array_equal(observed[name], data[name]) for name in observed
+    ):
+        warnings.warn(
+            "this fit was trained in rounds for the data in its arguments, and these are others: the posterior is that "
+            "of a prior cut to where the former's was. Fit again with rounds=1, or with these data.",
+            stacklevel=5,
+        )
 
 
 def check_encoded(shape: tuple[int, ...], trains: bool) -> None:
@@ -77,13 +260,29 @@ def check_data(observed: list[str], scalers: dict[str, Scaler]) -> None:
         raise ValueError(f"the fit in the file is given {sorted(missing)}, which this model does not observe.")
 
 
-def check_simulations(z: np.ndarray, data: dict[str, np.ndarray]) -> None:
-    """Raises ValueError unless there are enough simulations and all are finite."""
-    if len(z) < 100:
-        raise ValueError(f"fit_amortized: simulations must be at least 100, got {len(z)}.")
-    bad = ~np.all([np.isfinite(_flat(v)).all(-1) for v in (z, *data.values())], axis=0)
-    if bad.any():
+def finite_rows(z: np.ndarray, data: dict[str, np.ndarray]) -> Rows:
+    """The simulations, without those few whose latents rounding has put at an end of their support.
+
+    Raises:
+        ValueError: data that are not finite, or more than a few such latents.
+    """
+    fine = np.isfinite(z).all(-1)
+    bad = ~np.all([np.isfinite(v.reshape(len(v), -1)).all(-1) for v in data.values()], axis=0)
+    if bad.any() or np.mean(~fine) > ON_EDGE:
         raise ValueError(
-            f"fit_amortized: {bad.sum()} of {len(z)} simulations are not finite, on the unconstrained scale for the "
-            "latents; narrow the priors, or let the model observe a transform of the data."
+            f"fit_amortized: {(bad | ~fine).sum()} of {len(z)} simulations are not finite, on the unconstrained scale "
+            "for the latents; narrow the priors, or let the model observe a transform of the data."
         )
+    return z[fine], {name: value[fine] for name, value in data.items()}
+
+
+def check_supports(values: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
+    """Raises ValueError where latents, mapped to the reals and back by the supports of one run, are others."""
+    for name, value in values.items():
+        off = np.abs(value - again[name])
+        fine = off <= 1e-2 * (np.abs(value) + value.std() + 1e-6)
+        if not np.all(fine | ~np.isfinite(off)):
+            raise ValueError(
+                f"fit_amortized: the support of site {name!r} depends on other latents; let the model draw it from a "
+                "fixed support, such as a share in (0, 1), and compute the site from it."
+            )

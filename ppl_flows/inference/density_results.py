@@ -120,7 +120,9 @@ class AmortizedFit(PicklesOrSaysHow):
     """A posterior for every data set of a model.
 
     Attributes:
-        density: the conditional flow over the unconstrained latents, and its training.
+        density: the conditional flow over the unconstrained latents, and its training: ``losses`` and
+            ``validation_losses`` are in nats per data set.
+        observed: the data that the rounds were aimed at, ``{site: (1, *site shape)}``; None: it is for all data.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
@@ -137,6 +139,7 @@ class AmortizedFit(PicklesOrSaysHow):
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
     _see: Callable[[tuple[Any, ...], dict[str, Any]], ModelData] | None = None
     _write: Callable[[AmortizedFit, Path], None] | None = None
+    observed: dict[str, np.ndarray] | None = None
 
     def save(self, path: Path) -> None:
         """Writes the fit to one file, which ``load_amortized(path, model)`` of either language, and ``pf.load``, read.
@@ -149,7 +152,11 @@ class AmortizedFit(PicklesOrSaysHow):
 
     @one_at_a_time
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
-        """Posterior draws by ``seed`` given data in the model's arguments, ``{site: (num_samples, *site shape)}``."""
+        """Posterior draws by ``seed`` given data in the model's arguments, ``{site: (num_samples, *site shape)}``.
+
+        Warns:
+            UserWarning: the fit was trained in rounds, for other data.
+        """
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
 
@@ -177,5 +184,8 @@ class AmortizedFit(PicklesOrSaysHow):
         return FitGroups(groups, seen.dims, found, attrs).to_arviz(coords=coords, dims=dims, attrs={})
 
     def __repr__(self) -> str:
-        loss = self.density.losses[-len(self.density.losses) // 10 :].mean()
-        return f"AmortizedFit({self.density.bijection}, loss={loss:.3f} nats per data set)"
+        loss = f"loss={self.density.losses[-len(self.density.losses) // 10 :].mean():.3f}"
+        if self.density.validation_losses is not None:
+            loss += f", validation loss={self.density.validation_losses.min():.3f}"
+        near = "" if self.observed is None else ", for the data of its rounds"
+        return f"AmortizedFit({self.density.bijection}, {loss} nats per data set{near})"

@@ -82,6 +82,12 @@ class NeutralSupports:
         words = self._words(name, support, way_out)
         return SavedSite(name, tuple(shape), words, numbers, self.to_numpy(value), self._image(support, numbers))
 
+    def is_interval(self, support: Any) -> bool:
+        """Whether its numbers lie, each by itself, between two ends."""
+        while hasattr(support, "reinterpreted_batch_ndims"):
+            support = support.base_constraint
+        return (self._plain_words(support) or {}).get("name") in ("interval", "unit_interval", "circular")
+
     def transform(self, site: SavedSite) -> Any:
         """The language's map onto the support of a site of a file.
 

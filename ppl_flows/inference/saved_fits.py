@@ -12,6 +12,7 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
+from ppl_flows.encoders.given_set import given_set_in
 from ppl_flows.inference.auto_flow import QUALITIES
 from ppl_flows.inference.evidence import Evidence, withheld
 from ppl_flows.inference.gaussian import Gaussian, Stretch
@@ -121,11 +122,15 @@ class SavedAmortized:
         density: the conditional flow over the unconstrained latents.
         sites: latents, in the order of the flow's vector.
         scalers: centre and scale of the data, by site, in the order of the flow's context.
+        axes: of the data whose rows are a set, its axis from the end, by site; None: there is no set.
+        observed: as of ``AmortizedFit``.
     """
 
     density: SavedDensity
     sites: tuple[SavedSite, ...]
     scalers: dict[str, tuple[np.ndarray, np.ndarray]]
+    axes: dict[str, int] | None = None
+    observed: dict[str, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         sites = ", ".join(site.name for site in self.sites)
@@ -207,7 +212,10 @@ def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np
     sites, arrays = sites_to_file(fit.sites)
     for i, (centre, scale) in enumerate(fit.scalers.values()):
         arrays |= {f"scalers.{i}.centre": centre, f"scalers.{i}.scale": scale}
-    return {"needs": "model", "sites": sites, "data": [*fit.scalers]}, arrays
+    if fit.observed is not None:
+        arrays |= {f"observed.{i}": fit.observed[name] for i, name in enumerate(fit.scalers)}
+    more = {} if fit.axes is None else {"axes": fit.axes}
+    return {"needs": "model", "sites": sites, "data": [*fit.scalers], **more}, arrays
 
 
 def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays: Arrays) -> SavedAmortized:
@@ -216,11 +224,32 @@ def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays:
     scalers = {
         str(n): (arrays[f"scalers.{i}.centre"], arrays[f"scalers.{i}.scale"]) for i, n in enumerate(document["data"])
     }
-    sizes = sum(math.prod(site.numbers) for site in sites), sum(centre.size for centre, _ in scalers.values())
+    axes = None if "axes" not in document else {str(n): int(axis) for n, axis in document["axes"].items()}
+    data = sum(centre.size for centre, _ in scalers.values())
+    if axes is not None:
+        data = _set_context(density.bijection, scalers, axes)
+    sizes = sum(math.prod(site.numbers) for site in sites), data
     shape = density.bijection.output_shape, density.bijection.context_dim
     if shape != ((sizes[0],), sizes[1]) or any(centre.shape != scale.shape for centre, scale in scalers.values()):
         raise ValueError(f"sites and data take {sizes} numbers, but the flow has shape and context {shape}.")
-    return SavedAmortized(density, sites, scalers)
+    observed = None
+    if "observed.0" in arrays:
+        observed = {name: arrays[f"observed.{i}"] for i, name in enumerate(scalers)}
+    return SavedAmortized(density, sites, scalers, axes, observed)
+
+
+def _set_context(bijection: Bijection, scalers: dict[str, tuple[np.ndarray, np.ndarray]], axes: dict[str, int]) -> int:
+    """Size of the context of a flow given a set of these data.
+
+    Raises:
+        ValueError: the flow is not given one.
+    """
+    found = given_set_in(bijection)
+    features = sum(scalers[name][0].size for name in axes)
+    others = sum(centre.size for name, (centre, _) in scalers.items() if name not in axes)
+    if found is None or (found.features, found.others) != (features, others):
+        raise ValueError(f"a row of its set has {features} numbers, besides {others} others; its flow takes others.")
+    return found.context_dim
 
 
 PRIORS = ("log_precision", "value", "state.precision", "state.value", "state.unit")  # parameters of a ``ModelMap``

@@ -11,6 +11,7 @@ BLOCKS = 20  # of the steps of a training: after each it is looked at, and over 
 MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 OUTLIER = 3.0  # root mean squares of the norm of the own optimiser's gradients, above which one of them is shortened
 LEFT = 0.01  # nats of KL that a training may leave which ends at its first look
+ENOUGH = object()  # what ends a training where a watcher gives it
 
 
 class Training(NamedTuple):
@@ -28,6 +29,7 @@ class BestParams:
     Args:
         loss: of parameters.
         pack: what a checkpoint keeps of them, and ``unpack`` the way back: it is given the training's own, too.
+        first: parameters that take the place of those of the first call, where their loss is smaller; None: none.
 
     Attributes:
         params: these; None before the first call.
@@ -35,17 +37,29 @@ class BestParams:
     """
 
     def __init__(
-        self, loss: Callable[[Any], Any], *, pack: Callable[[Any], Any], unpack: Callable[[Any, Any], Any]
+        self,
+        loss: Callable[[Any], Any],
+        *,
+        pack: Callable[[Any], Any],
+        unpack: Callable[[Any, Any], Any],
+        first: Any = None,
     ) -> None:
         self.params: Any = None
         self.losses: list[float] = []
-        self._loss, self._smallest = loss, np.inf
+        self._loss, self._smallest, self._first = loss, np.inf, first
         self._pack, self._unpack = pack, unpack
 
     def __call__(self, params: Any) -> None:
-        self.losses.append(float(self._loss(params)))
-        if self.params is None or self.losses[-1] < self._smallest:
-            self.params, self._smallest = params, self.losses[-1]
+        loss = float(self._loss(params))
+        if self._first is not None and not self.losses and (of_first := float(self._loss(self._first))) < loss:
+            loss, params = of_first, self._first
+        self.losses.append(loss)
+        if self.params is None or loss < self._smallest:
+            self.params, self._smallest = params, loss
+
+    def stalled(self, patience: int) -> bool:
+        """Whether the last so many losses were all above the smallest one."""
+        return len(self.losses) - int(np.argmin(self.losses)) > patience
 
     def saved(self) -> list[Any] | None:
         """All of it, for a checkpoint; None before the first call."""
@@ -62,21 +76,24 @@ def block_watcher(
     trained_params: Callable[[Any], tuple[Any, ...]],
     best: BestParams | None,
     callback: Callable[[int, float, Any], Any] | None,
-) -> Callable[[int, float, Any], None] | None:
+    patience: int | None = None,
+) -> Callable[[int, float, Any], object] | None:
     """What ``fit_density`` does after a block: tries its parameters on held-out rows, and calls the user back.
 
     Args:
         trained_params: from what the training gives to what ``best`` takes, the bijection's parameters first.
+        patience: it gives ``ENOUGH`` when so many blocks brought no smaller validation loss; None: never.
     """
     if best is None and callback is None:
         return None
 
-    def watch(step: int, loss: float, values: Any) -> None:
+    def watch(step: int, loss: float, values: Any) -> object:
         trained = trained_params(values)
         if best:
             best(trained)
         if callback:
             callback(step, loss, trained[0])
+        return ENOUGH if best and patience is not None and best.stalled(patience) else None
 
     return watch
 

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from numpyro import handlers
-from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
-from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
-from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.encoders import SetEncoder
+from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above, warn_elsewhere
+from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.amortized_files import save_amortized
-from ppl_flows.numpyro.context import Context
-from ppl_flows.numpyro.density import fit_density
+from ppl_flows.numpyro.context import Context, to_arrays
+from ppl_flows.numpyro.density_training import train_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
-from ppl_flows.recipes import nsf
+from ppl_flows.numpyro.simulator import Simulator, observed
 
 
 @one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
-    flow: Callable[..., Bijection] = nsf,
-    encoder: Callable[..., Any] | None = None,
-    simulations: int = 20_000,
-    steps: int = 5_000,
-    batch_size: int = 256,
+    flow: Callable[..., Bijection] | None = None,
+    encoder: Callable[..., Any] | SetEncoder | None = None,
+    simulations: int | None = 20_000,
+    rounds: int = 1,
+    validation: float = 0.1,
+    patience: int | None = 4,
+    steps: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
     optimizer: Any = None,
     callback: Callable[[int, float, Params], Any] | None = None,
@@ -50,28 +52,42 @@ def fit_amortized(
 
     Draws latents and data together from the model and maximises the mean of ``log q(latents | data)``, which is the
     expected KL from the posterior up to a constant. No likelihood is evaluated, so that any model will do that can be
-    simulated; the posterior of new data is one pass of the flow.
+    simulated; the posterior of new data is one pass of the flow. It starts at the normal around a linear regression of
+    the latents on the data.
 
     Args:
         model: a NumPyro model with continuous latents; its sites with ``obs`` are the data.
-        *args, **kwargs: of the model: any data of the right shapes, whose values are not used.
-        flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``.
-        encoder: network from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
+        *args, **kwargs: of the model: any data of the right shapes, whose values are not used, except with rounds.
+        flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``. None: ``pf.nsf`` of a size that
+            goes with the simulations.
+        encoder: a ``pf.SetEncoder``, where the data are the rows of a plate, i.i.d. given the latents; or a network of
+            your own from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
             whole, to ``(n, context_dim)``: a function that takes its parameters from ``numpyro.param``, or from
             ``flax_module`` and its like. They train with the flow; ``.density.encoder`` of the result has them. None:
             all numbers of the data in one vector, each centred and scaled.
-        simulations: number of draws from the model, made once.
-        steps, batch_size, optimizer, callback, seed, progress: as in ``fit_density``.
-        checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
-        lr: likewise. None: 0.002.
+        simulations: number of draws from the model, made once. None: every step draws its own, so that nothing is seen
+            twice and nothing can be overfitted; for models that simulate fast.
+        rounds: above 1, the fit is for the data in the arguments alone: a share of the simulations is drawn in each
+            round, from the prior cut to where the posterior of the round before has all but 1e-4 of its mass at these
+            data. ``sample`` warns for others.
+        validation: share of the simulations that are held out: the parameters are those that score best on them. Not
+            used on the fly.
+        patience: training ends when so many blocks, twentieths of the steps, have brought no smaller validation loss.
+            None: it takes all steps.
+        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 1,000 to 5,000 and 50 to 256.
+        optimizer, callback, seed, progress: as in ``fit_density``.
+        checkpoint, checkpoint_every: likewise, with one round; the simulations are made anew, and must be the same.
+        lr: likewise. None: what goes with the simulations, 0.0005 to 0.002.
 
     Returns:
         An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
 
     Raises:
-        ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations; an encoder whose result has another shape, or that has nothing to train; an optimiser and
-            ``lr``.
+        ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
+            numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
+            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly or with a
+            checkpoint; an optimiser and ``lr``.
+        TypeError: simulations that are no number.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -84,57 +100,90 @@ def fit_amortized(
         (3,)
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
-        Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
+        Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488; rounds: Deistler et al. (2022),
+        Truncated Proposals for Scalable and Hassle-free Simulation-based Inference, arXiv:2210.04815.
     """
-    checked_seed("fit_amortized", seed)  # before the simulations, which take long
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
-    prototype = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-    sites = {n: s for n, s in prototype.items() if s["type"] == "sample"}
-    data = [n for n, s in sites.items() if s["is_observed"]]
-    latents = [n for n, s in sites.items() if not s["is_observed"]]
-    check_sites(data, latents)
-    free = handlers.uncondition(model)
+    plan = Plan.of(simulations, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
+    simulator = Simulator(model, args, kwargs)
+    data, axes = simulator.data, None
+    if isinstance(encoder, SetEncoder):
+        axes = set_axes(simulator.plates(data), simulator.plates(simulator.latents), encoder.plate)
+    target = observed(model, data, args, kwargs) if rounds > 1 else None
+    network = None if isinstance(encoder, SetEncoder) else encoder
 
-    def simulate(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        drawn = handlers.trace(handlers.seed(free, key)).get_trace(*args, **kwargs)
-        unconstrained = {n: biject_to(drawn[n]["fn"].support).inv(drawn[n]["value"]) for n in latents}
-        return ravel_pytree(unconstrained)[0], {n: drawn[n]["value"] for n in data}
+    def train_on(rows: Rows) -> tuple[DensityFit, Observations]:
+        """The density of normal scores, and what its contexts are made by."""
+        z, x = rows
+        observations = Observations.from_rows(x, encoder=network is not None, axes=axes)
+        contexts, dim = observations(x), z.shape[-1]
+        bijection = plan.flow_given(dim, encoder, observations, x)
+        if bijection is None:
+            first = Context(observations({name: value[:2] for name, value in x.items()}), network, seed)
+            bijection = plan.flow(dim, context_dim=first.all_rows().shape[-1])
 
-    start = {n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]) for n in latents}
-    unravel = ravel_pytree(start)[1]
-    keys = jax.random.split(jax.random.key(seed), simulations)
-    z, x = jax.tree.map(np.asarray, jax.jit(jax.vmap(simulate))(keys))
-    check_simulations(z, x)
-    observations = Observations.from_rows(x, encoder=encoder is not None)
-    first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, seed)
-    fitted = fit_density(
-        flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
-        z,
-        context=observations(x),
-        encoder=encoder,
-        steps=steps,
-        batch_size=batch_size,
-        lr=own_lr if optimizer is None else None,
-        optimizer=optimizer,
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        progress=progress,
+        def fresh(n: int, key: Any) -> tuple[Any, Any]:
+            z, x = simulator.fresh(n, key)
+            return z, observations(x)
+
+        fitted = train_density(
+            bijection,
+            z,
+            base=None,
+            context=plan.to_validate_by(bijection, contexts),
+            encoder=network,
+            steps=plan.steps,
+            batch_size=plan.batch_size,
+            lr=plan.lr,
+            clip=None,
+            optimizer=optimizer,
+            standardize=None,
+            levels=None,
+            validation=0.0 if simulations is None else validation,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            progress=progress,
+            hooks=plan.hooks(bijection, regression=encoder is None, fresh=fresh if simulations is None else None),
+        )
+        return fitted, observations
+
+    def given(fitted: DensityFit, observations: Observations, x: dict[str, np.ndarray]) -> tuple[Bijection, Any]:
+        """The bijection for one data set, and its context."""
+        seen = to_arrays(observations(x), "data")
+        return observations.given(fitted.bijection, x), (seen if fitted.encoder is None else fitted.encoder(seen))[0]
+
+    def region(fitted: DensityFit, observations: Observations) -> Callable[[np.ndarray], np.ndarray]:
+        """Whether normal scores are where the posterior of the data in the arguments is."""
+        bijection, context = given(fitted, observations, target or {})
+        posterior = Flow(bijection, fitted.params, context=context)
+        log_prob = jax.jit(posterior.log_prob)
+
+        def score(z: Any) -> np.ndarray:
+            return np.asarray(log_prob(jnp.asarray(z, dtype=float)))
+
+        return region_above(score, score(posterior.sample(jax.random.key(seed), (QUANTILE_DRAWS,))))
+
+    fitted, observations, shift = in_rounds(simulator.rows, train_on, region, plan, simulator.scores)
+    bijection, params = plan.with_scores(fitted, simulator.scores)
+    fitted = dataclasses.replace(
+        fitted,
+        bijection=bijection,
+        params=params,
+        flow=Flow(bijection, params),
+        losses=fitted.losses + shift,
+        validation_losses=None if fitted.validation_losses is None else fitted.validation_losses + shift,
     )
 
-    @partial(jax.jit, static_argnums=0)
-    def posterior(num_samples: int, key: jax.Array, observed: Any) -> dict[str, jax.Array]:
-        (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
-        rows = Flow(fitted.bijection, fitted.params, context=context).sample(key, (num_samples,))
-        values = jax.vmap(unravel)(rows)
-        return {n: biject_to(sites[n]["fn"].support)(values[n]) for n in latents}
+    @partial(jax.jit, static_argnums=(0, 1))
+    def posterior(num_samples: int, bijection: Bijection, key: jax.Array, context: jax.Array) -> dict[str, jax.Array]:
+        return simulator.place_free(Flow(bijection, params, context=context).sample(key, (num_samples,)))
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
-        trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-        observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
-        return posterior(num_samples, jax.random.key(seed), observed)
+        x = observed(model, data, args, kwargs)
+        warn_elsewhere(target, x)
+        own, context = given(fitted, observations, x)
+        return posterior(num_samples, own, jax.random.key(seed), context)
 
-    own = {name: sites[name] for name in sorted(latents)}  # as a pytree has them
-    write = partial(save_amortized, latents=own, scalers=observations.scalers)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write)
+    write = partial(save_amortized, latents=simulator.latents, observations=observations)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, observed=target)

@@ -12,8 +12,9 @@ import numpy as np
 from numpyro import handlers
 
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import Observations, Scaler, check_data
+from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.jax.arrays import to_array
@@ -23,11 +24,11 @@ from ppl_flows.numpyro.model_runs import model_data
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 
 
-def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:
+def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], observations: Observations) -> None:
     """Writes a fit to a file, with the model's latent sites in the order of the flow."""
     sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
-    data = {name: (scaler.centre, scaler.scale) for name, scaler in scalers.items()}
-    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data))
+    data = {name: (scaler.centre, scaler.scale) for name, scaler in observations.scalers.items()}
+    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
 
 
 def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
@@ -60,14 +61,16 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
         raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
     transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
-    observations, flow = Observations(scalers, encoder=False), density_of(saved.density)
+    observations = Observations(scalers, encoder=False, axes=saved.axes)
+    flow = density_of(saved.density)
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
-        given = observations({n: np.asarray(trace[n]["value"])[None] for n in scalers})
-        context = to_array(given)[0]
-        rest = Flow(flow.bijection, flow.params, context=context).sample(jax.random.key(seed), (num_samples,))
+        x = {n: np.asarray(trace[n]["value"])[None] for n in scalers}
+        warn_elsewhere(saved.observed, x)
+        posterior = Flow(observations.given(flow.bijection, x), flow.params, context=to_array(observations(x))[0])
+        rest = posterior.sample(jax.random.key(seed), (num_samples,))
         draws = {}
         for site, transform in transforms:
             size = math.prod(site.numbers)
@@ -75,7 +78,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
             rest = rest[:, size:]
         return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), observed=saved.observed)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

@@ -42,9 +42,12 @@ class Context:
 
     def __call__(self, rows: Any, params: dict[str, Any] | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: with these parameters, or, inside a model, with its own."""
-        given = jax.tree.map(lambda v: v[rows], self._values)
+        return self.of(jax.tree.map(lambda v: v[rows], self._values), params)
+
+    def of(self, values: Any, params: dict[str, Any] | None = None) -> Any:
+        """Likewise, of these values."""
         encode = self._encoder if params is None else self.trained(params)
-        return given if encode is None else encode(given)
+        return values if encode is None else encode(values)
 
     def all_rows(self) -> Any:
         """``(n, context_dim)``, by the encoder as it starts."""

@@ -13,7 +13,7 @@ from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.fit_error import MAX_SKIPPED, FitError
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.progress import stage, steps_bar
-from ppl_flows.inference.schedule import BLOCKS, Training, has_converged
+from ppl_flows.inference.schedule import BLOCKS, ENOUGH, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
 
 
@@ -37,7 +37,8 @@ def train(
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
-    After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters.
+    After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters;
+    where it gives ``ENOUGH``, that is the end.
     """
     size = max(1, steps // BLOCKS)
     with stage(f"compiling {steps:,} steps, one program", progress=progress):
@@ -80,9 +81,9 @@ def train(
             if last % size == 0 or last == steps:
                 median = float(np.median(losses[(last - 1) // size * size :]))
                 bar.set_postfix(loss=f"{median:.3f}")
-                if watch:
-                    watch(last, median, loop.means())
-                finished = last == steps or has_converged(losses, steps, elbo.num_particles, anneal, tolerance, look)
+                enough = watch is not None and watch(last, median, loop.means()) is ENOUGH
+                finished = enough or last == steps
+                finished |= has_converged(losses, steps, elbo.num_particles, anneal, tolerance, look)
             stop = finished or interrupt.requested
             if checkpoint and (stop or checkpoint.is_due()):
                 checkpoint.write({"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot()})

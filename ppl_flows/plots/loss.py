@@ -102,7 +102,8 @@ def _draw_validation(ax: Axes, training: DensityFit | SavedDensity, steps: int |
     """After every block of steps, and after the last step."""
     held = np.asarray(training.validation_losses)
     taken = len(training.losses)
-    block = -(-taken // len(held)) if training.interrupted and steps is None else max((steps or taken) // BLOCKS, 1)
+    ended = len(held) < BLOCKS and not (training.interrupted and steps)  # before the last of the steps
+    block = -(-taken // len(held)) if ended else max((steps or taken) // BLOCKS, 1)
     x = np.minimum(block * np.arange(1, len(held) + 1), taken)
     ax.plot(x, held, color=VERMILION, marker="o", markersize=3, linewidth=1.2, label="held-out rows")
     best = held.argmin()

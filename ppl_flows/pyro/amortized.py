@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pyro
+import numpy as np
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
-from torch.distributions import biject_to
 
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed
 from ppl_flows.core.types import Params
-from ppl_flows.inference.amortized import Observations, check_simulations, check_sites
-from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.encoders import SetEncoder
+from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above, warn_elsewhere
+from ppl_flows.inference.density_results import AmortizedFit, DensityFit
+from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
-from ppl_flows.pyro.density import fit_density
+from ppl_flows.pyro.density_training import train_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.model_runs import WithoutData, is_data, model_data
-from ppl_flows.recipes import nsf
+from ppl_flows.pyro.model_runs import model_data
+from ppl_flows.pyro.simulator import Simulator, observed
 
 
 @one_at_a_time
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
-    flow: Callable[..., Bijection] = nsf,
-    encoder: torch.nn.Module | None = None,
-    simulations: int = 20_000,
+    flow: Callable[..., Bijection] | None = None,
+    encoder: torch.nn.Module | SetEncoder | None = None,
+    simulations: int | None = 20_000,
+    rounds: int = 1,
+    validation: float = 0.1,
+    patience: int | None = 4,
     vectorize: bool = True,
-    steps: int = 5_000,
-    batch_size: int = 256,
+    steps: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
     optimizer: Any = None,
     compile: bool | str | None = None,
@@ -53,29 +54,42 @@ def fit_amortized(
 
     Draws latents and data together from the model and maximises the mean of ``log q(latents | data)``, which is the
     expected KL from the posterior up to a constant. No likelihood is evaluated, so that any model will do that can be
-    simulated; the posterior of new data is one pass of the flow.
+    simulated; the posterior of new data is one pass of the flow. It starts at the normal around a linear regression of
+    the latents on the data.
 
     Args:
         model: a Pyro model with continuous latents; its sites with ``obs`` are the data.
-        *args, **kwargs: of the model: any data of the right shapes, whose values are not used.
-        flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``.
-        encoder: network from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
-            whole, to ``(n, context_dim)``. A copy trains with the flow, and is ``.density.encoder`` of the result.
+        *args, **kwargs: of the model: any data of the right shapes, whose values are not used, except with rounds.
+        flow: recipe of the conditional flow: ``(dim, context_dim=...) -> Bijection``. None: ``pf.nsf`` of a size that
+            goes with the simulations.
+        encoder: a ``pf.SetEncoder``, where the data are the rows of a plate, i.i.d. given the latents; or a network of
+            your own from the data, ``{site: (n, *site shape)}`` for n data sets, each site centred and scaled as a
+            whole, to ``(n, context_dim)``. A copy of that trains, and is ``.density.encoder`` of the result.
             None: all numbers of the data in one vector, each centred and scaled.
-        simulations: number of draws from the model, made once.
+        simulations: number of draws from the model, made once. None: every step draws its own, so that nothing is seen
+            twice and nothing can be overfitted; for models that simulate fast.
+        rounds: above 1, the fit is for the data in the arguments alone: a share of the simulations is drawn in each
+            round, from the prior cut to where the posterior of the round before has all but 1e-4 of its mass at these
+            data. ``sample`` warns for others.
+        validation: share of the simulations that are held out: the parameters are those that score best on them. Not
+            used on the fly.
+        patience: training ends when so many blocks, twentieths of the steps, have brought no smaller validation loss.
+            None: it takes all steps.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
-        steps, batch_size, optimizer, compile, callback, seed, progress: as in ``fit_density``.
-        checkpoint, checkpoint_every: likewise; the simulations are made anew, and must be the same.
-        lr: likewise. None: 0.002.
+        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 1,000 to 5,000 and 50 to 256.
+        optimizer, compile, callback, seed, progress: as in ``fit_density``.
+        checkpoint, checkpoint_every: likewise, with one round; the simulations are made anew, and must be the same.
+        lr: likewise. None: what goes with the simulations, 0.0005 to 0.002.
 
     Returns:
         An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
 
     Raises:
-        ValueError: the model observes nothing, has no latents, or simulates numbers that are not finite; fewer than
-            100 simulations; an encoder whose result has another shape, or that has nothing to train; an optimiser and
-            ``lr`` or ``compile``.
-        TypeError: the encoder is no ``torch.nn.Module``.
+        ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
+            numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
+            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly or with a
+            checkpoint; an optimiser and ``lr`` or ``compile``.
+        TypeError: the encoder is neither; simulations that are no number.
         CompileError: as in ``fit_density``.
 
     Example:
@@ -89,74 +103,94 @@ def fit_amortized(
         torch.Size([3])
 
     Reference: Papamakarios & Murray (2016), Fast epsilon-free Inference of Simulation Models, arXiv:1605.06376;
-        Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488.
+        Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488; rounds: Deistler et al. (2022),
+        Truncated Proposals for Scalable and Hassle-free Simulation-based Inference, arXiv:2210.04815.
     """
-    checked_seed("fit_amortized", seed)  # before the simulations, which take long
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
+    plan = Plan.of(simulations, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
     check_compile(compile, optimizer=optimizer)
-    sites = _sites(model, args, kwargs)
-    data = [n for n, s in sites.items() if is_data(s)]
-    latents = [n for n, s in sites.items() if not s["is_observed"]]
-    nesting = max((-f.dim for s in sites.values() for f in s["cond_indep_stack"] if f.vectorized), default=0)
-    free = WithoutData()(model)
+    simulator = Simulator(model, args, kwargs, vectorize=vectorize)
+    data, axes = simulator.data, None
+    if isinstance(encoder, SetEncoder):
+        axes = set_axes(simulator.plates(data), simulator.plates(simulator.latents), encoder.plate)
+    target = observed(model, data, args, kwargs) if rounds > 1 else None
+    network = None if isinstance(encoder, SetEncoder) else encoder
 
-    def rows(drawn: dict[str, Any], n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        values = [biject_to(drawn[name]["fn"].support).inv(drawn[name]["value"]) for name in latents]
-        z = torch.cat([v.reshape(n, -1) for v in values], dim=-1)
-        return z, {name: drawn[name]["value"].reshape(n, *sites[name]["value"].shape) for name in data}
+    def train_on(rows: Rows) -> tuple[DensityFit, Observations]:
+        """The density of normal scores, and what its contexts are made by."""
+        z, x = rows
+        observations = Observations.from_rows(x, encoder=network is not None, axes=axes)
+        contexts, dim = observations(x), z.shape[-1]
+        bijection = plan.flow_given(dim, encoder, observations, x)
+        if bijection is None:
+            first = Context(observations({name: value[:2] for name, value in x.items()}), network, simulator.like)
+            bijection = plan.flow(dim, context_dim=first.all_rows().shape[-1])
 
-    def simulate() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if vectorize:
-            with pyro.plate("simulations", simulations, dim=-1 - nesting):
-                return rows(_sites(free, args, kwargs), simulations)
-        runs = [rows(_sites(free, args, kwargs), 1) for _ in range(simulations)]
-        return torch.cat([z for z, _ in runs]), {name: torch.cat([x[name] for _, x in runs]) for name in data}
+        def fresh(n: int, _: Any) -> tuple[Any, Any]:
+            z, x = simulator.fresh(n)
+            return z, observations(x)
 
-    check_sites(data, latents)
-    shapes = {n: biject_to(sites[n]["fn"].support).inv(sites[n]["value"]).shape for n in latents}
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        z, drawn = simulate()
-    x = {name: value.cpu().numpy() for name, value in drawn.items()}
-    check_simulations(z.cpu().numpy(), x)
-    observations = Observations.from_rows(x, encoder=encoder is not None)
-    first = Context(observations({name: value[:2] for name, value in x.items()}), encoder, z)
-    fitted = fit_density(
-        flow(z.shape[-1], context_dim=first.all_rows().shape[-1]),
-        z,
-        context=observations(x),
-        encoder=encoder,
-        steps=steps,
-        batch_size=batch_size,
-        lr=own_lr if optimizer is None else None,
-        optimizer=optimizer,
-        compile=compile,
-        callback=callback,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        progress=progress,
+        fitted = train_density(
+            bijection,
+            to_tensors(z, "data", simulator.like),
+            base=None,
+            context=plan.to_validate_by(bijection, contexts),
+            encoder=network,
+            steps=plan.steps,
+            batch_size=plan.batch_size,
+            lr=plan.lr,
+            clip=None,
+            optimizer=optimizer,
+            standardize=None,
+            levels=None,
+            validation=0.0 if simulations is None else validation,
+            compile=compile,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            progress=progress,
+            hooks=plan.hooks(bijection, regression=encoder is None, fresh=fresh if simulations is None else None),
+        )
+        return fitted, observations
+
+    def given(fitted: DensityFit, observations: Observations, x: dict[str, np.ndarray]) -> tuple[Bijection, Any]:
+        """The bijection for one data set, and its context."""
+        seen = to_tensors(observations(x), "data", simulator.like)
+        with torch.no_grad():
+            context = (seen if fitted.encoder is None else fitted.encoder(seen))[0]
+        return observations.given(fitted.bijection, x), context
+
+    def region(fitted: DensityFit, observations: Observations) -> Callable[[np.ndarray], np.ndarray]:
+        """Whether normal scores are where the posterior of the data in the arguments is."""
+        bijection, context = given(fitted, observations, target or {})
+        posterior = Flow(bijection, fitted.params, context=context)
+
+        @torch.no_grad()
+        def score(z: Any) -> np.ndarray:
+            return posterior.log_prob(to_tensors(z, "data", simulator.like)).cpu().numpy()
+
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            return region_above(score, score(posterior.sample((QUANTILE_DRAWS,))))
+
+    fitted, observations, shift = in_rounds(simulator.rows, train_on, region, plan, simulator.scores)
+    bijection, params = plan.with_scores(fitted, simulator.scores)
+    fitted = dataclasses.replace(
+        fitted,
+        bijection=bijection,
+        params=params,
+        flow=Flow(bijection, params),
+        losses=fitted.losses + shift,
+        validation_losses=None if fitted.validation_losses is None else fitted.validation_losses + shift,
     )
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            given = _sites(model, args, kwargs)
-            observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), "data", z)
-            (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
-            drawn = Flow(fitted.bijection, fitted.params, context=context).sample((num_samples,))
-            pieces = drawn.split([shape.numel() for shape in shapes.values()], dim=-1)
-            return {
-                name: biject_to(sites[name]["fn"].support)(piece.reshape(num_samples, *shape))
-                for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-            }
+            x = observed(model, data, args, kwargs)
+            warn_elsewhere(target, x)
+            own, context = given(fitted, observations, x)
+            return simulator.place_free(Flow(own, params, context=context).sample((num_samples,)))
 
-    own = {name: sites[name] for name in latents}
-    write = partial(save_amortized, latents=own, scalers=observations.scalers)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write)
-
-
-def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Sample sites of a run of the model, by name."""
-    nodes = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs)).nodes
-    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    write = partial(save_amortized, latents=simulator.latents, observations=observations)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, observed=target)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import Observations, Scaler, check_data
+from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
+from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.pyro.density_files import density_of, saved_density
@@ -22,11 +24,11 @@ from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.torch.params import to_tensor
 
 
-def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], scalers: dict[str, Scaler]) -> None:
+def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], observations: Observations) -> None:
     """Writes a fit to a file, with the model's latent sites in the order of the flow."""
     sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
-    data = {name: (scaler.centre, scaler.scale) for name, scaler in scalers.items()}
-    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data))
+    data = {name: (scaler.centre, scaler.scale) for name, scaler in observations.scalers.items()}
+    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
 
 
 def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
@@ -59,15 +61,18 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
         raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
     transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
-    observations, flow = Observations(scalers, encoder=False), density_of(saved.density)
+    observations = Observations(scalers, encoder=False, axes=saved.axes)
+    flow = density_of(saved.density)
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
             check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
-            given = observations({n: nodes[n]["value"].cpu().numpy()[None] for n in scalers})
-            rest = Flow(flow.bijection, flow.params, context=to_tensor(given)[0]).sample((num_samples,))
+            x = {n: nodes[n]["value"].cpu().numpy()[None] for n in scalers}
+            warn_elsewhere(saved.observed, x)
+            context = to_tensor(np.asarray(observations(x)))[0]
+            rest = Flow(observations.given(flow.bijection, x), flow.params, context=context).sample((num_samples,))
             draws = {}
             for site, transform in transforms:
                 size = math.prod(site.numbers)
@@ -75,7 +80,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
                 rest = rest[:, size:]
             return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), observed=saved.observed)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

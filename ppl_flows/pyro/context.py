@@ -39,9 +39,12 @@ class Context:
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: by this encoder, or by the one that trains."""
-        given = None if self._values is None else _each(lambda v: v[rows], self._values)
+        return self.of(None if self._values is None else _each(lambda v: v[rows], self._values), encoder)
+
+    def of(self, values: Any, encoder: torch.nn.Module | None = None) -> Any:
+        """Likewise, of these values."""
         encoder = self.encoder if encoder is None else encoder
-        return given if encoder is None else encoder(given)
+        return values if encoder is None else encoder(values)
 
     def register(self) -> None:
         """Inside a model: the encoder's weights are parameters, and it is in training mode."""

@@ -13,7 +13,15 @@ from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.fit_error import MAX_SKIPPED, FitError
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.progress import steps_bar
-from ppl_flows.inference.schedule import BLOCKS, Training, averaging_share, has_converged, learning_rate, model_weight
+from ppl_flows.inference.schedule import (
+    BLOCKS,
+    ENOUGH,
+    Training,
+    averaging_share,
+    has_converged,
+    learning_rate,
+    model_weight,
+)
 from ppl_flows.inference.validation import check_steps
 from ppl_flows.pyro.checkpoint import SoFar, take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
@@ -42,7 +50,7 @@ def train(
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
-    are then those in Pyro's store.
+    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end.
     """
     check_steps(steps, elbo.num_particles)
     plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
@@ -76,7 +84,7 @@ def train(
                         median = float(np.median(so_far.losses[(so_far.step - 1) // size * size : so_far.step]))
                         bar.set_postfix(loss=f"{median:.3f}")
                         if watch:
-                            loop.show(watch, median, last=finished)
+                            finished = loop.show(watch, median, last=finished) or finished
                     stop = finished or interrupt.requested
                     if stop:
                         loop.confirm()
@@ -135,13 +143,14 @@ class _Loop:
         """The steps so far are those of Pyro, or a CompileError."""
         self.taken_by.confirm(self._plan[self._so_far.step - 1])
 
-    def show(self, watch: Callable[[int, float, dict[str, torch.Tensor]], Any], median: float, *, last: bool) -> None:
-        """Calls back; a CompileError if steps that are still to come are others by that."""
+    def show(self, watch: Callable[[int, float, dict[str, torch.Tensor]], Any], median: float, *, last: bool) -> bool:
+        """Calls back, and whether that is the end; a CompileError if steps to come are others by that."""
         self.taken_by.sync()
         with self._eager.at_means():
-            watch(self._so_far.step, median, self._eager.values())
-        if not last:
+            enough = watch(self._so_far.step, median, self._eager.values()) is ENOUGH
+        if not (last or enough):
             self.taken_by.look_again()
+        return enough
 
     def give_up(self, error: CompileError) -> int:
         """Goes on by Pyro; how many steps are to be taken again."""

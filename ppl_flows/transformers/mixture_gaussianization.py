@@ -95,14 +95,14 @@ def normal_quantile_of_logit(t: Array) -> tuple[Array, Array]:
     # within 1 % for every t: exact at 0 and far out; the constants in between were fitted
     z = fixed / xp.sqrt(8 / math.pi + 0.5 * fixed - 1.25 * fixed / (fixed + 1.85))
     for _ in range(2):  # digits double: 2, 4, 8
-        value, log_slope = _logit_of_normal(z)
+        value, log_slope = logit_of_normal_cdf(z)
         z = z + (fixed - value) * xp.exp(-log_slope)
-    value, log_slope = _logit_of_normal(z)
+    value, log_slope = logit_of_normal_cdf(z)
     z = z + (t - value) * xp.exp(-log_slope)  # 16 digits, and the derivative, that of the inverse function
-    return xp.where(left, -z, z), -_logit_of_normal(z)[1]
+    return xp.where(left, -z, z), -logit_of_normal_cdf(z)[1]
 
 
-def _logit_of_normal(z: Array) -> tuple[Array, Array]:
+def logit_of_normal_cdf(z: Array) -> tuple[Array, Array]:
     """``log(Phi(z) / Phi(-z))`` for z >= 0, and its log slope."""
     xp = namespace(z)
     bulk = z < TAIL
