@@ -22,6 +22,7 @@ from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context
+from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
@@ -130,11 +131,19 @@ def fit_amortized(
         values = jax.vmap(unravel)(rows)
         return {n: biject_to(sites[n]["fn"].support)(values[n]) for n in latents}
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
+    def observed_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-        observed = observations({n: np.asarray(trace[n]["value"])[None] for n in data})
-        return posterior(num_samples, jax.random.key(seed), observed)
+        return observations({n: np.asarray(trace[n]["value"])[None] for n in data})
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
+        return posterior(num_samples, jax.random.key(seed), observed_in(args, kwargs))
+
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        observed = observed_in(args, kwargs)
+        return (observed if fitted.encoder is None else fitted.encoder(observed))[0]
 
     own = {name: sites[name] for name in sorted(latents)}  # as a pytree has them
     write = partial(save_amortized, latents=own, scalers=observations.scalers)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write)
+    sizes = {name: int(np.size(start[name])) for name in own}
+    corrected = partial(correct, model=model, sizes=sizes, context_of=context_of)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, corrected)

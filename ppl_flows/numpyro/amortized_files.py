@@ -17,6 +17,7 @@ from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
@@ -62,11 +63,14 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
     observations, flow = Observations(scalers, encoder=False), density_of(saved.density)
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> jax.Array:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
         given = observations({n: np.asarray(trace[n]["value"])[None] for n in scalers})
-        context = to_array(given)[0]
+        return to_array(given)[0]
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        context = context_of(args, kwargs)
         rest = Flow(flow.bijection, flow.params, context=context).sample(jax.random.key(seed), (num_samples,))
         draws = {}
         for site, transform in transforms:
@@ -75,7 +79,9 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
             rest = rest[:, size:]
         return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
+    sizes = {site.name: math.prod(site.numbers) for site in saved.sites}
+    corrected = partial(correct, model=model, sizes=sizes, context_of=context_of)
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), corrected)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

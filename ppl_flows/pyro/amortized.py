@@ -23,6 +23,7 @@ from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
+from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.model_runs import WithoutData, is_data, model_data
@@ -138,12 +139,17 @@ def fit_amortized(
         progress=progress,
     )
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
             given = _sites(model, args, kwargs)
             observed = to_tensors(observations({n: given[n]["value"].cpu().numpy()[None] for n in data}), "data", z)
             (context,) = observed if fitted.encoder is None else fitted.encoder(observed)
+            return context
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        context = context_of(args, kwargs)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
             drawn = Flow(fitted.bijection, fitted.params, context=context).sample((num_samples,))
             pieces = drawn.split([shape.numel() for shape in shapes.values()], dim=-1)
             return {
@@ -153,7 +159,9 @@ def fit_amortized(
 
     own = {name: sites[name] for name in latents}
     write = partial(save_amortized, latents=own, scalers=observations.scalers)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write)
+    sizes = {name: shape.numel() for name, shape in shapes.items()}
+    corrected = partial(correct, model=model, sizes=sizes, context_of=context_of, vectorize=vectorize)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, corrected)
 
 
 def _sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

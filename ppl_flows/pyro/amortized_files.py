@@ -15,6 +15,7 @@ from ppl_flows.inference.amortized import Observations, Scaler, check_data
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.model_runs import is_data, model_data
@@ -29,12 +30,13 @@ def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], sc
     save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data))
 
 
-def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
+def load_amortized(path: Path, model: Callable[..., Any], *, vectorize: bool = True) -> AmortizedFit:
     """The amortised fit that ``fit.save(path)`` has written, in either language.
 
     Args:
         path: the file, written by either language.
         model: of the fit: ``sample`` runs it for the data in its arguments.
+        vectorize: whether ``correct`` runs it for many draws at once; False for models that cannot.
 
     Returns:
         An ``AmortizedFit``.
@@ -61,13 +63,18 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
     observations, flow = Observations(scalers, encoder=False), density_of(saved.density)
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
             nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
             check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
             given = observations({n: nodes[n]["value"].cpu().numpy()[None] for n in scalers})
-            rest = Flow(flow.bijection, flow.params, context=to_tensor(given)[0]).sample((num_samples,))
+            return to_tensor(given)[0]
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        context = context_of(args, kwargs)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            rest = Flow(flow.bijection, flow.params, context=context).sample((num_samples,))
             draws = {}
             for site, transform in transforms:
                 size = math.prod(site.numbers)
@@ -75,7 +82,9 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
                 rest = rest[:, size:]
             return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved))
+    sizes = {site.name: math.prod(site.numbers) for site in saved.sites}
+    corrected = partial(correct, model=model, sizes=sizes, context_of=context_of, vectorize=vectorize)
+    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), corrected)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:
