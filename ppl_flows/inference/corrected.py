@@ -1,4 +1,4 @@
-"""An amortised posterior at one data set as the flow of a guide; what ``AmortizedFit.correct`` of both shells shares."""
+"""What ``AmortizedFit.correct`` of both shells shares: an amortised posterior at one data set as a guide's flow."""
 
 from __future__ import annotations
 

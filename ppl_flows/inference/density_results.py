@@ -199,7 +199,7 @@ class AmortizedFit(PicklesOrSaysHow):
         """
         wish = Correction(steps, num_particles, lr, draws, check_modes, seed, progress)
         wish.check()
-        return cast(Any, self._correct)(self, args, kwargs, wish)
+        return cast(FitResult, cast(Any, self._correct)(self, args, kwargs, wish))
 
     @one_at_a_time
     def to_arviz(

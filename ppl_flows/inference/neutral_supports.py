@@ -82,6 +82,17 @@ class NeutralSupports:
         words = self._words(name, support, way_out)
         return SavedSite(name, tuple(shape), words, numbers, self.to_numpy(value), self._image(support, numbers))
 
+    def row(self, name: str, support: Any, again: Any, shape: Any, value: Any) -> SavedSite:
+        """A row of data of this shape.
+
+        On its support; on the reals where the bounds are others in a second run, ``again``, or of each row.
+        """
+        words, others = (self._words(name, s, KEEP_BY_HAND) for s in (support, again))
+        if words != others or any(isinstance(bound, list) for bound in words.values()):
+            real = self.constraints.real
+            support = self.constraints.independent(real, len(shape)) if shape else real
+        return self.site_on(name, support, shape, value)
+
     def transform(self, site: SavedSite) -> Any:
         """The language's map onto the support of a site of a file.
 

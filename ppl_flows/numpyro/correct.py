@@ -92,7 +92,7 @@ def correct(
 
 
 def _measured(
-    guide: AmortizedGuide, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wish: Correction
+    guide: Any, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], wish: Correction
 ) -> FitResult:
     """Of the guide as it starts."""
     bound_model = partial(model, *args, **kwargs)
