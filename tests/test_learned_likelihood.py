@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as ndist
+import numpyro.infer
 import pyro
 import pyro.distributions as tdist
+import pyro.infer
 import pytest
 import torch
-from numpyro.infer import MCMC as NumPyroMCMC
-from numpyro.infer import NUTS as NumPyroNUTS
-from pyro.infer import MCMC as PyroMCMC
-from pyro.infer import NUTS as PyroNUTS
 from scipy import stats
 
 import ppl_flows as pf
@@ -104,7 +102,7 @@ def test_a_learned_likelihood_is_the_known_one_for_one_row_and_for_many(language
         rows = (DATA - DATA.mean(0) + mu).astype(np.float32)
         known = stats.norm(mu, SCALE).logpdf(rows).sum(-1)
         # the location and the log scale are learned to some hundredths
-        np.testing.assert_allclose(np.asarray(own.log_prob(array(rows))), known, atol=0.3)
+        np.testing.assert_allclose(np.asarray(own.log_prob(array(rows))), known, rtol=0.1, atol=0.1)
         assert abs(np.asarray(own.log_prob(array(rows))).mean() - known.mean()) < 0.05
         np.testing.assert_allclose(draw(own, 5_000).mean(0), mu, atol=0.1)
     batch = fit.condition(mu=np.zeros((4, 1, 2), np.float32))  # such as of particles, beside a plate of rows
@@ -138,15 +136,14 @@ def test_nuts_and_fit_with_a_learned_likelihood_find_the_closed_posterior_of_twe
     y = array(DATA)
     if language == "pyro":
         options = {"warmup_steps": 150, "num_samples": 400, "disable_progbar": True}
-        chain = PyroMCMC(PyroNUTS(model, jit_compile=True, ignore_jit_warnings=True), **options)
+        chain = pyro.infer.MCMC(pyro.infer.NUTS(model, jit_compile=True, ignore_jit_warnings=True), **options)
         chain.run(y)
     else:
-        chain = NumPyroMCMC(NumPyroNUTS(model), num_warmup=200, num_samples=500, progress_bar=False)
+        chain = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=200, num_samples=500, progress_bar=False)
         chain.run(jax.random.key(0), y)
     result = shell.fit(model, shell.AutoFlow(model), y, progress=False)
     assert result.grade == "good"
-    for draws in (chain.get_samples()["mu"], result.sample(2_000)["mu"]):
-        draws = np.asarray(draws)
+    for draws in map(np.asarray, (chain.get_samples()["mu"], result.sample(2_000)["mu"])):
         # errors of a likelihood learned from 4,000 simulations add up over 20 rows
         assert np.all(np.abs(draws.mean(0) - MEAN) < 0.5 * VARIANCE**0.5)
         np.testing.assert_allclose(draws.std(0), VARIANCE**0.5, rtol=0.2)
@@ -165,13 +162,13 @@ def test_scales_and_positive_data_are_learned_on_the_unconstrained_scale(languag
         numpyro.sample("y", ndist.LogNormal(loc, scale), obs=y)
 
     shell, _, array = LANGUAGES[language]
-    model, y = {"pyro": of_pyro, "numpyro": of_numpyro}[language], np.array([0.3, 1.0, 3.0])
+    model, y = {"pyro": of_pyro, "numpyro": of_numpyro}[language], np.array([0.8, 1.5, 3.0])
     options = {"flow": normal_given, "steps": 400, "lr": 2e-2, "simulations": 4_000, "progress": False}
     fit = shell.fit_likelihood(model, array(1.0), **options)
     assert fit.row.support == {"name": "positive"}
     own = fit.condition(loc=0.5, scale=0.4)  # log y is normal, its log scale linear in that of the context
     known = stats.lognorm(0.4, scale=np.exp(0.5)).logpdf(y)
-    np.testing.assert_allclose(np.asarray(own.log_prob(array(y))), known, atol=0.6)
+    np.testing.assert_allclose(np.asarray(own.log_prob(array(y))), known, atol=0.2)
     assert draw(own, 1_000).min() > 0
     assert np.asarray(own.log_prob(array(1.0))).shape == ()
 
@@ -185,7 +182,7 @@ def test_models_without_a_likelihood_to_learn_are_errors():
         return pfp.fit_likelihood(model, progress=False, **options)
 
     one = torch.tensor(1.0)
-    with pytest.raises(ValueError, match="'y' are discrete.*Let the model observe them with noise"):
+    with pytest.raises(ValueError, match=r"'y' are discrete.*Let the model observe them with noise"):
         fit(lambda z: pyro.sample("y", tdist.Poisson(z.exp()), obs=one))
     with pytest.raises(ValueError, match=r"must have one site with obs, got \[\]"):
         fit(lambda z: None)

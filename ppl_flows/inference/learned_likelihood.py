@@ -167,8 +167,8 @@ def check_likelihood_sites(
             raise ValueError(f"fit_likelihood: given names {unknown}, but the model's latents are {[*latents]}.")
         if local := [name for name in found if {*latents[name]} & {*rows}]:
             raise ValueError(
-                f"fit_likelihood: given names {local}, of which each row of the data has its own; run the model for one "
-                "row without the plate."
+                f"fit_likelihood: given names {local}, of which each row of the data has its own; run the model for "
+                "one row, without the plate."
             )
     if not found:
         raise ValueError(
