@@ -40,8 +40,8 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
     The y-axis leaves out the huge losses that trainings begin with: ``ax.set_ylim`` shows them.
 
     Args:
-        result: of ``fit``, ``fit_density``, ``fit_amortized`` or ``fit_likelihood``, or what ``pf.load`` gives of it, or
-            a ``FitError``.
+        result: of ``fit``, ``fit_density``, ``fit_amortized`` or ``fit_likelihood``, what ``pf.load`` gives of it, or a
+            ``FitError``.
         steps: as they were asked for. With them the x-axis is as long, and the picture says whether the fit had
             converged before.
         ax: to draw into.
