@@ -82,14 +82,11 @@ def fit_likelihood(
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.numpyro import fit_likelihood
-        >>> def simulator(y):
-        ...     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-        ...     numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
-        >>> learned = fit_likelihood(simulator, 0.0, flow=pf.Elementwise, simulations=100, steps=2, progress=False)
-        >>> def model(rows):
-        ...     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-        ...     with numpyro.plate("rows", len(rows)):
-        ...         numpyro.sample("y", learned.condition(z=z), obs=rows)
+        >>> model = lambda y: numpyro.sample("y", dist.Normal(numpyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+        >>> small = {"flow": pf.Elementwise, "simulations": 100, "steps": 2, "progress": False}
+        >>> learned = fit_likelihood(model, 0.0, **small)
+        >>> learned.condition(z=0.5).batch_shape, learned.condition(z=0.5).event_shape  # for an obs site
+        ((), ())
 
     Reference: Papamakarios, Sterratt & Murray (2019), Sequential Neural Likelihood, arXiv:1805.07226.
     """

@@ -86,15 +86,11 @@ def fit_likelihood(
     Example:
         >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import fit_likelihood
-        >>> def simulator(y):
-        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...     pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        >>> model = lambda y: pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
         >>> small = {"flow": pf.Elementwise, "simulations": 100, "steps": 2, "progress": False}
-        >>> learned = fit_likelihood(simulator, torch.tensor(0.0), **small)
-        >>> def model(rows):
-        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...     with pyro.plate("rows", len(rows)):
-        ...         pyro.sample("y", learned.condition(z=z), obs=rows)
+        >>> learned = fit_likelihood(model, torch.tensor(0.0), **small)
+        >>> learned.condition(z=0.5).batch_shape, learned.condition(z=0.5).event_shape  # for an obs site
+        (torch.Size([]), torch.Size([]))
 
     Reference: Papamakarios, Sterratt & Murray (2019), Sequential Neural Likelihood, arXiv:1805.07226.
     """
