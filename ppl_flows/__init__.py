@@ -20,6 +20,7 @@ from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
 from ppl_flows.inference.evidence import compare
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
+from ppl_flows.inference.saved_likelihoods import SavedLikelihood
 from ppl_flows.inference.saved_priors import SavedPrior
 from ppl_flows.recipes import *  # noqa: F403
 from ppl_flows.safe_files import FileFormatError
@@ -37,6 +38,7 @@ __all__ = [
     "SavedAmortized",
     "SavedDensity",
     "SavedFit",
+    "SavedLikelihood",
     "SavedPrior",
     "SetEncoder",
     "Transformer",

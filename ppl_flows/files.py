@@ -28,6 +28,7 @@ from ppl_flows.inference.saved_fits import (
     fit_from_file,
     fit_to_file,
 )
+from ppl_flows.inference.saved_likelihoods import SavedLikelihood, likelihood_from_file, likelihood_to_file
 from ppl_flows.inference.saved_priors import SavedPrior, prior_from_file, prior_to_file
 from ppl_flows.safe_files import faults_of, nest, parse, read, write
 
@@ -79,7 +80,9 @@ def save(
     write(path, arrays, {"format": FORMAT, "bijection": description})
 
 
-def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized | SavedPrior) -> None:
+def save_fit(
+    path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedAmortized | SavedLikelihood | SavedPrior
+) -> None:
     """Writes what a fit is in no language; ``result.save(path)`` makes that of a result.
 
     Raises:
@@ -95,7 +98,7 @@ def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedA
         document, more = prior_to_file(fit)
         write(path, arrays | more, metadata | {"kind": "prior", "prior": json.dumps(document)})
         return
-    density = fit.density if isinstance(fit, SavedAmortized) else fit
+    density = fit if isinstance(fit, SavedDensity) else fit.density
     metadata, arrays = _flow_parts(density)
     if density.base is not None and density.base_params is not None:
         metadata["base"], parts = _written(density.base, density.base_params)
@@ -105,6 +108,9 @@ def save_fit(path: str | os.PathLike[str], fit: SavedFit | SavedDensity | SavedA
     if isinstance(fit, SavedAmortized):
         document, more = amortized_to_file(fit)
         arrays, metadata = arrays | more, metadata | {"kind": "amortized", "amortized": json.dumps(document)}
+    if isinstance(fit, SavedLikelihood):
+        document, more = likelihood_to_file(fit)
+        arrays, metadata = arrays | more, metadata | {"kind": "likelihood", "likelihood": json.dumps(document)}
     write(path, arrays, metadata)
 
 
@@ -132,7 +138,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns:
         ``(bijection, params)``, or a base and its own, the arrays as NumPy arrays. Of a fit that ``save`` of a result
-        has written: a ``SavedFit``, ``SavedDensity`` or ``SavedAmortized``; of a ``JointPrior`` a ``SavedPrior``.
+        has written: a ``SavedFit``, ``SavedDensity``, ``SavedAmortized`` or ``SavedLikelihood``; of a ``JointPrior`` a
+        ``SavedPrior``.
 
     Raises:
         FileFormatError: not a file of ours, a newer format, an unknown class or field, arrays that do not fit, or
@@ -164,9 +171,9 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 def _fit(
     metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
-) -> SavedFit | SavedDensity | SavedAmortized | SavedPrior:
+) -> SavedFit | SavedDensity | SavedAmortized | SavedLikelihood | SavedPrior:
     kind = metadata["kind"]
-    if kind not in ("fit", "density", "amortized", "prior"):
+    if kind not in ("fit", "density", "amortized", "likelihood", "prior"):
         raise ValueError(f"it holds a {kind!r}, which this version does not know; a newer ppl_flows may read it.")
     bijection, params = _with_params(metadata["bijection"], arrays, "params.")
     if not isinstance(bijection, Bijection):
@@ -191,6 +198,8 @@ def _fit(
         str(document["language"]),
         {str(k): str(v) for k, v in document["versions"].items()},
     )
+    if kind == "likelihood":
+        return likelihood_from_file(density, parse(metadata["likelihood"]), arrays)
     return density if kind == "density" else amortized_from_file(density, parse(metadata["amortized"]), arrays)
 
 

@@ -71,6 +71,7 @@ def arguments(name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the class of that name is made from: positional arguments, and those by name."""
     part = pf.Reverse(DIM)
     needed = {
+        "AtContext": ((pf.Coupling(DIM, context_dim=CONTEXT, **NET),), {}),
         "Batched": ((part,), {"batch": (1,)}),
         "Chain": (([part],), {}),
         "Frozen": ((part,), {}),
@@ -138,6 +139,7 @@ def compositions() -> list[pf.Bijection]:
         pf.Coupling(DIM, pf.Softplus(), mask="alternating", **NET),
         pf.Repeat(pf.Chain([pf.Shuffle(DIM), pf.Frozen(pf.Coupling(DIM, context_dim=CONTEXT, **NET))]), times=2),
         pf.Chain({"first": pf.Coupling(DIM, **NET), "second": pf.Reverse(DIM)}),
+        pf.AtContext(pf.Chain([pf.MaskedAutoregressive(DIM, context_dim=CONTEXT, **NET), pf.ActNorm(DIM)])),
     ]
 
 

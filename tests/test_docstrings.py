@@ -27,7 +27,11 @@ OF_NO_PAPER = {
     "guide_flow": "our own choice of layers",
 }
 # ``pf.load`` makes them, and these show it
-SHOWN_ELSEWHERE = {"ppl_flows.SavedAmortized": "load_amortized", "ppl_flows.SavedDensity": "load_density"}
+SHOWN_ELSEWHERE = {
+    "ppl_flows.SavedAmortized": "load_amortized",
+    "ppl_flows.SavedDensity": "load_density",
+    "ppl_flows.SavedLikelihood": "load_likelihood",
+}
 CONTRACTS = {
     pf.Bijection: ("init", "forward", "inverse", "observe"),
     pf.Transformer: ("forward", "inverse"),

@@ -46,6 +46,9 @@ def test_a_golden_fit_loads_and_is_what_it_was(name):
     np.testing.assert_allclose(summary(saved), FITS[name], rtol=1e-6)  # weights in float32
     if name == "prior":
         assert [(site.name, site.support["name"]) for site in saved.sites] == [("p", "simplex"), ("scale", "positive")]
+    if name == "likelihood":
+        assert [(site.name, site.support["name"]) for site in saved.sites] == [("scale", "positive"), ("p", "simplex")]
+        assert saved.row.support == {"name": "real"}
     if name.startswith("fit_"):
         assert [site.name for site in saved.sites] == ["scale", "p"]
         assert saved.verdict

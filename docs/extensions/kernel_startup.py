@@ -20,7 +20,7 @@ if "DOCS_STEPS" in os.environ:
 
     for language in ("pyro", "numpyro"):
         shell = importlib.import_module(f"ppl_flows.{language}")
-        for name in ("fit", "fit_density", "fit_amortized"):
+        for name in ("fit", "fit_density", "fit_amortized", "fit_likelihood"):
             setattr(shell, name, capped(getattr(shell, name)))
 
     from ppl_flows.inference.results import FitResult

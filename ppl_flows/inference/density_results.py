@@ -12,12 +12,13 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference.corrected import Correction
 from ppl_flows.inference.fit_groups import FitGroups, plate_sizes
 from ppl_flows.inference.inference_data import constants, labels
 from ppl_flows.inference.model_runs import ModelData
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
-from ppl_flows.inference.results import Path
+from ppl_flows.inference.results import FitResult, Path
 
 FOREIGN = (
     "save: this density has an encoder, or a base, that is not ppl_flows' own; keep the flow by "
@@ -139,6 +140,7 @@ class AmortizedFit(PicklesOrSaysHow):
     _draw: Callable[[int, int, tuple[Any, ...], dict[str, Any]], dict[str, Array]]
     _see: Callable[[tuple[Any, ...], dict[str, Any]], ModelData] | None = None
     _write: Callable[[AmortizedFit, Path], None] | None = None
+    _correct: Callable[[AmortizedFit, tuple[Any, ...], dict[str, Any], Correction], FitResult] | None = None
     observed: dict[str, np.ndarray] | None = None
 
     def save(self, path: Path) -> None:
@@ -159,6 +161,52 @@ class AmortizedFit(PicklesOrSaysHow):
         """
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
+
+    @one_at_a_time
+    def correct(
+        self,
+        *args: Any,
+        steps: int = 0,
+        num_particles: int = 64,
+        lr: float = 2e-3,
+        draws: int = 10_000,
+        check_modes: bool = True,
+        seed: int = 0,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> FitResult:
+        """The posterior of the data in the model's arguments, judged and corrected by the model's own likelihood.
+
+        The flow at these data becomes the guide of an ordinary fit. Without a step nothing is trained: the verdict is
+        on the amortised posterior as it is, ``reweighted`` draws are corrected by importance weights, and ``exact``
+        ones by Markov chains. With steps a copy of the flow is trained for these data first; this object stays as it
+        is.
+
+        Args:
+            *args, **kwargs: of the model, with the data.
+            steps: of ``fit``, which may end before; some hundred are usual. 0: none.
+            num_particles, lr, draws, check_modes, seed, progress: as in ``fit``.
+
+        Returns:
+            A ``FitResult``: verdict, k-hat, log evidence in nats, ``sample``, ``reweighted``, ``exact``, ``to_arviz``.
+
+        Raises:
+            ValueError: the data have no density under the model, which only simulates; other latents than the fit's; as
+                of ``fit``.
+            TypeError: an option of another kind.
+
+        Example:
+            >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
+            >>> from ppl_flows.pyro import fit_amortized
+            >>> model = lambda y: pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+            >>> y, small = torch.tensor(1.0), {"simulations": 100, "steps": 2, "progress": False}
+            >>> result = fit_amortized(model, y, flow=pf.Elementwise, **small).correct(y, draws=100, progress=False)
+            >>> result.reweighted(3)["z"].shape
+            torch.Size([3])
+        """
+        wish = Correction(steps, num_particles, lr, draws, check_modes, seed, progress)
+        wish.check()
+        return cast(FitResult, cast(Any, self._correct)(self, args, kwargs, wish))
 
     @one_at_a_time
     def to_arviz(

@@ -88,6 +88,17 @@ class NeutralSupports:
             support = support.base_constraint
         return (self._plain_words(support) or {}).get("name") in ("interval", "unit_interval", "circular")
 
+    def row(self, name: str, support: Any, again: Any, shape: Any, value: Any) -> SavedSite:
+        """A row of data of this shape.
+
+        On its support; on the reals where the bounds are others in a second run, ``again``, or of each row.
+        """
+        words, others = (self._words(name, s, KEEP_BY_HAND) for s in (support, again))
+        if words != others or any(isinstance(bound, list) for bound in words.values()):
+            real = self.constraints.real
+            support = self.constraints.independent(real, len(shape)) if shape else real
+        return self.site_on(name, support, shape, value)
+
     def transform(self, site: SavedSite) -> Any:
         """The language's map onto the support of a site of a file.
 

@@ -20,7 +20,7 @@ from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
-from ppl_flows.inference.verdict import Judgement
+from ppl_flows.inference.verdict import ADVICE, Judgement
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -69,6 +69,7 @@ class FitResult(PicklesOrSaysHow):
     _modes: ModesSeen  # what looking for others has shown
     _fitted: Fitted
     _write: Callable[[FitResult, Path], None]
+    _advice: str = ADVICE
 
     @property
     def grade(self) -> str:
@@ -86,7 +87,7 @@ class FitResult(PicklesOrSaysHow):
 
     @property
     def _judgement(self) -> Judgement:
-        return Judgement(self.kl, self.ess, self._missed, self._doubt, self._modes)
+        return Judgement(self.kl, self.ess, self._missed, self._doubt, self._modes, self._advice)
 
     @one_at_a_time
     def sample(

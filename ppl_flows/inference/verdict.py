@@ -11,6 +11,7 @@ from ppl_flows.inference.kl_estimate import Estimate, ModesSeen
 GOOD_KL, USABLE_KL = 0.05, 0.2
 USABLE_MISSED = 0.1  # share of the posterior where the guide has next to no draws
 USABLE_ESS = 0.1
+ADVICE = "try quality='thorough', another flow, or another form of the model"
 
 
 class Judgement(NamedTuple):
@@ -21,6 +22,7 @@ class Judgement(NamedTuple):
         missed: at least so much of the posterior lies where the guide has next to no draws.
         doubt: why it cannot be called good, whatever its KL; empty: nothing.
         modes: what looking for others has shown.
+        advice: what to do where it is not to be trusted.
     """
 
     kl: Estimate
@@ -28,6 +30,7 @@ class Judgement(NamedTuple):
     missed: float
     doubt: str
     modes: ModesSeen
+    advice: str = ADVICE
 
     @property
     def grade(self) -> str:
@@ -50,5 +53,5 @@ class Judgement(NamedTuple):
         if self.modes.missed:
             return f"do not trust: {seen}; try AutoFlow(model, modes='auto')"
         if grade == "do not trust":
-            return f"do not trust: {seen}; try quality='thorough', another flow, or another form of the model"
+            return f"do not trust: {seen}; {self.advice}"
         return f"good: {seen}" if grade == "good" else f"usable after reweighting, result.reweighted(n): {seen}"

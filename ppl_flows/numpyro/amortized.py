@@ -21,6 +21,7 @@ from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.numpyro.amortized_files import save_amortized
 from ppl_flows.numpyro.context import Context, to_arrays
+from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_training import train_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
@@ -179,11 +180,15 @@ def fit_amortized(
     def posterior(num_samples: int, bijection: Bijection, key: jax.Array, context: jax.Array) -> dict[str, jax.Array]:
         return simulator.place_free(Flow(bijection, params, context=context).sample(key, (num_samples,)))
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
+    def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
         x = observed(model, data, args, kwargs)
         warn_elsewhere(target, x)
-        own, context = given(fitted, observations, x)
+        return given(fitted, observations, x)
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
+        own, context = at(args, kwargs)
         return posterior(num_samples, own, jax.random.key(seed), context)
 
     write = partial(save_amortized, latents=simulator.latents, observations=observations)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write, observed=target)
+    corrected = partial(correct, model=model, sizes=simulator.sizes, at=at)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, corrected, observed=target)

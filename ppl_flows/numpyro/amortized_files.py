@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from numpyro import handlers
 
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
@@ -18,6 +19,7 @@ from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
 from ppl_flows.jax.arrays import to_array
+from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
@@ -64,13 +66,16 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     observations = Observations(scalers, encoder=False, axes=saved.axes)
     flow = density_of(saved.density)
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
         trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
         check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
         x = {n: np.asarray(trace[n]["value"])[None] for n in scalers}
         warn_elsewhere(saved.observed, x)
-        posterior = Flow(observations.given(flow.bijection, x), flow.params, context=to_array(observations(x))[0])
-        rest = posterior.sample(jax.random.key(seed), (num_samples,))
+        return observations.given(flow.bijection, x), to_array(observations(x))[0]
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        own, context = at(args, kwargs)
+        rest = Flow(own, flow.params, context=context).sample(jax.random.key(seed), (num_samples,))
         draws = {}
         for site, transform in transforms:
             size = math.prod(site.numbers)
@@ -78,7 +83,10 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
             rest = rest[:, size:]
         return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), observed=saved.observed)
+    sizes = {site.name: math.prod(site.numbers) for site in saved.sites}
+    corrected = partial(correct, model=model, sizes=sizes, at=at)
+    write = partial(_write, saved=saved)
+    return AmortizedFit(flow, draw, partial(model_data, model), write, corrected, observed=saved.observed)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

@@ -24,6 +24,7 @@ class Simulator:
     Attributes:
         latents: their sites in a run, in the order of the vector.
         data: names of the sites with ``obs``.
+        sizes: how many unconstrained numbers each of them takes.
         scores: from normal scores to the unconstrained vector of latents; None: they are the same.
 
     Raises:
@@ -39,6 +40,7 @@ class Simulator:
         self._model, self._args, self._kwargs = handlers.uncondition(model), args, kwargs
         start = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in self.latents.items()}
         self._unravel = ravel_pytree(start)[1]
+        self.sizes = {n: int(np.size(v)) for n, v in start.items()}
         on_interval = {n: SUPPORTS.is_interval(s["fn"].support) for n, s in self.latents.items()}
         self.scores = interval_scores([on_interval[n] for n, v in start.items() for _ in range(v.size)])
         self._run_all = jax.jit(jax.vmap(self._run))

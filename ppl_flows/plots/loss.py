@@ -10,15 +10,18 @@ from ppl_flows.core.checks import whole_number
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.fit_error import FitError
 from ppl_flows.inference.kl_estimate import Estimate
+from ppl_flows.inference.learned_likelihood import LikelihoodFit
 from ppl_flows.inference.results import FitResult
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
+from ppl_flows.inference.saved_likelihoods import SavedLikelihood
 from ppl_flows.inference.schedule import BLOCKS
 from ppl_flows.plots.axes import BLUE, GREY, VERMILION, axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Trained: TypeAlias = FitResult | SavedFit | FitError | DensityFit | SavedDensity | AmortizedFit | SavedAmortized
+OfDensity: TypeAlias = AmortizedFit | SavedAmortized | LikelihoodFit | SavedLikelihood
+Trained: TypeAlias = FitResult | SavedFit | FitError | DensityFit | SavedDensity | OfDensity
 
 POINTS = 400  # of the smoothed curve
 
@@ -37,7 +40,8 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
     The y-axis leaves out the huge losses that trainings begin with: ``ax.set_ylim`` shows them.
 
     Args:
-        result: of ``fit``, ``fit_density`` or ``fit_amortized``, or what ``pf.load`` gives of it, or a ``FitError``.
+        result: of ``fit``, ``fit_density``, ``fit_amortized`` or ``fit_likelihood``, what ``pf.load`` gives of it, or a
+            ``FitError``.
         steps: as they were asked for. With them the x-axis is as long, and the picture says whether the fit had
             converged before.
         ax: to draw into.
@@ -47,7 +51,7 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
 
     Raises:
         TypeError: no result; steps that are no whole number.
-        ValueError: fewer steps than were taken; no loss is finite.
+        ValueError: fewer steps than were taken; none at all; no loss is finite.
 
     Example:
         >>> import numpy as np
@@ -59,13 +63,15 @@ def plot_loss(result: Trained, *, steps: int | None = None, ax: Axes | None = No
     if not isinstance(result, Trained):
         raise TypeError(f"plot_loss takes a result of fit, fit_density or fit_amortized, got {type(result).__name__}.")
     elbo = isinstance(result, FitResult | SavedFit | FitError)
-    training: Any = result.density if isinstance(result, AmortizedFit | SavedAmortized) else result
+    training: Any = result.density if isinstance(result, OfDensity) else result
     losses = np.asarray(training.losses, dtype=float)
     taken = len(losses)
     if steps is not None and whole_number("plot_loss", "steps", steps) < taken:
         raise ValueError(
             f"plot_loss: {taken} steps were taken, more than steps={steps}; give those that fit was given."
         )
+    if not taken:
+        raise ValueError("plot_loss: nothing was trained, as correct(data) without steps does; plot one with steps.")
     if not np.isfinite(losses).any():
         raise ValueError(f"plot_loss: none of the {taken} losses is finite, so there is nothing to draw.")
     values, name = (-losses, "ELBO") if elbo else (losses, "loss")

@@ -21,6 +21,7 @@ from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
+from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_training import train_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.model_runs import model_data
@@ -184,13 +185,19 @@ def fit_amortized(
         validation_losses=None if fitted.validation_losses is None else fitted.validation_losses + shift,
     )
 
-    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             x = observed(model, data, args, kwargs)
-            warn_elsewhere(target, x)
-            own, context = given(fitted, observations, x)
+        warn_elsewhere(target, x)
+        return given(fitted, observations, x)
+
+    def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        own, context = at(args, kwargs)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
             return simulator.place_free(Flow(own, params, context=context).sample((num_samples,)))
 
     write = partial(save_amortized, latents=simulator.latents, observations=observations)
-    return AmortizedFit(fitted, draw, partial(model_data, model), write, observed=target)
+    corrected = partial(correct, model=model, sizes=simulator.sizes, at=at, vectorize=vectorize)
+    return AmortizedFit(fitted, draw, partial(model_data, model), write, corrected, observed=target)

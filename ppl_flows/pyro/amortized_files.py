@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from pyro import poutine
 
+from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.model_runs import is_data, model_data
@@ -31,12 +33,13 @@ def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], ob
     save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
 
 
-def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
+def load_amortized(path: Path, model: Callable[..., Any], *, vectorize: bool = True) -> AmortizedFit:
     """The amortised fit that ``fit.save(path)`` has written, in either language.
 
     Args:
         path: the file, written by either language.
         model: of the fit: ``sample`` runs it for the data in its arguments.
+        vectorize: whether ``correct`` runs it for many draws at once; False for models that cannot.
 
     Returns:
         An ``AmortizedFit``.
@@ -64,15 +67,19 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     observations = Observations(scalers, encoder=False, axes=saved.axes)
     flow = density_of(saved.density)
 
+    def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
+        with torch.random.fork_rng(), torch.no_grad():
+            nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
+        check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
+        x = {n: nodes[n]["value"].cpu().numpy()[None] for n in scalers}
+        warn_elsewhere(saved.observed, x)
+        return observations.given(flow.bijection, x), to_tensor(np.asarray(observations(x)))[0]
+
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        own, context = at(args, kwargs)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
-            check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
-            x = {n: nodes[n]["value"].cpu().numpy()[None] for n in scalers}
-            warn_elsewhere(saved.observed, x)
-            context = to_tensor(np.asarray(observations(x)))[0]
-            rest = Flow(observations.given(flow.bijection, x), flow.params, context=context).sample((num_samples,))
+            rest = Flow(own, flow.params, context=context).sample((num_samples,))
             draws = {}
             for site, transform in transforms:
                 size = math.prod(site.numbers)
@@ -80,7 +87,10 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
                 rest = rest[:, size:]
             return draws
 
-    return AmortizedFit(flow, draw, partial(model_data, model), partial(_write, saved=saved), observed=saved.observed)
+    sizes = {site.name: math.prod(site.numbers) for site in saved.sites}
+    corrected = partial(correct, model=model, sizes=sizes, at=at, vectorize=vectorize)
+    write = partial(_write, saved=saved)
+    return AmortizedFit(flow, draw, partial(model_data, model), write, corrected, observed=saved.observed)
 
 
 def _write(_: AmortizedFit, path: Path, *, saved: SavedAmortized) -> None:

@@ -25,6 +25,7 @@ class Simulator:
     Attributes:
         latents: their sites in a run, in the order of the vector.
         data: names of the sites with ``obs``.
+        sizes: how many unconstrained numbers each of them takes.
         scores: from normal scores to the unconstrained vector of latents; None: they are the same.
         like: a tensor of the dtype and on the device of the simulations.
 
@@ -46,6 +47,7 @@ class Simulator:
         self._nesting = max((-f.dim for f in frames), default=0)
         maps = {n: biject_to(s["fn"].support) for n, s in self.latents.items()}
         self._numbers = {n: maps[n].inv(s["value"]).shape for n, s in self.latents.items()}
+        self.sizes = {n: shape.numel() for n, shape in self._numbers.items()}
         on_interval = {n: SUPPORTS.is_interval(s["fn"].support) for n, s in self.latents.items()}
         self.scores = interval_scores([on_interval[n] for n, s in self._numbers.items() for _ in range(s.numel())])
         self.like = torch.empty(0)

@@ -72,6 +72,8 @@ def main() -> None:
     density.save(folder / "density.safetensors")
     amortized = ppl_flows.numpyro.fit_amortized(model, 0.3, flow=small, simulations=200, **SHORT)
     amortized.save(folder / "amortized.safetensors")
+    likelihood = ppl_flows.pyro.fit_likelihood(pyro_model, y, flow=small, simulations=200, **SHORT)
+    likelihood.save(folder / "likelihood.safetensors")
     guide = ppl_flows.numpyro.AutoFlow(hierarchy, small, informed=True)
     ppl_flows.numpyro.fit(hierarchy, guide, HIERARCHY_Y, draws=100, **SHORT).save(folder / "informed.safetensors")
     (folder / "informed.json").write_text(json.dumps(log_densities_of_hierarchy(folder / "informed.safetensors")))
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def summary(saved) -> list[float]:
-    """Of a fit, a density, an amortised fit or a prior: two log determinants, and the losses' sum."""
+    """Of a fit, a density, an amortised fit, a likelihood or a prior: two log determinants, and the losses' sum."""
     density = getattr(saved, "density", saved)
     flow, y = density.bijection, np.linspace(-1, 1, 2 * density.bijection.event_shape[0]).reshape(2, -1)
     context = np.ones((2, flow.context_dim)) if flow.context_dim else None
