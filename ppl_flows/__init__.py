@@ -17,6 +17,8 @@ from ppl_flows.core.transformer import Transformer
 from ppl_flows.descriptions import register
 from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
+from ppl_flows.inference.calibration import Calibration
+from ppl_flows.inference.classifier_test import c2st
 from ppl_flows.inference.evidence import compare
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
 from ppl_flows.inference.saved_priors import SavedPrior
@@ -31,6 +33,7 @@ __all__ = [
     "AutoregressiveNetwork",
     "Base",
     "Bijection",
+    "Calibration",
     "Conditioner",
     "FileFormatError",
     "SavedAmortized",
@@ -39,6 +42,7 @@ __all__ = [
     "SavedPrior",
     "Transformer",
     "bits_per_dim",
+    "c2st",
     "compare",
     "load",
     "merge",
