@@ -18,7 +18,7 @@ from ppl_flows.inference.uniform_ranks import uniformity_p_value
 
 LEAST = 10  # data sets
 SHOWN = 5  # coordinates in a verdict
-FAR = 3.0  # standard errors of a mean of ranks, from which on it is given as what is wrong
+FAR = 2.0  # standard errors of a mean of ranks, from which on it says what is wrong with those that are not uniform
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,13 @@ def _columns(owner: str, truths: Mapping[str, Any], draws: Mapping[str, Any]) ->
 
 def _marginal_words(u: np.ndarray) -> str:
     """Of ranks as shares, that are not uniform."""
-    shift = (u.mean() - 1 / 2) / (1 / 12 / len(u)) ** 0.5
-    spread = (np.mean((u - 1 / 2) ** 2) - 1 / 12) / (1 / 180 / len(u)) ** 0.5
+    shift, spread = _moments(u)
     words, seen = [], []
     if abs(spread) > FAR and abs(spread) > abs(shift) / 2:  # a shift moves ranks to the ends, too
         half, most = (np.mean(np.abs(u - 1 / 2) < mass / 2) for mass in (0.5, 0.9))
         words.append("too narrow" if spread > 0 else "too wide")
         seen.append(f"50% and 90% intervals hold {half:.0%} and {most:.0%} of the truths")
-    if abs(shift) > FAR:
+    if abs(shift) > FAR and abs(shift) > abs(spread) / 2:
         words.append("too high" if shift < 0 else "too low")
         side = "below" if shift < 0 else "above"
         seen.append(f"{np.mean((u < 1 / 2) == (shift < 0)):.0%} of the truths lie {side} the median")
@@ -198,9 +197,17 @@ def _marginal_words(u: np.ndarray) -> str:
 
 def _joint_words(u: np.ndarray) -> str:
     """Of ranks of distances as shares, that are not uniform."""
-    shift = (u.mean() - 1 / 2) / (1 / 12 / len(u)) ** 0.5
-    if abs(shift) <= FAR:
-        return "jointly of another shape, see plots.plot_coverage"
-    if shift > 0:
-        return "jointly too narrow or in the wrong place: truths lie further out than the draws"
-    return "jointly too wide, in the wrong place, or blind to the data: draws lie further out than the truths"
+    shift, spread = _moments(u)
+    if abs(shift) > max(FAR, abs(spread)):
+        if shift > 0:
+            return "jointly too narrow or in the wrong place: truths lie further out than the draws"
+        return "jointly too wide, in the wrong place, or blind to the data: draws lie further out than the truths"
+    if abs(spread) > FAR:
+        return f"jointly too {'narrow' if spread > 0 else 'wide'}"
+    return "jointly of another shape (see plots.plot_coverage)"
+
+
+def _moments(u: np.ndarray) -> tuple[float, float]:
+    """How far mean and spread around the middle are from those of uniform ranks, in standard errors."""
+    spread = (np.mean((u - 1 / 2) ** 2) - 1 / 12) / (1 / 180 / len(u)) ** 0.5
+    return (u.mean() - 1 / 2) / (1 / 12 / len(u)) ** 0.5, spread
