@@ -8,7 +8,7 @@ PYTHONS = 3.11 3.12 3.13
 CELLS = $(foreach version,$(PYTHONS),$(version)-oldest $(version)-newest)
 ARVIZ1 ?= $(firstword $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),$(version)-newest)))
 
-.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact docs docs-quick test-docs clean
+.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact bench-sbibm docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -104,6 +104,14 @@ bench-exact: .venv/installed
 	$(BIN)/python tests/benchmarks/exact/modes.py --language pyro
 	$(BIN)/python tests/benchmarks/exact/honest.py
 	$(BIN)/python tests/benchmarks/exact/evidence.py
+
+SBIBM = $(BIN)/python tests/benchmarks/sbibm.py
+CORRECTED = two_moons,gaussian_mixture,gaussian_linear,gaussian_linear_uniform,bernoulli_glm,slcp
+bench-sbibm: .venv/installed
+	$(SBIBM) --language numpyro --simulations 1000,10000
+	$(SBIBM) --language numpyro --simulations 100000 --tasks two_moons,gaussian_mixture,bernoulli_glm,slcp
+	$(SBIBM) --language pyro --simulations 1000,10000 --tasks two_moons,slcp
+	$(SBIBM) --language numpyro --simulations 10000 --tasks $(CORRECTED) --correct reweighted
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"

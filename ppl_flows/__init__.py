@@ -18,6 +18,8 @@ from ppl_flows.descriptions import register
 from ppl_flows.encoders import SetEncoder
 from ppl_flows.files import load, save
 from ppl_flows.images import bits_per_dim
+from ppl_flows.inference.calibration import Calibration
+from ppl_flows.inference.classifier_test import c2st
 from ppl_flows.inference.evidence import compare
 from ppl_flows.inference.saved_fits import SavedAmortized, SavedDensity, SavedFit
 from ppl_flows.inference.saved_likelihoods import SavedLikelihood
@@ -33,6 +35,7 @@ __all__ = [
     "AutoregressiveNetwork",
     "Base",
     "Bijection",
+    "Calibration",
     "Conditioner",
     "FileFormatError",
     "SavedAmortized",
@@ -43,6 +46,7 @@ __all__ = [
     "SetEncoder",
     "Transformer",
     "bits_per_dim",
+    "c2st",
     "compare",
     "load",
     "merge",

@@ -1,5 +1,6 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
+from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
 from ppl_flows.inference.fit_error import FitError
@@ -10,6 +11,7 @@ from ppl_flows.numpyro import transforms
 from ppl_flows.numpyro.amortized import fit_amortized
 from ppl_flows.numpyro.amortized_files import load_amortized
 from ppl_flows.numpyro.base_distribution import BaseDistribution
+from ppl_flows.numpyro.calibrate import calibrate
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.density_files import load_density
 from ppl_flows.numpyro.distribution import Flow
@@ -28,6 +30,7 @@ __all__ = [
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
+    "Calibration",
     "DensityFit",
     "ExactDraws",
     "ExactError",
@@ -38,6 +41,7 @@ __all__ = [
     "FlowTransform",
     "JointPrior",
     "LikelihoodFit",
+    "calibrate",
     "fit",
     "fit_amortized",
     "fit_density",

@@ -5,6 +5,7 @@ and ``ax.figure.savefig(path)`` keeps it. matplotlib is loaded by the first call
 """
 
 from ppl_flows.plots.calibration import plot_calibration
+from ppl_flows.plots.coverage import plot_coverage
 from ppl_flows.plots.density import plot_density
 from ppl_flows.plots.images import plot_images, plot_interpolation
 from ppl_flows.plots.loss import plot_loss
@@ -14,6 +15,7 @@ from ppl_flows.plots.weights import plot_weights
 
 __all__ = [
     "plot_calibration",
+    "plot_coverage",
     "plot_density",
     "plot_images",
     "plot_interpolation",

@@ -6,28 +6,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import bdtr
 
 from ppl_flows.core.checks import real_number, whole_number
 from ppl_flows.core.types import Array
+from ppl_flows.inference.calibration import Calibration
+from ppl_flows.inference.coordinates import columns_of
+from ppl_flows.inference.uniform_ranks import rank_thresholds, simultaneous_band, thinned
 from ppl_flows.plots.axes import BLUE, GREY, LIGHT, grid_or_new
-from ppl_flows.plots.coordinates import columns_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST, LEAST = 12, 10  # rows; data sets
 BINS, PER_BIN = 20, 15  # most bins, and the data sets that one should have
-THRESHOLDS = 100  # at most, of the distribution function
-SIMULATIONS = 4_000  # of bands
 
 
 def plot_calibration(
-    ranks: Array | dict[str, Array],
-    num_draws: int,
+    ranks: Array | dict[str, Array] | Calibration,
+    num_draws: int | None = None,
     *,
     bins: int | None = None,
-    level: float = 0.95,
+    level: float | None = None,
     axes: Any = None,
 ) -> np.ndarray:
     """Simulation-based calibration: three views of the ranks of true parameters among posterior draws.
@@ -41,10 +40,11 @@ def plot_calibration(
 
     Args:
         ranks: of each data set, how many of the draws lie below the truth: whole numbers from 0 to ``num_draws``,
-            ``(num_data_sets,)``, or ``{site: (num_data_sets, *site shape)}``, whose coordinates get a row each.
-        num_draws: posterior draws of each data set, at least 2.
+            ``(num_data_sets,)``, or ``{site: (num_data_sets, *site shape)}``, whose coordinates get a row each. Or what
+            ``calibrate`` gives: of more than 12 coordinates the 12 with the smallest p-values.
+        num_draws: posterior draws of each data set, at least 2; of a ``Calibration`` its own.
         bins: of the histogram. None: at most 20, with 15 data sets each.
-        level: of the bands.
+        level: of the bands. None: 0.95, or that of the ``Calibration``.
         axes: three Axes for each row, to draw into.
 
     Returns:
@@ -53,7 +53,7 @@ def plot_calibration(
     Raises:
         ValueError: ranks that are not whole or not from 0 to ``num_draws``, fewer than 10 data sets, more than 12
             rows, more bins than ranks.
-        TypeError: ranks that are no numbers; axes that are no Axes.
+        TypeError: ranks that are no numbers, or come without ``num_draws``; axes that are no Axes.
 
     Example:
         >>> import numpy as np
@@ -68,7 +68,12 @@ def plot_calibration(
     uniformity, arXiv:2103.10522.
     """
     owner = "plot_calibration"
-    whole_number(owner, "num_draws", num_draws, 2)
+    if isinstance(ranks, Calibration):
+        num_draws, level, p = ranks.num_draws, ranks.level if level is None else level, ranks.p_values
+        worst = sorted(p, key=lambda name: p[name])[:MOST]
+        ranks = {name: column for name, column in ranks.ranks.items() if name in worst}
+    level = 0.95 if level is None else level
+    num_draws = whole_number(owner, "num_draws", num_draws, 2)
     level = real_number(owner, "level", level, 0.0, 1.0)
     columns = _columns(ranks, num_draws)
     size = len(next(iter(columns.values())))
@@ -135,21 +140,15 @@ class _Uniform(NamedTuple):
 
 def _shares_below(num_draws: int, size: int, level: float) -> _Uniform:
     """Of the ranks; but for the last threshold, below which all are."""
-    thresholds = _thinned(np.arange(num_draws))
-    expected = (thresholds + 1) / (num_draws + 1)
+    thresholds, expected = rank_thresholds(num_draws)
     return _Uniform(thresholds, expected, *simultaneous_band(expected, size, level))
 
 
 def _central_shares(num_draws: int, size: int, level: float) -> _Uniform:
     """Of ``|2 rank - num_draws|``, which has the parity of the number of draws: how far from the middle a rank is."""
-    thresholds = _thinned(np.arange(num_draws % 2, num_draws, 2))
+    thresholds = thinned(np.arange(num_draws % 2, num_draws, 2))
     expected = (thresholds + 1) / (num_draws + 1)
     return _Uniform(thresholds, expected, *simultaneous_band(expected, size, level))
-
-
-def _thinned(thresholds: np.ndarray) -> np.ndarray:
-    kept = np.linspace(0, len(thresholds) - 1, THRESHOLDS).round().astype(int)
-    return np.asarray(thresholds[np.unique(kept)])
 
 
 def _draw_difference(ax: Axes, ranks: np.ndarray, uniform: _Uniform) -> None:
@@ -168,25 +167,3 @@ def _draw_coverage(ax: Axes, off_centre: np.ndarray, uniform: _Uniform) -> None:
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1.0)
     ax.plot(nominal, seen, color=BLUE, linewidth=1.6)
     ax.set(xlabel="nominal coverage", ylabel="empirical coverage", xlim=(0, 1), ylim=(0, 1))
-
-
-def simultaneous_band(expected: np.ndarray, size: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Between which an empirical distribution function lies at all points at once, with such a probability.
-
-    Args:
-        expected: of the true one at the points, ``(k,)``, increasing, between 0 and 1.
-        size: of the sample.
-        level: the probability; by simulation, to about 1 %.
-
-    Returns:
-        Lower and upper ends, ``(k,)`` each, as shares.
-    """
-    from scipy.stats import binom
-
-    cells = np.diff(expected, prepend=0.0, append=1.0)
-    simulated = np.random.default_rng(0).multinomial(size, cells, size=SIMULATIONS).cumsum(1)[:, :-1]
-    below, above = bdtr(simulated, size, expected), 1 - bdtr(simulated - 1, size, expected)
-    above = np.where(simulated == 0, 1.0, above)
-    extreme = 2 * np.minimum(below, above).min(1)  # eq. 4 of Säilynoja et al.: the smallest p-value of a curve
-    tail = np.quantile(extreme, 1 - level) / 2 * (1 - 1e-6)  # curves that come as far as that are within, and many do
-    return binom.ppf(tail, size, expected) / size, binom.ppf(1 - tail, size, expected) / size

@@ -10,9 +10,10 @@ from scipy.linalg import solve_triangular
 
 from ppl_flows.core.checks import check_choice, checked_seed, whole_number
 from ppl_flows.core.types import Array
+from ppl_flows.inference.coordinates import columns_of
 from ppl_flows.inference.results import FitResult
 from ppl_flows.plots.axes import BLUE, GREY, LIGHT, grid_or_new
-from ppl_flows.plots.coordinates import chosen, columns_of
+from ppl_flows.plots.coordinates import chosen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,5 +1,6 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
+from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
 from ppl_flows.inference.fit_error import FitError
@@ -9,6 +10,7 @@ from ppl_flows.pyro import transforms
 from ppl_flows.pyro.amortized import fit_amortized
 from ppl_flows.pyro.amortized_files import load_amortized
 from ppl_flows.pyro.base_distribution import BaseDistribution
+from ppl_flows.pyro.calibrate import calibrate
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.density_files import load_density
 from ppl_flows.pyro.distribution import Flow
@@ -27,6 +29,7 @@ __all__ = [
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
+    "Calibration",
     "DensityFit",
     "ExactDraws",
     "ExactError",
@@ -37,6 +40,7 @@ __all__ = [
     "FlowTransform",
     "JointPrior",
     "LikelihoodFit",
+    "calibrate",
     "fit",
     "fit_amortized",
     "fit_density",
