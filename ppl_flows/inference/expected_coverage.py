@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppl_flows.inference.amortized import Scaler
+from ppl_flows.inference.observations import Scaler
 
 
 def coverage_ranks(
