@@ -230,6 +230,8 @@ def test_one_gradient_of_rounding_errors_does_not_carry_the_parameters_away(last
     np.testing.assert_allclose(spike, longest, rtol=1e-4)
     assert np.linalg.norm(short) < 0.7 * np.linalg.norm(longest)
     np.testing.assert_allclose(last_move([9.0]), last_move([1.0]), rtol=1e-4)  # Adam's first step has no scale
+    np.testing.assert_array_equal(last_move([0.0, 0.0]), 0)  # an exact start has no gradient
+    assert np.linalg.norm(last_move([0.0] * 5 + [1e-3])) > 0
     assert not np.allclose(last_move([20.0, 1.0]), last_move([9.0, 1.0]))
     np.testing.assert_allclose(last_move([20.0, 1.0]), last_move([10.0, 1.0]), rtol=1e-4)  # the bound that is given
 

@@ -10,6 +10,7 @@ import numpy as np
 BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
 MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
 OUTLIER = 3.0  # root mean squares of the norm of the own optimiser's gradients, above which one of them is shortened
+NORM_EPS = 1e-6  # added to norms: by torch.nn.utils.clip_grad_norm_, and so that none of 0 is a bound
 LEFT = 0.01  # nats of KL that a training may leave which ends at its first look
 ENOUGH = object()  # what ends a training where a watcher gives it
 

@@ -19,7 +19,7 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
-from ppl_flows.inference.schedule import OUTLIER, averaging_share, learning_rate, model_weight
+from ppl_flows.inference.schedule import NORM_EPS, OUTLIER, averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
 from ppl_flows.numpyro.compile_once import compile_once, computed
@@ -166,8 +166,8 @@ def _own_optimizer(steps: int, lr: float, clip: float, look: int | None) -> Opti
         norm = jnp.sqrt(gradient @ gradient)  # XLA's sums on a CPU are several times slower than its products
         count, _, squares = state.moments[0]
         usual = jnp.sqrt(squares @ jnp.ones_like(squares) / -jnp.expm1(count * math.log(BETA)))
-        bound = jnp.where(count > 0, jnp.minimum(clip, OUTLIER * usual), clip)
-        updates, moments = adam.update(gradient * jnp.minimum(1.0, bound / norm), state.moments)
+        bound = jnp.where(count > 0, jnp.minimum(clip, OUTLIER * usual + NORM_EPS), clip)
+        updates, moments = adam.update(gradient * jnp.where(norm > bound, bound / norm, 1.0), state.moments)
         return _Vectors(optax.apply_updates(state.params, updates), moments, jnp.isfinite(norm))
 
     own: Any = Optimizer  # whose types are of its own states

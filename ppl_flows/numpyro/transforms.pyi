@@ -13,6 +13,7 @@ from ppl_flows.numpyro.transform import FlowTransform
 
 __all__ = [
     "ActNorm",
+    "AtContext",
     "BatchNorm",
     "Batched",
     "BlockNeuralAutoregressive",
@@ -50,6 +51,18 @@ class ActNorm(FlowTransform):
     def __init__(
         self,
         dim: int,
+        *,
+        params: Params | None = None,
+        context: Any = None,
+        seed: int = 0,
+    ) -> None: ...
+
+class AtContext(FlowTransform):
+    """A conditional bijection at one context, which it holds as state: a bijection that takes no context."""
+
+    def __init__(
+        self,
+        part: Bijection,
         *,
         params: Params | None = None,
         context: Any = None,

@@ -15,7 +15,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
-from ppl_flows.inference.schedule import OUTLIER
+from ppl_flows.inference.schedule import NORM_EPS, OUTLIER
 from ppl_flows.pyro.adam import BETAS, EPS, Adam, usual_norm
 from ppl_flows.pyro.params import stored_state
 
@@ -99,7 +99,7 @@ class EagerSteps:
         self._validate = False
         sites: dict[str, Any] = seen.trace.nodes
         self._add({site["value"].unconstrained(): name for name, site in sites.items()})
-        bound = min(self.clip, OUTLIER * usual_norm(self.optimizer)) if self._given is None else self.clip
+        bound = min(self.clip, OUTLIER * usual_norm(self.optimizer) + NORM_EPS) if self._given is None else self.clip
         norm = torch.nn.utils.clip_grad_norm_(self.names, bound)
         return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
 

@@ -16,7 +16,7 @@ from pyro.infer import Trace_ELBO
 from torch.fx import GraphModule
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
-from ppl_flows.inference.schedule import OUTLIER
+from ppl_flows.inference.schedule import NORM_EPS, OUTLIER
 from ppl_flows.pyro.adam import BETAS, EPS
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error, aten, capture
 from ppl_flows.pyro.eager_step import EagerSteps
@@ -61,8 +61,8 @@ class Step(torch.nn.Module):
         norm = torch.linalg.vector_norm(g)
         ok = torch.isfinite(loss) & torch.isfinite(norm) & (running < MAX_SKIPPED)
         usual = (v.sum() / -torch.expm1(taken * math.log(BETAS[1]))).sqrt()  # as usual_norm; the first step is taken
-        bound = torch.clamp(OUTLIER * usual, max=self.clip)
-        g = g * torch.clamp(bound / (norm + 1e-6), max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        bound = torch.clamp(OUTLIER * usual + NORM_EPS, max=self.clip)
+        g = g * torch.clamp(bound / (norm + NORM_EPS), max=1.0)  # as torch.nn.utils.clip_grad_norm_
         taken = taken + ok
         m_new, v_new = torch.lerp(m, g, 1 - BETAS[0]), BETAS[1] * v + (1 - BETAS[1]) * g * g
         m_bias, v_bias = (-torch.expm1(taken * math.log(beta)) for beta in BETAS)  # 1 - beta^taken
