@@ -1,6 +1,5 @@
 """ppl_flows in NumPyro. ``ppl_flows.pyro`` has the same names."""
 
-from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
 from ppl_flows.inference.fit_error import FitError
@@ -30,7 +29,6 @@ __all__ = [
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
-    "Calibration",
     "DensityFit",
     "ExactDraws",
     "ExactError",

@@ -1,6 +1,5 @@
 """ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
-from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
 from ppl_flows.inference.fit_error import FitError
@@ -29,7 +28,6 @@ __all__ = [
     "AutoFlow",
     "AutoLocalFlow",
     "BaseDistribution",
-    "Calibration",
     "DensityFit",
     "ExactDraws",
     "ExactError",
