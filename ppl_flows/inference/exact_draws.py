@@ -125,7 +125,10 @@ class ExactError(RuntimeError):
         return type(self), (self.draws,)
 
 
-WAY_OUT = "give it more max_gradients, or train a better guide (quality='thorough', another form of the model)"
+WAY_OUT = (
+    "give it more max_gradients, or train a better guide (modes='auto' where a mode is missed, quality='thorough', "
+    "another form of the model)"
+)
 
 
 def exact_draws(
