@@ -20,7 +20,7 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Params
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.gaussian import Gaussian
-from ppl_flows.inference.gaussian_start import FULL_RANK_DIM
+from ppl_flows.inference.gaussian_start import FULL_RANK_DIM, MATCHED_DIM
 from ppl_flows.inference.low_rank import RANK, reflections
 from ppl_flows.inference.model_map import ModelMap, Observations
 from ppl_flows.inference.schedule import BLOCKS
@@ -44,7 +44,6 @@ QUALITIES = {
 }
 # by the nats that a start leaves over; the steps are those of a first look
 TRIFLE = 0.25
-MANY = 200  # dimensions, above which a step costs noticeably more
 ENOUGH = {
     0.01: Quality(flow_layers=4, steps=500, num_particles=32),
     TRIFLE: Quality(flow_layers=16, steps=1_000, num_particles=64),
@@ -54,8 +53,8 @@ ENOUGH = {
 def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quality:
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
-    Above ``MANY`` dimensions there are fewer draws, as many as keep the cost of all steps from growing. An informed
-    guide has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
+    Above ``MATCHED_DIM`` dimensions there are fewer draws, as many as keep the cost of all steps from growing. An
+    informed guide has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
     several times as much. Where the start left a trifle, a first look may end the training long before.
     """
     full = QUALITIES[quality]
@@ -63,8 +62,8 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
         full = full._replace(num_particles=full.num_particles // 2)
     elif informed:
         full = full._replace(steps=2 * full.steps)
-    if dim > MANY:
-        share = (MANY / dim) ** 0.5
+    if dim > MATCHED_DIM:
+        share = (MATCHED_DIM / dim) ** 0.5
         steps, particles = round(full.steps * share), round(full.num_particles * share)
         full = full._replace(steps=max(steps, 1), num_particles=max(particles, 1))
     for bound, enough in ENOUGH.items():
@@ -167,10 +166,11 @@ def guide_bijection(
         raise ValueError(f"AutoFlow: the model has {dim} latent dimensions, but flow maps shape {flow.event_shape}.")
     if flow.context_dim:
         raise ValueError(f"AutoFlow: flow wants a context of size {flow.context_dim}; a guide has none to give.")
-    affine = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Elementwise(dim, Affine(max_log_scale=None))
-    start = affine if dim <= FULL_RANK_DIM else Chain({"stretch": stretch_of(dim), "affine": affine})
+    each = Elementwise(dim, Affine(max_log_scale=None))
+    affine = TriangularAffine(dim) if dim <= MATCHED_DIM else each  # more numbers than that train slowly
+    start = TriangularAffine(dim) if dim <= FULL_RANK_DIM else Chain({"stretch": stretch_of(dim), "affine": each})
     parts: dict[str, Bijection] = {"flow": flow, "affine": affine, "start": Frozen(start)}
-    if dim > FULL_RANK_DIM and informed is not None and 1 < len(informed.left_alone) <= FULL_RANK_DIM:
+    if dim > MATCHED_DIM and informed is not None and 1 < len(informed.left_alone) <= MATCHED_DIM:
         block = TriangularAffine(len(informed.left_alone))
         parts = {"flow": flow, "left_alone": Partial(block, dim=dim, index=informed.left_alone), **parts}
     return Chain(parts if informed is None else {**parts, "informed": informed})
@@ -205,17 +205,22 @@ def guide_params(
         seen: what the map of the model starts from.
     """
     params, xp = dict(initial_params(bijection, seed)), namespace(start.mean)
-    if "theta" in params["affine"]:
-        affine: Params = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
-        whole = {"stretch": _stretch_params(start, params["start"]["state"]["stretch"]), "affine": affine}
+    each: Params = {"theta": xp.stack([start.mean, xp.asarray(np.log(start.diagonal))], axis=-1)}
+    whole, first = params["affine"], params["start"]["state"]
+    if fixed:
+        first = _triangle(start) if "l" in first else {"stretch": _stretch(start, first["stretch"]), "affine": each}
     else:
-        factor = start.triangle()
-        whole = affine = {"l": np.tril(factor, -1) + np.diag(np.log(np.diag(factor))), "b": start.mean}
+        whole = _triangle(start) if "l" in whole else each
     placed = {} if seen is None else {"informed": bijection.parts[-1].params_at(seen, {})}
-    return {**params, **({"start": {"state": whole}} if fixed else {"affine": affine}), **placed}
+    return {**params, "affine": whole, "start": {"state": first}, **placed}
 
 
-def _stretch_params(start: Gaussian, nothing: Params) -> Params:
+def _triangle(start: Gaussian) -> Params:
+    factor = start.triangle()
+    return {"l": np.tril(factor, -1) + np.diag(np.log(np.diag(factor))), "b": start.mean}
+
+
+def _stretch(start: Gaussian, nothing: Params) -> Params:
     if start.stretch is None:
         return nothing
     turn = {"v": reflections(start.stretch.directions)}
