@@ -54,8 +54,8 @@ def sized(quality: str, kl: float, dim: int, informed: ModelMap | None) -> Quali
     """What a wish for a guide means after a start whose KL to the posterior is about so many nats.
 
     Above ``MATCHED_DIM`` dimensions there are fewer draws, as many as keep the cost of all steps from growing. An
-    informed guide has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as each costs
-    several times as much. Where the start left a trifle, a first look may end the training long before.
+    informed guide has twice the steps, as it learns the tails of scales last; one with a block has half the draws, as
+    each costs several times as much. Where the start left a trifle, a first look may end the training long before.
     """
     full = QUALITIES[quality]
     if informed and informed.block:

@@ -10,6 +10,7 @@ import numpy as np
 from ppl_flows.inference.gaussian import Gaussian, elbo_of
 from ppl_flows.inference.gaussian_start import (
     CHECK_DRAWS,
+    MATCHED_DIM,
     Density,
     correlated,
     laplace,
@@ -78,7 +79,8 @@ def informed_start(
             best, seen, informed = moved, now, coordinates.density(now)
     if not seen.precision.any():  # then they would not train, as they are on the log scale
         seen = observe(coordinates, density, best, seen, rng, most=FAINT)
-    if kind == "mean_field":
+    # priors leave coordinates nearly independent: in many dimensions covariances train more slowly than they help
+    if kind == "mean_field" or (kind == "full_rank" and len(init) > MATCHED_DIM):
         return best, seen
     if kind == "low_rank":
         return stretched(informed, best, rng), seen

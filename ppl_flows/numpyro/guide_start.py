@@ -63,7 +63,10 @@ def first_start(guide: Any, informed: bool | str, args: tuple[Any, ...], kwargs:
     found = guide_map(guide, args, kwargs) if informed else None
     if informed is True and not (found and found.placed):
         raise ValueError(NOTHING_TO_PLACE)
-    return _searched_start(guide, found, args, kwargs, always=informed is True)
+    start = _searched_start(guide, found, args, kwargs, always=informed is True)
+    if guide.start == "full_rank" and start.gaussian.factor.ndim == 1:
+        guide.start = "mean_field"  # of a hierarchy in many dimensions
+    return start
 
 
 def obstacle_of(guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -61,7 +61,10 @@ def first_start(
         raise ValueError(NOTHING_TO_PLACE)
     coordinates = None if found is None else PyroCoordinates(found, density, loc)
     always, block = informed is True, not density.enumerates
-    return find_start(guide.start, density, coordinates, init, guide._seed, always=always, block=block)
+    start = find_start(guide.start, density, coordinates, init, guide._seed, always=always, block=block)
+    if guide.start == "full_rank" and start.gaussian.factor.ndim == 1:
+        guide.start = "mean_field"  # of a hierarchy in many dimensions
+    return start
 
 
 def loaded_start(
