@@ -62,9 +62,9 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
         start: where to begin. ``"full_rank"``, ``"low_rank"`` (plus a diagonal) or ``"mean_field"``: a Gaussian found
             from several initial points by optimisation and matching of scores; ``"laplace"``: mode and curvature;
             ``"init"``: the values of ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose
-            mean and covariance it takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 200
-            dimensions and low-rank above; ``"init"`` where the log density is not a function of the latents alone
-            (sub-sampled plates, a call inside ``jit``). ``guide.start`` says which.
+            mean and covariance it takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 400
+            dimensions and low-rank above, mean-field above 200 where the priors place the sites; ``"init"`` where the
+            log density is no function of the latents alone (sub-sampled plates). ``guide.start`` says which.
         informed: whether the model places sites: by their priors, or a block by its log density, run with the
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
             larger ELBO like that. ``guide.informed`` names the sites.
