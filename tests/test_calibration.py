@@ -192,10 +192,15 @@ def test_fits_of_simulated_data_are_calibrated(shell):
         lang = SHELLS[shell]
         own = [data["y0"], data["y1"]]
         result = lang.fit(model, lang.AutoFlow(model, pf.TriangularAffine), own, steps=50, seed=seed, progress=False)
-        return {"z": result.sample(49, seed=seed)["z"]}
+        z = np.asarray(result.sample(1_000, seed=seed)["z"])
+        errors.append((z.mean(0) - np.ravel(own) / 2) * 2**0.5)
+        return {"z": z[:49]}
 
-    calibration = SHELLS[shell].calibrate(model, posterior, y, simulations=40, progress=False)
+    errors = []
+    calibration = SHELLS[shell].calibrate(model, posterior, y, simulations=40, seed=1, progress=False)
     assert calibration.calibrated, calibration
+    np.testing.assert_allclose(errors, 0.0, atol=0.15)
+    assert np.abs(np.mean(errors)) < 3 / (1_000 * 80) ** 0.5 + 0.005
 
 
 # classifiers

@@ -328,6 +328,7 @@ def test_an_amortised_fit_goes_on(lang, tmp_path):
                 x=lang.array(0.0),
                 flow=lambda dim, context_dim: pf.Elementwise(dim, context_dim=context_dim),
                 simulations=simulations,
+                patience=None,
                 steps=20,
                 checkpoint=path,
                 checkpoint_every=0,

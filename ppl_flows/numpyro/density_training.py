@@ -117,16 +117,16 @@ def train_density(
         )
 
     def trained_params(values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
-        """The bijection's parameters, with running averages settled, and those of all sites."""
-        return settle(values) if is_stateful(bijection) else values["density"], values
+        """The bijection's parameters, with running averages settled, and those of encoder and base."""
+        others = {n: values[n] for n in (*given.params, *(["density_base"] if isinstance(base, Base) else []))}
+        return settle(values) if is_stateful(bijection) else values["density"], others
 
     def fitted_flow(params: Params, values: dict[str, Any], context: jax.Array | None = None) -> Flow:
         of_x = BaseDistribution(base, values["density_base"]) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
     def validation_loss(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
-        others = {n: trained[1][n] for n in (*given.params, *(["density_base"] if isinstance(base, Base) else []))}
-        return held_out(jax.tree.map(jnp.asarray, (trained[0], others)))
+        return held_out(jax.tree.map(jnp.asarray, trained))
 
     @jax.jit
     def held_out(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
