@@ -83,11 +83,10 @@ def test_a_guide_of_many_dimensions_starts_there_and_a_file_keeps_it(lang, tmp_p
         lang.ppl.sample("sum", lang.dist.Normal(z.sum(-1), 0.1), obs=lang.array(0.0))
 
     guide = lang.AutoFlow(model, identity_flow)
-    result = lang.fit(model, guide, steps=20, num_particles=8, draws=500, check_modes=False, progress=False)
+    result = lang.fit(model, guide, steps=2, num_particles=8, draws=500, check_modes=False, progress=False)
     assert guide.start == "low_rank"
     log_z = -0.5 * np.log(2 * np.pi * (dim + 0.01))
     assert result.elbo.mean - log_z == pytest.approx(0, abs=max(4 * result.elbo.se, 0.02))
-    assert np.median(result.losses[-5:]) < np.median(result.losses[:5]) + 0.05
     path = tmp_path / "fit.safetensors"
     result.save(path)
     kept = pf.load(path).gaussian
