@@ -92,3 +92,21 @@ def test_a_guide_of_many_dimensions_starts_there_and_a_file_keeps_it(lang, tmp_p
     kept = pf.load(path).gaussian
     np.testing.assert_allclose(kept.triangle(), guide.near_posterior.triangle())
     assert kept.stretch.scales.shape == (RANK,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bound", "start"), [(False, "mean_field"), (True, "full_rank")])
+def test_placed_sites_of_many_dimensions_have_covariances_where_these_gain_a_nat(lang, bound, start):
+    """210 increments, observed one by one or as a walk."""
+
+    def model():
+        s = lang.ppl.sample("s", lang.dist.LogNormal(lang.array(0.0), 0.5))
+        with lang.ppl.plate("steps", 210):
+            z = lang.ppl.sample("z", lang.dist.Normal(0.0, s))
+            seen = z.cumsum(-1) if bound else z
+            lang.ppl.sample("y", lang.dist.Normal(seen, 1.0), obs=lang.array(np.linspace(-3.0, 3.0, 210)))
+
+    guide = lang.AutoFlow(model, identity_flow)
+    lang.set_up(guide)
+    assert guide.informed == ("z",)
+    assert guide.start == start

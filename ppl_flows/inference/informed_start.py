@@ -27,6 +27,7 @@ Array = np.ndarray
 LEAST, MOST = 1e-3, 1e6  # precision of a pseudo-observation, in units of the prior's
 FAINT = 1e-9  # one that can train, and says nothing
 ROUNDS = 2
+WORTH = 1.0  # nats that covariances must gain in more than MATCHED_DIM dimensions
 SLACK = 0.01  # nats that a round may cost, if the start before lacks as many
 DRAWS = 512  # that show how the likelihood's gradient changes along a chain
 
@@ -79,14 +80,15 @@ def informed_start(
             best, seen, informed = moved, now, coordinates.density(now)
     if not seen.precision.any():  # then they would not train, as they are on the log scale
         seen = observe(coordinates, density, best, seen, rng, most=FAINT)
-    # priors leave coordinates nearly independent: in many dimensions covariances train more slowly than they help
-    if kind == "mean_field" or (kind == "full_rank" and len(init) > MATCHED_DIM):
+    if kind == "mean_field":
         return best, seen
     if kind == "low_rank":
         return stretched(informed, best, rng), seen
     if kind == "laplace":
         return with_elbos(informed, [laplace(informed, best.mean, seed)], noise)[0], seen
-    return correlated(informed, best, rng), seen
+    full = correlated(informed, best, rng)
+    # where priors leave coordinates nearly independent, covariances of many train more slowly than they help
+    return best if len(init) > MATCHED_DIM and full.elbo < best.elbo + WORTH else full, seen
 
 
 def observe(

@@ -63,8 +63,8 @@ class AutoFlow(GuideOfModes, LazyGuide, AutoContinuous, SeesModel):
             from several initial points by optimisation and matching of scores; ``"laplace"``: mode and curvature;
             ``"init"``: the values of ``init_loc_fn`` with ``init_scale``; or draws, ``{site: (n, *site shape)}``, whose
             mean and covariance it takes; or a ``Gaussian`` of the latent vector. ``"auto"``: full-rank up to 400
-            dimensions and low-rank above, mean-field above 200 where the priors place the sites; ``"init"`` where the
-            log density is no function of the latents alone (sub-sampled plates). ``guide.start`` says which.
+            dimensions (above 200, sites placed by their priors: only if covariances gain a nat, else mean-field) and
+            low-rank above; ``"init"`` where sub-sampled plates make the density random. ``guide.start`` says which.
         informed: whether the model places sites: by their priors, or a block by its log density, run with the
             arguments of the call or the set-up. ``"auto"``: where the start is searched for, and its Gaussian has the
             larger ELBO like that. ``guide.informed`` names the sites.
