@@ -197,10 +197,10 @@ def test_fits_of_simulated_data_are_calibrated(shell):
         return {"z": z[:49]}
 
     errors = []
-    calibration = SHELLS[shell].calibrate(model, posterior, y, simulations=40, seed=1, progress=False)
+    calibration = SHELLS[shell].calibrate(model, posterior, y, simulations=20, seed=1, progress=False)
     assert calibration.calibrated, calibration
     np.testing.assert_allclose(errors, 0.0, atol=0.15)
-    assert np.abs(np.mean(errors)) < 3 / (1_000 * 80) ** 0.5 + 0.005
+    assert np.abs(np.mean(errors)) < 3 / (1_000 * 40) ** 0.5 + 0.005
 
 
 # classifiers

@@ -171,7 +171,7 @@ def set_up(lang, model, **options):
     return guide
 
 
-@pytest.mark.slow_in_numpyro
+@pytest.mark.slow
 def test_it_is_chosen_where_the_precision_of_a_block_varies(lang):
     guide = set_up(lang, horseshoe)
     assert guide.informed == ("z", "alpha")
@@ -232,7 +232,7 @@ def test_a_fit_trains_and_beats_the_guide_without_a_block(lang):
     assert result.elbo.mean > lang.fit(model, plain, lang.array(Y), **SHORT).elbo.mean + 0.3
 
 
-@pytest.mark.slow_in_numpyro
+@pytest.mark.slow
 def test_given_the_others_draws_are_those_of_the_conditional(lang):
     _, _, result, _ = trained(lang)
     draws = {n: np.asarray(v) for n, v in result.sample(400).items()}

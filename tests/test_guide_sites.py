@@ -191,7 +191,7 @@ def test_fit_sums_over_enumerated_sites(lang):
     assert set(result.reweighted(10)) == {"loc"}
 
 
-@pytest.mark.slow_in_numpyro
+@pytest.mark.slow
 def test_a_guide_leaves_out_enumerated_sites_and_starts_at_their_sum(lang):
     guide = lang.AutoFlow(mixture(lang), identity_flow)
     result = lang.fit(mixture(lang), guide, **STILL, draws=500)

@@ -136,7 +136,7 @@ def test_a_funnel_is_exact_at_the_start(lang):
     assert abs(result.elbo.mean) < 0.02
 
 
-@pytest.mark.slow_in_numpyro
+@pytest.mark.slow
 def test_a_fit_trains_and_its_draws_are_the_posteriors(lang):
     _, guide, result, _ = trained(lang)
     assert guide.informed == ("theta",)
@@ -186,6 +186,7 @@ def test_a_guide_that_was_set_up_with_other_arguments_trains(lang):
     assert_moved(before, {name: lang.parameters(guide, result)[name] for name in before})
 
 
+@pytest.mark.slow
 def test_a_call_without_arguments_has_those_of_the_set_up(lang):
     _, guide, result, _ = trained(lang)
     w = lang.array(np.random.default_rng(0).standard_normal(5))

@@ -15,6 +15,7 @@ FLOW = pf.Chain([pf.LULinear(3), pf.nsf(3, flow_layers=2, hidden=(5,)), pf.maf(3
 library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", [TORCH, JAX], ids=lambda library: library.name)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numpy_data_meet_the_weights_of_a_library(library, dtype):

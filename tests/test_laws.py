@@ -196,6 +196,7 @@ def test_gradients_through_the_inverse_are_finite_differences(bijection):
         assert got == pytest.approx(expected, rel=1e-5, abs=1e-6 + 10 * precision(bijection))
 
 
+@pytest.mark.slow
 @each
 def test_it_runs_under_jax_vmap(bijection):
     params, x, c = arrays(bijection, JAX)

@@ -107,6 +107,7 @@ def test_every_elbo_of_the_host_trains(name, loss, float64):
     assert np.isfinite(result.khat)
 
 
+@pytest.mark.slow
 def test_an_elbo_that_enumerates_is_measured_by_the_sum_over_what_it_enumerates(lang):
     dist, ppl = lang.dist, lang.ppl
 
@@ -134,6 +135,7 @@ def test_a_loss_and_an_optimiser_go_together(lang):
     )
 
 
+@pytest.mark.slow
 def test_a_loss_has_no_early_end_and_leaves_annealing_and_its_object_alone(lang):
     loss = elbo(lang, num_particles=4)
     before = dict(vars(loss))

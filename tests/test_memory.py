@@ -159,6 +159,7 @@ def test_initial_parameters_are_shared_and_kept_up_to_a_size(monkeypatch):
     assert all(a() is not None for a in last), "the last ones are kept whatever their size"
 
 
+@pytest.mark.slow
 def test_dropped_flows_and_fits_leave_no_arrays():
     def use(seed):
         density = pfn.Flow(SCANNED, seed=seed)

@@ -39,7 +39,9 @@ def test_the_layers_are_found():
 
 @pytest.mark.parametrize("bijection", NUMERICAL, ids=name_of)
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", 1e-6), ("float64", 1e-12)])
-@pytest.mark.parametrize("library", [TORCH, JAX], ids=lambda library: library.name)
+@pytest.mark.parametrize(
+    "library", [TORCH, pytest.param(JAX, marks=pytest.mark.slow)], ids=lambda library: library.name
+)
 def test_every_point_comes_back(bijection, dtype, precision, library):
     """Under vmap, in JAX under jit too."""
     params, x = library.params(perturbed(bijection), dtype), library.array(POINTS, dtype)

@@ -198,6 +198,7 @@ def test_the_context_gives_the_batch_shape():
     assert Flow(narrow.condition(jnp.ones((5, 2)))).batch_shape == (5,)
 
 
+@pytest.mark.slow
 def test_a_flow_over_another_flow_scores_like_the_hosts():
     inner = Flow(pf.iaf(3))
     outer = Flow(pf.real_nvp(3), base=inner)
@@ -358,6 +359,7 @@ def test_the_hosts_svi_starts_under_jit_and_vmap():
     np.testing.assert_allclose(started["auto_z_flow"]["affine"]["b"], [5.0, -7.0])
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_from_earlier_parameters():
     guide = AutoFlow(correlated, small, start="init")
     first = fit(correlated, guide, **{**SMALL, "steps": 400, "lr": 2e-2})
@@ -389,6 +391,7 @@ def test_guides_share_a_list_where_the_hosts_clash():
     fit(mixed, other, **(SMALL | {"steps": 20}))
 
 
+@pytest.mark.slow
 def test_latents_local_to_a_subsampled_plate_are_a_clear_error():
     def model():
         with numpyro.plate("rows", 10, subsample_size=5):
@@ -430,6 +433,7 @@ def test_a_fit_that_meets_nan_stops_with_the_last_finite_parameters():
     assert len(caught.value.losses) == caught.value.step + 20
 
 
+@pytest.mark.slow
 def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
     data = random.normal(random.key(0), (200,)) * 5
 
@@ -444,6 +448,7 @@ def test_a_sub_sampled_likelihood_has_an_honest_error_and_no_khat():
     assert result.elbo.se == pytest.approx(spread / 1_000**0.5, rel=0.3)
 
 
+@pytest.mark.slow
 def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     traces = []
 
@@ -463,6 +468,7 @@ def test_fit_repeats_itself_and_traces_the_model_a_fixed_number_of_times():
     np.testing.assert_array_equal(twice[0].sample(5)["z"], twice[1].sample(5)["z"])
 
 
+@pytest.mark.slow
 def test_a_second_fit_compiles_nothing_and_still_sees_what_has_changed():
     compiled, data = [], {"y": 0.0}
 

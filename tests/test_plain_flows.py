@@ -137,6 +137,7 @@ def test_condition_shares_parameters_and_leaves_the_flow_as_it_is(float64):
             plain.condition(np.zeros(2))
 
 
+@pytest.mark.slow
 def test_running_averages_move_in_training_only_and_get_no_gradient(float64):
     bijection = pf.Chain([pf.BatchNorm(2), pf.real_nvp(2, hidden=(4,), flow_layers=1)])
     data = NUMPY.normal(2.0, 3.0, size=(64, 2))
@@ -157,6 +158,7 @@ def test_running_averages_move_in_training_only_and_get_no_gradient(float64):
     assert any(leaf.any() for leaf in jax.tree.leaves(weights))
 
 
+@pytest.mark.slow
 def test_draws_without_gradients_say_so():
     base = pf.ResampledNormal(2, hidden=(4,), nodes=64)
     flow = pf.real_nvp(2, hidden=(4,), flow_layers=1).to_torch(base=base)

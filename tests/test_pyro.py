@@ -494,6 +494,7 @@ def test_a_result_stays_as_it_was_when_training_goes_on():
     torch.testing.assert_close(copy.deepcopy(guide).median()["z"], guide.median()["z"], atol=0.2, rtol=0)
 
 
+@pytest.mark.slow
 def test_single_steps_that_are_not_finite_are_skipped():
     calls = []
 

@@ -25,6 +25,7 @@ def test_a_guide_says_whether_it_is_set_up_and_what_it_is_made_of(lang):
     assert "parameters" in repr(guide)
 
 
+@pytest.mark.slow
 def test_a_local_guide_says_so_too(lang, shell):
     def model():
         mu = lang.ppl.sample("mu", lang.dist.Normal(lang.array(0.0), 1.0))

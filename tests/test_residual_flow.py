@@ -76,6 +76,7 @@ def test_neighbouring_rows_and_successive_steps_have_independent_numbers(scale, 
     assert np.abs(pairs).max() < 4.5 / n**0.5  # up to 780 pairs
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_same_in_every_library_and_dtype_and_survive_nan():
     x, step = 3 * RNG.standard_normal((50, 4)).astype("float32"), np.float32(12345)
     expected = random_probes(x.astype("float64"), np.float64(step))
@@ -156,6 +157,7 @@ def test_the_estimate_and_its_gradient_are_unbiased_over_steps(dim, run):
     assert_unbiased(exact, estimating, params, 0.3 * points(exact, 3), 3_000, run)
 
 
+@pytest.mark.slow
 def test_the_estimate_obeys_the_laws_that_noise_allows():
     bijection = pf.ContractiveResidual(4, hidden=(6, 5), exact=False)
     laws.test_the_inverse_undoes_the_forward_map_the_same_in_every_library(bijection)

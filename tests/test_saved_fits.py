@@ -92,6 +92,7 @@ def name_of(lang):
     return next(name for name, other in LANGUAGES.items() if other is lang)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["pyro", "numpyro"])
 def test_a_loaded_fit_draws_weighs_and_goes_on(fits, lang, writer):
     saved, path = fits[writer]

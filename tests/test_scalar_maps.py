@@ -147,6 +147,7 @@ def test_mixture_logistic_cdf_is_the_papers_formula():
     np.testing.assert_allclose(np.diff(run(h, theta, far)[0]), 1e6 * np.exp(a) * slope, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("h", [pf.MixtureLogisticCDF(components=3), pf.SumOfSquares(polynomials=3)], ids=repr)
 def test_components_that_start_equal_get_different_gradients(h):
     gradient = jax.grad(lambda theta: jax.numpy.sum(h.forward(theta, jax.numpy.array([[0.7]]))[0]))(

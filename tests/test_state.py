@@ -94,6 +94,7 @@ def test_in_training_batch_norm_is_its_inverse_under_the_batch_statistics():
     np.testing.assert_allclose(new["2"]["state"]["var"], 0.9 * old["var"] + 0.1 * batch.var(0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_go_through_the_batch_statistics():
     batch, weights = skewed(6), np.random.default_rng(1).standard_normal((6, 2))
 

@@ -72,6 +72,7 @@ def test_first_and_second_derivatives_in_torch_are_those_of_the_plain_loop(deriv
         np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("derivatives", ["residual"], indirect=True)
 def test_first_and_second_derivatives_in_jax_are_those_of_the_plain_loop(derivatives):
     layer, args, weights, expected = derivatives

@@ -75,6 +75,7 @@ def test_a_neutra_density_runs_each_layer_once(passes):
     assert len(passes) == LAYERS
 
 
+@pytest.mark.slow
 def test_a_fit_in_numpyro_has_one_set_of_buffers_and_leaves_the_users_alone(monkeypatch):
     carries, compile_once = [], compiled_steps.compile_once
 
