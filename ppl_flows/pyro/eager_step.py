@@ -72,7 +72,7 @@ class EagerSteps:
         self.skipped = self.running = 0
         self._validate = is_validation_enabled()
 
-    def run(self, plan: np.ndarray, first: int) -> Iterator[float]:
+    def run(self, plan: np.ndarray, first: int = 0) -> Iterator[float]:
         """The losses of steps by this plan, ``(n, 3)``: weight of the model, learning rate, share in the mean.
 
         It ends early after ``MAX_SKIPPED`` steps running that were not finite.

@@ -66,7 +66,7 @@ class Replay:
         self._since = 0
         self._good = self._now, torch.get_rng_state()
 
-    def run(self, plan: np.ndarray, first: int) -> Iterator[float]:
+    def run(self, plan: np.ndarray, first: int = 0) -> Iterator[float]:
         """As ``EagerSteps.run``, but it ends with the plan.
 
         Raises:
