@@ -131,8 +131,9 @@ def check_varies(data: np.ndarray) -> None:
     if len(constant):
         named = ", ".join(map(str, constant[:10])) + ", ..." * (len(constant) > 10)
         raise ValueError(
-            f"fit_density: all {len(data)} rows of the data to train on have the same value in column {named}, where a "
-            "density grows without bound; drop such columns, or pass standardize=False, or levels= for whole numbers."
+            f"fit_density: all {len(data)} rows of the data to train on, or of a sample of them, have the same value "
+            f"in column {named}, where a density grows without bound; drop such columns, or pass standardize=False, or "
+            "levels= for whole numbers."
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.iterated_rows import IteratedRows
 from ppl_flows.inference.numbered_rows import NumberedRows, of_dataset
-from ppl_flows.inference.row_source import Reading, RowSource, leaves
+from ppl_flows.inference.row_source import Fetched, Reading, RowSource, leaves
 
 
 def open_rows(data: Any, context: Any, reading: Reading) -> tuple[RowSource | None, Any, Any]:
@@ -21,8 +21,10 @@ def open_rows(data: Any, context: Any, reading: Reading) -> tuple[RowSource | No
     Raises:
         TypeError, ValueError: contexts that do not go with the data; as ``NumberedRows`` and ``IteratedRows``.
     """
-    if is_on_disk(data) or (context is not None and any(map(is_on_disk, leaves((data, context))))):
-        source: RowSource | None = _of_arrays(data, context, reading)
+    if isinstance(data, Fetched):
+        source: RowSource | None = NumberedRows(data.fetch, data.n, reading)
+    elif is_on_disk(data) or (context is not None and any(map(is_on_disk, leaves((data, context))))):
+        source = _of_arrays(data, context, reading)
     else:
         source = _in_turn(data, context, reading)
     return (source, data, context) if source is None else (source, *source.sample)
@@ -35,12 +37,18 @@ def is_on_disk(array: Any) -> bool:
     return all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")) and not hasattr(array, "__add__")
 
 
-def _of_arrays(data: Any, context: Any, reading: Reading) -> RowSource:
-    def opened(array: Any, name: str) -> Any:
-        if isinstance(array, np.memmap):
-            return np.asarray(array)  # the same pages, without the class
-        return array if is_on_disk(array) else to_numpy(array, name)
+def opened(array: Any, name: str) -> Any:
+    """An array on disk as it is, another one in NumPy.
 
+    Raises:
+        TypeError, ValueError: as in ``to_numpy``.
+    """
+    if isinstance(array, np.memmap):
+        return np.asarray(array)  # the same pages, without the class
+    return array if is_on_disk(array) else to_numpy(array, name)
+
+
+def _of_arrays(data: Any, context: Any, reading: Reading) -> RowSource:
     data = opened(data, "data")
     if isinstance(context, Mapping):
         given: Any = {name: opened(value, "context") for name, value in context.items()}

@@ -37,6 +37,13 @@ class Reading(NamedTuple):
     random_numbers: Callable[[], AbstractContextManager[Any]]
 
 
+class Fetched(NamedTuple):
+    """Rows by their numbers, which must be sorted, and how many there are: data that a function makes."""
+
+    fetch: Callable[[np.ndarray], Any]
+    n: int
+
+
 class RowSource(ABC):
     """What a training reads of data that stay where they are; of which memory holds a sample, and a few steps.
 
