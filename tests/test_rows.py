@@ -61,6 +61,7 @@ def test_rows_with_numbers_give_one_fit(shell, tmp_path):
 
 
 @SHELLS
+@pytest.mark.slow_in_numpyro
 def test_batches_of_any_sizes_give_one_fit(shell, monkeypatch):
     monkeypatch.setattr(row_source, "SAMPLE_ROWS", 400)  # as if there were more rows than in a sample
     batches = Batches(ROWS)
