@@ -8,6 +8,19 @@ import h5py
 import numpy as np
 import torch
 
+import ppl_flows as pf
+
+FLOW = pf.maf(3, flow_layers=1, hidden=(8,))
+SHORT = {"steps": 60, "batch_size": 50, "lr": 2e-2, "progress": False}
+
+
+def table(n, seed=0):
+    z = np.random.default_rng(seed).standard_normal((n, 3)).astype(np.float32)
+    return np.stack([z[:, 0], z[:, 1] * 0.3 + z[:, 0], 5 + 2 * z[:, 2]], -1)
+
+
+ROWS = table(1_000)
+
 
 class Dataset:
     """Map-style, without torch; it notes which rows were asked for."""
