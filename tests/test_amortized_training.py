@@ -138,7 +138,7 @@ def test_options_that_do_not_go_together_are_errors(lang):
     for message, options in cases.items():
         with pytest.raises(ValueError, match=message):
             fit_amortized(linear(lang), y, **options)
-    with pytest.raises(TypeError, match="simulations must be a whole number or None"):
+    with pytest.raises(TypeError, match="simulations must be a whole number, None, or a dict"):
         fit_amortized(linear(lang), y, simulations=1e4)
 
 

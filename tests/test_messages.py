@@ -97,7 +97,11 @@ KEY = "seed must be a whole number such as 0, in every language, and no key"
         (lambda lang: pf.iaf(3, hidden=64), TypeError, r"hidden must be a tuple of widths such as \(64, 64\), got 64"),
         (lambda lang: pf.NeuralODE(3, hidden=64), TypeError, r"hidden must be a tuple of widths such as .*, got 64"),
         # data
-        (lambda lang: fit_density(lang, data=loader()), TypeError, "got DataLoader; put its batches together in one"),
+        (
+            lambda lang: fit_density(lang, context=loader()),
+            TypeError,
+            "got DataLoader; put its batches together in one",
+        ),
         (lambda lang: fit_density(lang, data=None), TypeError, "data must be an array, a list or a table of numbers"),
         (lambda lang: fit_density(lang, data=[["a", "b", "c"]] * 4), TypeError, "a table of numbers, got list of <U1"),
         (lambda lang: fit_density(lang, data=[[1.0], [1.0, 2.0]]), ValueError, "rows do not fit together"),

@@ -217,7 +217,7 @@ def check_amortized(simulations: int | None, rounds: int, patience: int | None) 
             raise ValueError("fit_amortized: rounds share a number of simulations; give simulations=.")
         return
     if not isinstance(simulations, int | np.integer) or isinstance(simulations, bool):
-        raise TypeError(f"fit_amortized: simulations must be a whole number or None, got {simulations!r}.")
+        raise TypeError(f"fit_amortized: simulations must be a whole number, None, or a dict, got {simulations!r}.")
     if simulations // rounds < 100:
         raise ValueError(
             f"fit_amortized: simulations must be at least 100"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, is_real
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.flow_checks import check_base_kind
+from ppl_flows.inference.row_source import Rows, leaves
 from ppl_flows.transformers import Affine
 
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
@@ -78,7 +80,18 @@ def split_rows(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.nda
     """Indices of n rows, in no order: of those to train on, and of the share to validate by.
 
     Raises:
-        ValueError: the share leaves fewer than 2 rows to train on or none to validate by.
+        ValueError: as ``held_out``.
+    """
+    held = held_out(n, validation)
+    rows = random_rows(n, n, seed) if held else np.arange(n)
+    return rows[held:], rows[:held]
+
+
+def held_out(n: int, validation: float) -> int:
+    """How many of n rows this share to validate by is.
+
+    Raises:
+        ValueError: it leaves fewer than 2 rows to train on or none to validate by.
     """
     held = round(validation * n)
     if not (n - held >= 2 and (held > 0 or validation == 0)):
@@ -86,8 +99,7 @@ def split_rows(n: int, validation: float, seed: int) -> tuple[np.ndarray, np.nda
             f"validation must be a share of the rows between 0 and 1 that leaves some for both uses, got {validation} "
             f"of {n} rows."
         )
-    rows = random_rows(n, n, seed) if held else np.arange(n)
-    return rows[held:], rows[:held]
+    return held
 
 
 def check_density(
@@ -119,8 +131,9 @@ def check_varies(data: np.ndarray) -> None:
     if len(constant):
         named = ", ".join(map(str, constant[:10])) + ", ..." * (len(constant) > 10)
         raise ValueError(
-            f"fit_density: all {len(data)} rows of the data to train on have the same value in column {named}, where a "
-            "density grows without bound; drop such columns, or pass standardize=False, or levels= for whole numbers."
+            f"fit_density: all {len(data)} rows of the data to train on, or of a sample of them, have the same value "
+            f"in column {named}, where a density grows without bound; drop such columns, or pass standardize=False, or "
+            "levels= for whole numbers."
         )
 
 
@@ -131,6 +144,36 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
             f"data must have shape (rows, {', '.join(map(str, bijection.output_shape))}) with at least 2 rows, "
             f"got {data.shape}."
         )
+    check_context(bijection, data, context)
+    check_values(bijection, data, context, levels)
+
+
+def check_read(bijection: Bijection, levels: int | None, encoded: bool, rows: Rows, row: Callable[[int], str]) -> None:
+    """Raises ValueError likewise, for rows that were read in the course of a training.
+
+    Args:
+        encoded: contexts are what an encoder takes: whether it takes them, only the encoder knows.
+        row: what one of them is called.
+    """
+    data, context = rows
+    if data.shape[1:] != bijection.output_shape or not data.ndim:
+        single = data.shape == bijection.output_shape
+        raise ValueError(
+            f"data must have shape (rows, {', '.join(map(str, bijection.output_shape))}), got {data.shape} from "
+            f"{row(0)} on{'; give batches of rows, as a DataLoader does' if single else ''}."
+        )
+    if any(leaf.shape[:1] != data.shape[:1] for leaf in leaves(rows)):
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves(rows))
+        raise ValueError(f"data and context must have as many rows, got shapes {shapes} from {row(0)} on.")
+    if isinstance(context, Mapping) and not encoded:
+        raise ValueError(f"context: a dict, of {sorted(context)}, is for an encoder; pass encoder=, or one array.")
+    if not encoded:
+        check_context(bijection, data, context)
+    check_values(bijection, data, None if encoded else context, levels, row)
+
+
+def check_context(bijection: Bijection, data: np.ndarray, context: np.ndarray | None) -> None:
+    """Raises ValueError unless these contexts go with these data."""
     given = None if context is None else context.shape
     wanted = (len(data), bijection.context_dim) if bijection.context_dim else None
     if given != wanted:
@@ -141,17 +184,28 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
             f"{context.shape[-1] if context is not None and context.ndim else 'k'}"
         )
         raise ValueError(f"context {way_out}, got {'none' if given is None else f'one of shape {given}'}.")
+
+
+def check_values(
+    bijection: Bijection,
+    data: np.ndarray,
+    context: np.ndarray | None,
+    levels: int | None,
+    row: Callable[[int], str] = "row {}".format,
+) -> None:
+    """Raises ValueError unless rows are finite, whole numbers where there are levels, and in the bijection's range."""
     for name, array in (("data", data), ("context", context)):
         if array is not None and not np.all(np.isfinite(array)):
             bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=-1))
             raise ValueError(
-                f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is row {bad[0]}); "
+                f"{name} must be finite, but {len(bad)} of {len(array)} rows are not (the first is {row(bad[0])}); "
                 "drop or impute them."
             )
-    if levels is not None and not np.all((data == np.floor(data)) & (data >= 0) & (data < levels)):
+    if levels is not None and not np.all(fine := (data == np.floor(data)) & (data >= 0) & (data < levels)):
+        first = np.flatnonzero(~fine.reshape(len(data), -1).all(axis=-1))[0]
         raise ValueError(
             f"levels={levels}: data must be whole numbers 0, ..., {levels - 1}, got values from {data.min()} to "
-            f"{data.max()}."
+            f"{data.max()} (the first row of others is {row(first)})."
         )
     if not is_real(bijection.codomain):
         low, high = np.array([i or REAL for i in bijection.codomain or ()]).T
@@ -160,5 +214,5 @@ def check_rows(bijection: Bijection, data: np.ndarray, context: np.ndarray | Non
         if len(outside):
             raise ValueError(
                 f"{len(outside)} of {len(data)} rows of data are not inside the bijection's range "
-                f"{sorted({i or REAL for i in bijection.codomain or ()})} (the first is row {outside[0]})."
+                f"{sorted({i or REAL for i in bijection.codomain or ()})} (the first is {row(outside[0])})."
             )

@@ -19,6 +19,7 @@ from numpyro.infer.svi import SVIState
 from numpyro.infer.util import transform_fn
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
+from ppl_flows.inference.row_source import RowSource, each, leaves
 from ppl_flows.inference.schedule import NORM_EPS, OUTLIER, averaging_share, learning_rate, model_weight
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
@@ -34,6 +35,7 @@ class CompiledSteps:
         key, elbo, model, guide, init_params: as ``SVI.init`` takes them; model and guide take the weight of the model's
             log density.
         optimizer: as ``fit`` takes it. None: Adam, with rate ``lr`` and a bound ``clip`` on the gradient's norm.
+        source: of rows that model and guide take besides, others in every step; None: they take none.
 
     Raises:
         TypeError: the optimiser is of another kind.
@@ -55,6 +57,7 @@ class CompiledSteps:
         anneal: float,
         look: int | None,
         init_params: dict[str, Any] | None,
+        source: RowSource | None = None,
     ) -> None:
         if callable(optimizer):
             raise TypeError(
@@ -63,7 +66,8 @@ class CompiledSteps:
             )
         self._own = optimizer is None
         self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip, look) if self._own else optimizer, elbo)
-        self._steps, self._block = steps, block
+        self._steps, self._block, self._source = steps, block, source
+        self._chunk = block if source is None else min(block, source.ahead)  # of steps in one dispatch
         state, mean, transforms = computed(partial(self._first_state, key, init_params))
         self._svi.constrain_fn = partial(transform_fn, transforms)
         if not transforms:
@@ -76,14 +80,32 @@ class CompiledSteps:
         self._weights = to_array(model_weight(np.arange(steps), steps, anneal))
         start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
-        self._program = compile_once(self._run, self._carry, 0, 0, donate=(0,), calls=look or steps)
+        program = partial(compile_once, self._run, donate=(0,), calls=look or steps)
+        self._program = program(self._carry, 0, 0, *self._read(0, 0))
         self._means: dict[str, Any] = {}
 
     def run(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes steps ``first, ..., last - 1``, all of one block: their losses, and how many steps running moved
         nothing at each."""
-        self._carry, self._means, losses, bads = self._program(self._carry, first, last)
-        return np.asarray(losses)[: last - first], np.asarray(bads)[: last - first]
+        taken = []
+        for start in range(first, max(last, first + 1), self._chunk):
+            end = min(start + self._chunk, last)
+            # JAX returns before the steps are taken: the next rows are read meanwhile
+            self._carry, self._means, *out = self._program(self._carry, start, end, *self._read(start, end))
+            taken.append((end - start, *out))
+        losses, bads = (np.concatenate([np.asarray(column[i])[: column[0]] for column in taken]) for i in (1, 2))
+        return losses, bads
+
+    def _read(self, first: int, last: int) -> tuple[Any, ...]:
+        """What the program takes besides, of these steps: their rows, filled up to a chunk."""
+        if self._source is None:
+            return ()
+        example = each(lambda a: np.zeros((self._chunk, *a.shape), a.dtype), self._source.example())
+        if first == last:
+            return (example,)
+        for whole, part in zip(leaves(example), leaves(self._source.steps(first, last)), strict=True):
+            whole[: last - first] = part
+        return (example,)
 
     def values(self) -> dict[str, Any]:
         """The parameters and the mutable state."""
@@ -115,23 +137,26 @@ class CompiledSteps:
 
     def _first_state(self, key: jax.Array, init_params: dict[str, Any] | None) -> tuple[SVIState, jax.Array, Any]:
         """The state that training starts at, its unconstrained parameters, and what constrains them."""
-        state = self._svi.init(key, 1.0, init_params=init_params)
+        example = [] if self._source is None else [jax.tree.map(jnp.asarray, self._source.example())]
+        state = self._svi.init(key, 1.0, *example, init_params=init_params)
         mean, self._unravel = ravel_pytree(self._svi.optim.get_params(state.optim_state))
         return state, mean, self._svi.constrain_fn.args[0]
 
-    def _run(self, carry: _Carry, first: int, last: int) -> tuple[_Carry, dict[str, Any], jax.Array, jax.Array]:
+    def _run(
+        self, carry: _Carry, first: int, last: int, *rows: Any
+    ) -> tuple[_Carry, dict[str, Any], jax.Array, jax.Array]:
         def update(step: jax.Array, so_far: tuple[_Carry, jax.Array, jax.Array]) -> Any:
             carry, losses, bads = so_far
-            carry, loss = self._update(step, carry)
+            carry, loss = self._update(step, carry, *jax.tree.map(lambda a: a[step - first], rows))
             return carry, losses.at[step - first].set(loss), bads.at[step - first].set(carry.bad)
 
         empty = jnp.zeros(self._block), jnp.zeros(self._block, dtype=int)
         carry, losses, bads = lax.fori_loop(first, last, update, (carry, *empty))
         return carry, self._svi.constrain_fn(self._unravel(carry.mean)), losses, bads
 
-    def _update(self, step: jax.Array, carry: _Carry) -> tuple[_Carry, jax.Array]:
+    def _update(self, step: jax.Array, carry: _Carry, *rows: Any) -> tuple[_Carry, jax.Array]:
         state, mean, bad = carry
-        new, loss = self._svi.update(state, self._weights[step])
+        new, loss = self._svi.update(state, self._weights[step], *rows)
         fine = jnp.isfinite(loss) & self._is_finite(new) & (bad < MAX_SKIPPED)
         kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new[:2], state[:2])  # all but the random key
         state, bad = SVIState(*kept, new.rng_key), jnp.where(fine, 0, bad + 1)

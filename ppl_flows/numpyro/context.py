@@ -42,7 +42,11 @@ class Context:
 
     def __call__(self, rows: Any, params: dict[str, Any] | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: with these parameters, or, inside a model, with its own."""
-        return self.of(jax.tree.map(lambda v: v[rows], self._values), params)
+        return self.of(self.values(rows), params)
+
+    def values(self, rows: Any) -> Any:
+        """Of some rows, as they were given."""
+        return jax.tree.map(lambda v: v[rows], self._values)
 
     def of(self, values: Any, params: dict[str, Any] | None = None) -> Any:
         """Likewise, of these values."""

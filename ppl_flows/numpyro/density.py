@@ -44,8 +44,13 @@ def fit_density(
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
         data: ``(rows, *event)``, finite: an array of any kind, a list or a table. Whatever its dtype, the density is
             fitted in JAX's default one.
+            Or rows that are read when a step takes them, and need not fit into memory: a memory map, an HDF5 dataset, a
+            map-style Dataset of rows or ``(row, context)`` pairs; or what gives batches ``(rows, *event)`` or ``(batch,
+            contexts)`` of any sizes: a DataLoader, another iterable, or a function that gives a new iterator. The start
+            is then from a sample of 16,384 rows, or of 2**22 numbers if these are fewer; of batches, the first ones.
         base: distribution of x; one such as ``pf.StudentT(4)`` trains too. None: standard normal.
-        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes.
+        context: ``(rows, context_dim)``, for a conditional bijection; or what the encoder takes. In memory or on disk;
+            not with data that give pairs.
         encoder: network from rows of ``context``, an array or a dict of arrays, to ``(rows, context_dim)``: a function
             that takes its parameters from ``numpyro.param``, or from ``flax_module`` and its like. They train with the
             flow; the result's ``encoder`` has them, and takes the same rows.
@@ -58,16 +63,18 @@ def fit_density(
             ``(data + noise) / levels``, with uniform noise from [0, 1), drawn anew in every step.
         validation: share of the rows, drawn with ``seed``, that are held out. The parameters returned are then those,
             averaged over a twentieth of the steps, which score best on them: a remedy for flows that overfit small
-            tables. 0: the last ones, trained on all rows.
+            tables. 0: the last ones, trained on all rows. Not with data that are iterated.
         callback: as in ``fit``; its params are those of the bijection, as in the result.
-        checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, an encoder by its class.
+        checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, or by those of the sample and of
+            the last step, an encoder by its class.
 
     Returns:
         A ``DensityFit``: the trained bijection, the distribution ``flow``, and the losses in nats per row.
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
-            encoder that has nothing to train;
+            encoder that has nothing to train; an iterator that ends before the last step; other rows than those of the
+            checkpoint;
             a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
         TypeError: no bijection, or data that are no numbers.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax import lax
 from numpyro import handlers
 from numpyro.infer import Trace_ELBO
 
@@ -21,9 +22,11 @@ from ppl_flows.core.initialisation import is_stateful
 from ppl_flows.core.params import merge
 from ppl_flows.core.types import Params
 from ppl_flows.inference.checkpoint import name_of
-from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, random_rows, split_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_read, check_rows, random_rows, split_rows
 from ppl_flows.inference.density_hooks import PLAIN, DensityHooks, first_params
 from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.open_rows import open_rows
+from ppl_flows.inference.row_source import Reading
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.base_distribution import AnyBase, BaseDistribution
@@ -32,6 +35,7 @@ from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.density_files import draw_rows, save_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.flow_sites import flow
+from ppl_flows.numpyro.held_rows import mean_loss, mean_loss_read
 from ppl_flows.numpyro.training import train
 
 
@@ -61,6 +65,19 @@ def train_density(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
     check_density(bijection, base, dist.Distribution, **options)
+    source, data, context = open_rows(
+        data,
+        context,
+        Reading(
+            steps,
+            batch_size,
+            validation,
+            seed,
+            check=partial(check_read, bijection, levels, encoder is not None),
+            dtype=jnp.zeros(()).dtype,
+            random_numbers=nullcontext,
+        ),
+    )
     data = to_arrays(data, "data")
     given = Context(context, encoder, seed)
     contexts = given.all_rows()
@@ -81,40 +98,37 @@ def train_density(
             "seed": seed,
             **({} if hooks.patience is None else {"patience": hooks.patience}),
         },
-        arguments=((), {"data": data, "context": context}),
+        arguments=((), {"data": data, "context": context} | ({} if source is None else {"rows": source.rows})),
         bijection=repr(bijection),
         base=repr(base) if isinstance(base, Base) else base,
         encoder=encoder,
     )
-    trained_on, held_rows = split_rows(len(data), validation, seed)
+    trained_on, held_rows = split_rows(len(data), validation if source is None else 0.0, seed)
     start_rows = all_data[trained_on], None if all_context is None else all_context[trained_on]
     bijection, start = first_params(hooks, bijection, *start_rows, standardize=standardize, levels=levels, seed=seed)
-    n = len(trained_on)
     train_rows = jnp.asarray(trained_on)
+    in_plate = train_rows if source is None else jnp.arange(source.batch_size)
+    n = len(in_plate)
 
-    def rows_of_data(rows: jax.Array, key: Any) -> jax.Array:
-        """These rows of the data, dequantised."""
-        if levels is None:
-            return data[rows]
-        return (data[rows] + jax.random.uniform(key, (len(rows), *data.shape[1:]))) / levels
+    def dequantised(values: jax.Array, key: Any) -> jax.Array:
+        return values if levels is None else (values + jax.random.uniform(key, values.shape)) / levels
 
-    def model(_: jax.Array) -> None:
-        new = None if hooks.fresh is None else hooks.fresh(min(batch_size, n), numpyro.prng_key())
+    def model(_: jax.Array, of_step: tuple[jax.Array, Any] | None = None) -> None:
+        new = of_step if hooks.fresh is None else hooks.fresh(min(batch_size, n), numpyro.prng_key())
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, handlers.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], new)
+            rows, contexts = _batch(hooks, given, data, dequantised, in_plate[i], new)
             density = flow("density", bijection, params=start, base=base, context=contexts, training=True)
             numpyro.sample("data", density, obs=rows)
 
-    def guide(_: jax.Array) -> None:
+    def guide(*_: Any) -> None:
         """Nothing is latent."""
 
     @jax.jit  # one program, not one per operation
     def settle(values: dict[str, Any]) -> Params:
         params = merge(values["density"], values["density$state"]["params"])
-        rows = train_rows[random_rows(n, SETTLE_ROWS, seed)]
-        return dict(
-            bijection.observe(params, rows_of_data(rows, jax.random.key(seed)), given(rows, values), stage="settle")[0]
-        )
+        rows = train_rows[random_rows(len(train_rows), SETTLE_ROWS, seed)]
+        settled = dequantised(data[rows], jax.random.key(seed)), given(rows, values)
+        return dict(bijection.observe(params, *settled, stage="settle")[0])
 
     def trained_params(values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
         """The bijection's parameters, with running averages settled, and those of encoder and base."""
@@ -125,21 +139,12 @@ def train_density(
         of_x = BaseDistribution(base, values["density_base"]) if isinstance(base, Base) else base
         return Flow(bijection, params, base=of_x, context=context)
 
-    def validation_loss(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
-        return held_out(jax.tree.map(jnp.asarray, trained))
-
-    @jax.jit
-    def held_out(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
+    def log_prob(trained: tuple[Params, dict[str, Any]], rows: jax.Array, of_rows: Any, key: Any) -> jax.Array:
         params, values = trained
-        size = min(batch_size, len(held_rows))
-        batches = np.resize(held_rows, (-(-len(held_rows) // size), size))  # some rows twice, to fill the last
+        return fitted_flow(params, values, given.of(of_rows, values)).log_prob(dequantised(rows, key))
 
-        def score(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return fitted_flow(params, values, given(batch[0], values)).log_prob(rows_of_data(*batch))
-
-        # the same key, and so the same noise of dequantised rows, every time
-        scores = lax.map(score, (jnp.asarray(batches), jax.random.split(jax.random.key(seed), len(batches))))
-        return -scores.ravel()[: len(held_rows)].mean()
+    held = mean_loss(log_prob, data, given, held_rows, batch_size, seed)
+    validation_loss = held if source is None else mean_loss_read(log_prob, source, seed)
 
     def best_params(leaves: list[np.ndarray], values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
         """From a checkpoint."""
@@ -160,8 +165,11 @@ def train_density(
         optimizer=optimizer,
         progress=progress,
         init_params=given.params,
-        watch=block_watcher(trained_params, best if len(held_rows) else None, callback, hooks.patience),
-        checkpoint=saved and saved.keep({"best": best}),
+        watch=block_watcher(
+            trained_params, best if len(held_rows) or (source and source.held) else None, callback, hooks.patience
+        ),
+        checkpoint=saved and saved.keep({"best": best} | ({} if source is None else {"rows": source})),
+        source=source,
     )
     params, values = best.params or trained_params(trained.params)
     return DensityFit(
@@ -183,13 +191,15 @@ def train_density(
 def _batch(
     hooks: DensityHooks,
     given: Context,
-    rows_of_data: Callable[[jax.Array, Any], jax.Array],
+    data: jax.Array,
+    dequantised: Callable[[jax.Array, Any], jax.Array],
     rows: jax.Array,
     new: tuple[jax.Array, Any] | None,
 ) -> tuple[jax.Array, Any]:
     """What a step takes, and its contexts: these rows, or those that are new."""
     key = numpyro.prng_key()
-    taken, contexts = (rows_of_data(rows, key), given(rows)) if new is None else (new[0], given.of(new[1]))
+    taken = dequantised(data[rows] if new is None else new[0], key)
+    contexts = given(rows) if new is None else given.of(new[1])
     if hooks.vary is not None:
         contexts = hooks.vary(contexts, jax.random.uniform(numpyro.prng_key(), (len(rows),)))
     return taken, contexts

@@ -25,6 +25,7 @@ class Simulator:
         latents: their sites in a run, in the order of the vector.
         data: names of the sites with ``obs``.
         sizes: how many unconstrained numbers each of them takes.
+        shapes: of the values of latents and data, by site.
         scores: from normal scores to the unconstrained vector of latents; None: they are the same.
 
     Raises:
@@ -45,6 +46,8 @@ class Simulator:
         self.scores = interval_scores([on_interval[n] for n, v in start.items() for _ in range(v.size)])
         self._run_all = jax.jit(jax.vmap(self._run))
         self._place_all = jax.jit(self.place)
+        self._vector_all = jax.jit(jax.vmap(self._stored))
+        self.shapes = {n: tuple(np.shape(self._sites[n]["value"])) for n in (*self.latents, *self.data)}
 
     def plates(self, sites: Any) -> dict[str, dict[str, int]]:
         """The axis, from the end, of every plate of these sites."""
@@ -79,14 +82,28 @@ class Simulator:
         free = jax.vmap(self._unravel)(z)
         return {n: biject_to(s["fn"].support)(free[n]) for n, s in self.latents.items()}
 
+    def stored(self, values: dict[str, np.ndarray]) -> Rows:
+        """As ``rows``, of simulations that were made before; latents outside of their supports are not finite."""
+        n = len(next(iter(values.values())))
+        filled = np.arange(1 << (n - 1).bit_length()) % n  # so that there are few shapes to compile for
+        z = self._vector_all({m: values[m][filled].astype(float) for m in self.latents})
+        return np.asarray(z)[:n], {m: values[m] for m in self.data}
+
+    def _stored(self, values: dict[str, jax.Array]) -> jax.Array:
+        """Normal scores of one simulation; not finite where a latent is outside of its support, and would be moved."""
+        inside = [jnp.all(s["fn"].support(values[n])) for n, s in self.latents.items()]
+        return jnp.where(jnp.stack(inside).all(), self._vector(values, self.latents), jnp.nan)
+
+    def _vector(self, values: dict[str, Any], sites: dict[str, Any]) -> jax.Array:
+        """Normal scores of latents, by the supports of these sites."""
+        z = ravel_pytree({n: biject_to(sites[n]["fn"].support).inv(v) for n, v in values.items()})[0]
+        return z if self.scores is None else self.scores.inverse({}, z)[0]
+
     def _run(self, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
         """Normal scores, values of latents, and data, of one simulation."""
         drawn = sites_of(handlers.seed(self._model, key), self._args, self._kwargs)
         values = {n: drawn[n]["value"] for n in self.latents}
-        z = ravel_pytree({n: biject_to(drawn[n]["fn"].support).inv(v) for n, v in values.items()})[0]
-        if self.scores is not None:
-            z = self.scores.inverse({}, z)[0]
-        return z, values, {n: jnp.asarray(drawn[n]["value"], dtype=float) for n in self.data}
+        return self._vector(values, drawn), values, {n: jnp.asarray(drawn[n]["value"], dtype=float) for n in self.data}
 
 
 def sites_of(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

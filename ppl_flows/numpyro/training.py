@@ -13,6 +13,7 @@ from ppl_flows.inference.checkpoint import Checkpoint
 from ppl_flows.inference.fit_error import MAX_SKIPPED, FitError
 from ppl_flows.inference.interrupts import Pieces, StopOnInterrupt
 from ppl_flows.inference.progress import stage, steps_bar
+from ppl_flows.inference.row_source import RowSource
 from ppl_flows.inference.schedule import BLOCKS, ENOUGH, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
 
@@ -34,11 +35,12 @@ def train(
     init_params: dict[str, Any] | None = None,
     watch: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
+    source: RowSource | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters;
-    where it gives ``ENOUGH``, that is the end.
+    where it gives ``ENOUGH``, that is the end. Rows of a ``source`` are a second argument of model and guide.
     """
     size = max(1, steps // BLOCKS)
     with stage(f"compiling {steps:,} steps, one program", progress=progress):
@@ -55,6 +57,7 @@ def train(
             anneal=anneal,
             look=look,
             init_params=init_params,
+            source=source,
         )
     losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
     if checkpoint:

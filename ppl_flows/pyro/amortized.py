@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds,
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.stored_simulations import StoredSimulations
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Context, to_tensors
@@ -34,7 +35,7 @@ def fit_amortized(
     *args: Any,
     flow: Callable[..., Bijection] | None = None,
     encoder: torch.nn.Module | SetEncoder | None = None,
-    simulations: int | None = 20_000,
+    simulations: int | Mapping[str, Any] | None = 20_000,
     rounds: int = 1,
     validation: float = 0.1,
     patience: int | None = 4,
@@ -69,6 +70,8 @@ def fit_amortized(
             None: all numbers of the data in one vector, each centred and scaled.
         simulations: number of draws from the model, made once. None: every step draws its own, so that nothing is seen
             twice and nothing can be overfitted; for models that simulate fast.
+            Or simulations that were made before, ``{site: (n, *site shape)}``, of all latents, on their own supports,
+            and all data; arrays on disk are read as those of ``fit_density`` are, and need not fit into memory.
         rounds: above 1, the fit is for the data in the arguments alone: a share of the simulations is drawn in each
             round, from the prior cut to where the posterior of the round before has all but 1e-4 of its mass at these
             data. ``sample`` warns for others.
@@ -88,9 +91,11 @@ def fit_amortized(
     Raises:
         ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
             numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
-            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly or with a
-            checkpoint; an optimiser and ``lr`` or ``compile``.
-        TypeError: the encoder is neither; simulations that are no number.
+            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly, with stored
+            simulations or with a checkpoint; stored simulations of other sites or shapes, or with latents outside of
+            their supports; an optimiser and ``lr`` or ``compile``.
+        TypeError: the encoder is neither; simulations that are neither a number nor a dict of
+            arrays.
         CompileError: as in ``fit_density``.
 
     Example:
@@ -107,7 +112,9 @@ def fit_amortized(
         Greenberg et al. (2019), Automatic Posterior Transformation, arXiv:1905.07488; rounds: Deistler et al. (2022),
         Truncated Proposals for Scalable and Hassle-free Simulation-based Inference, arXiv:2210.04815.
     """
-    plan = Plan.of(simulations, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
+    stored = StoredSimulations.of(simulations, rounds)
+    n: Any = stored.n if stored else simulations
+    plan = Plan.of(n, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
     check_compile(compile, optimizer=optimizer)
     simulator = Simulator(model, args, kwargs, vectorize=vectorize)
     data, axes = simulator.data, None
@@ -120,7 +127,7 @@ def fit_amortized(
         """The density of normal scores, and what its contexts are made by."""
         z, x = rows
         observations = Observations.from_rows(x, encoder=network is not None, axes=axes)
-        contexts, dim = observations(x), z.shape[-1]
+        dim = z.shape[-1]
         bijection = plan.flow_given(dim, encoder, observations, x)
         if bijection is None:
             first = Context(observations({name: value[:2] for name, value in x.items()}), network, simulator.like)
@@ -130,11 +137,14 @@ def fit_amortized(
             z, x = simulator.fresh(n)
             return z, observations(x)
 
+        def given_to(x: dict[str, np.ndarray]) -> Any:
+            return plan.to_validate_by(bijection, observations(x))
+
         fitted = train_density(
             bijection,
-            to_tensors(z, "data", simulator.like),
+            stored.fetched(simulator, given_to) if stored else to_tensors(z, "data", simulator.like),
             base=None,
-            context=plan.to_validate_by(bijection, contexts),
+            context=None if stored else given_to(x),
             encoder=network,
             steps=plan.steps,
             batch_size=plan.batch_size,
@@ -174,7 +184,9 @@ def fit_amortized(
             torch.manual_seed(seed)
             return region_above(score, score(posterior.sample((QUANTILE_DRAWS,))))
 
-    fitted, observations, shift = in_rounds(simulator.rows, train_on, region, plan, simulator.scores)
+    fitted, observations, shift = in_rounds(
+        stored.drawn_by(simulator) if stored else simulator.rows, train_on, region, plan, simulator.scores
+    )
     bijection, params = plan.with_scores(fitted, simulator.scores)
     fitted = dataclasses.replace(
         fitted,

@@ -39,7 +39,11 @@ class Context:
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: by this encoder, or by the one that trains."""
-        return self.of(None if self._values is None else _each(lambda v: v[rows], self._values), encoder)
+        return self.of(self.values(rows), encoder)
+
+    def values(self, rows: Any) -> Any:
+        """Of some rows, as they were given."""
+        return None if self._values is None else _each(lambda v: v[rows], self._values)
 
     def of(self, values: Any, encoder: torch.nn.Module | None = None) -> Any:
         """Likewise, of these values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,17 +19,21 @@ from ppl_flows.core.initialisation import initial_params, is_stateful
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.checkpoint import name_of
-from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_rows, random_rows, split_rows
+from ppl_flows.inference.density import SETTLE_ROWS, check_density, check_read, check_rows, random_rows, split_rows
 from ppl_flows.inference.density_hooks import PLAIN, DensityHooks, first_params
 from ppl_flows.inference.density_results import DensityFit
+from ppl_flows.inference.open_rows import open_rows
+from ppl_flows.inference.row_source import Reading
 from ppl_flows.inference.schedule import BestParams, block_watcher
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.base_distribution import AnyBase, BaseDistribution
+from ppl_flows.pyro.batches import Batches, OwnRandomNumbers
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.context import Context, Values, to_tensors
 from ppl_flows.pyro.density_files import draw_rows, save_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.flow_sites import flow
+from ppl_flows.pyro.held_rows import held_batches, mean_loss
 from ppl_flows.pyro.params import stored_params
 from ppl_flows.pyro.training import train
 from ppl_flows.torch.params import to_tensor
@@ -64,7 +69,21 @@ def train_density(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
     check_density(bijection, base, torch.distributions.Distribution, **options)
+    source, data, context = open_rows(
+        data,
+        context,
+        Reading(
+            steps,
+            batch_size,
+            validation,
+            seed,
+            check=partial(check_read, bijection, levels, encoder is not None),
+            dtype=np.float64 if torch.get_default_dtype() == torch.float64 else np.float32,
+            random_numbers=partial(OwnRandomNumbers, seed),
+        ),
+    )
     data = to_tensors(data, "data", torch.get_default_dtype())
+    batches = None if source is None else Batches(source, data)
     given = Context(context, encoder, data)
     contexts = given.all_rows()
     all_data = data.detach().cpu().numpy()
@@ -86,28 +105,29 @@ def train_density(
             "seed": seed,
             **({} if hooks.patience is None else {"patience": hooks.patience}),
         },
-        arguments=((), {"data": data, "context": context}),
+        arguments=((), {"data": data, "context": context} | ({} if source is None else {"rows": source.rows})),
         bijection=repr(bijection),
         base=repr(base) if isinstance(base, Base) else base,
         encoder=encoder,
     )
-    trained_on, held_rows = split_rows(len(data), validation, seed)
+    trained_on, held_rows = split_rows(len(data), validation if source is None else 0.0, seed)
     start_rows = all_data[trained_on], None if all_context is None else all_context[trained_on]
     bijection, start = first_params(hooks, bijection, *start_rows, standardize=standardize, levels=levels, seed=seed)
     start = map_params(lambda _, a: to_tensor(a).to(data), start)
     of_base = initial_params(base, seed) if isinstance(base, Base) else None
     base_params: Params | None = of_base and map_params(lambda _, a: to_tensor(a).to(data), of_base)
-    n, train_rows = len(trained_on), torch.as_tensor(trained_on, device=data.device)
+    train_rows = torch.as_tensor(trained_on, device=data.device)
+    in_plate = train_rows if source is None else torch.arange(source.batch_size, device=data.device)
+    n = len(in_plate)
+    of_step: Any = batches and batches.rows
 
-    def rows_of_data(rows: torch.Tensor) -> torch.Tensor:
-        """These rows of the data, dequantised."""
-        return data[rows] if levels is None else (data[rows] + torch.rand_like(data[rows])) / levels
+    dequantised = partial(_dequantised, levels)
 
     def model(_: float) -> None:
         given.register()
-        new = None if hooks.fresh is None else hooks.fresh(min(batch_size, n), None)
+        new = of_step if hooks.fresh is None else hooks.fresh(min(batch_size, n), None)
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, poutine.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], new)
+            rows, contexts = _batch(hooks, given, data, dequantised, in_plate[i], new)
             density = flow(
                 "density",
                 bijection,
@@ -130,23 +150,17 @@ def train_density(
             lambda _, a: a.detach().clone(), stored_params("density_base", base_params)
         )
         if is_stateful(bijection):
-            rows = train_rows[random_rows(n, SETTLE_ROWS, seed)]
-            params = dict(bijection.observe(params, rows_of_data(rows), given(rows, encode), stage="settle")[0])
+            rows = train_rows[random_rows(len(train_rows), SETTLE_ROWS, seed)]
+            params = dict(bijection.observe(params, dequantised(data[rows]), given(rows, encode), stage="settle")[0])
         return params, of_base, encode
 
-    def fitted_flow(params: Params, of_base: Params | None, context: torch.Tensor | None = None) -> Flow:
-        of_x = BaseDistribution(base, of_base) if isinstance(base, Base) else base
-        return Flow(bijection, params, base=of_x, context=context)
+    fitted_flow = partial(_flow, bijection, base)
 
-    def validation_loss(trained: Trained) -> float:
+    def log_prob(trained: Trained, rows: torch.Tensor, values: Any) -> torch.Tensor:
         params, of_base, encode = trained
-        total = 0.0
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)  # every time the same noise of dequantised rows
-            for rows in torch.as_tensor(held_rows, device=data.device).split(batch_size):
-                total -= float(fitted_flow(params, of_base, given(rows, encode)).log_prob(rows_of_data(rows)).sum())
-        return total / len(held_rows)
+        return fitted_flow(params, of_base, given.of(values, encode)).log_prob(dequantised(rows))
 
+    validation_loss = mean_loss(log_prob, partial(held_batches, data, given, held_rows, batch_size, source), seed)
     best = BestParams(
         validation_loss,
         pack=_pack,
@@ -165,8 +179,12 @@ def train_density(
             optimizer=optimizer,
             progress=progress,
             compile=compile,
-            watch=block_watcher(trained_params, best if len(held_rows) else None, callback, hooks.patience),
-            checkpoint=saved and with_modules(saved.keep({"best": best}), given.encoder),
+            watch=block_watcher(
+                trained_params, best if len(held_rows) or (source and source.held) else None, callback, hooks.patience
+            ),
+            checkpoint=saved
+            and with_modules(saved.keep({"best": best} | ({} if source is None else {"rows": source})), given.encoder),
+            batches=batches,
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(
@@ -199,15 +217,28 @@ def _unpack(packed: tuple[Any, ...], given: Context, device: torch.device) -> Tr
     return params, of_base, encode
 
 
+def _flow(
+    bijection: Bijection, base: AnyBase, params: Params, of_base: Params | None, context: torch.Tensor | None = None
+) -> Flow:
+    of_x = BaseDistribution(base, of_base) if isinstance(base, Base) else base
+    return Flow(bijection, params, base=of_x, context=context)
+
+
+def _dequantised(levels: int | None, rows: torch.Tensor) -> torch.Tensor:
+    return rows if levels is None else (rows + torch.rand_like(rows)) / levels
+
+
 def _batch(
     hooks: DensityHooks,
     given: Context,
-    rows_of_data: Callable[[torch.Tensor], torch.Tensor],
+    data: torch.Tensor,
+    dequantised: Callable[[torch.Tensor], torch.Tensor],
     rows: torch.Tensor,
     new: tuple[torch.Tensor, Any] | None,
 ) -> tuple[torch.Tensor, Any]:
     """What a step takes, and its contexts: these rows, or those that are new."""
-    taken, contexts = (rows_of_data(rows), given(rows)) if new is None else (new[0], given.of(new[1]))
+    taken = dequantised(data[rows] if new is None else new[0])
+    contexts = given(rows) if new is None else given.of(new[1])
     if hooks.vary is not None:
         contexts = hooks.vary(contexts, torch.rand(len(taken), dtype=taken.dtype, device=taken.device))
     return taken, contexts

@@ -17,6 +17,7 @@ from pyro.optim import PyroOptim
 from ppl_flows.inference.fit_error import MAX_SKIPPED
 from ppl_flows.inference.schedule import NORM_EPS, OUTLIER
 from ppl_flows.pyro.adam import BETAS, EPS, Adam, usual_norm
+from ppl_flows.pyro.batches import Batches
 from ppl_flows.pyro.params import stored_state
 
 
@@ -28,12 +29,14 @@ class EagerSteps:
         clip: bound on the norm of the gradient; the own optimiser's is also at most ``OUTLIER`` times its usual one.
         optimizer: as ``fit`` takes it. None: Adam, with the plan's learning rate.
         weighted: False: model and guide take nothing, as compiled losses of the host's want it.
+        batches: what the model reads anew in every step; None: nothing.
 
     Attributes:
         names: of all unconstrained parameters so far.
         means: of their iterates.
         optimizer: made for the first of them, unless it is Pyro's, which makes its own.
         skipped, running: steps that were not finite, in all, and running.
+        batches: as given.
 
     Raises:
         TypeError: the optimiser is of another kind.
@@ -48,6 +51,7 @@ class EagerSteps:
         *,
         optimizer: Any = None,
         weighted: bool = True,
+        batches: Batches | None = None,
     ) -> None:
         uncalled = getattr(optimizer, "__module__", "").startswith("pyro.optim") and not isinstance(
             optimizer, PyroOptim
@@ -64,16 +68,21 @@ class EagerSteps:
         self.names: dict[torch.Tensor, str] = {}
         self.means: dict[torch.Tensor, torch.Tensor] = {}
         self.optimizer: Any = None
-        self._given, self._weighted = optimizer, weighted
+        self._given, self._weighted, self.batches = optimizer, weighted, batches
         self.skipped = self.running = 0
         self._validate = is_validation_enabled()
 
-    def run(self, plan: np.ndarray) -> Iterator[float]:
+    def run(self, plan: np.ndarray, first: int = 0) -> Iterator[float]:
         """The losses of steps by this plan, ``(n, 3)``: weight of the model, learning rate, share in the mean.
 
         It ends early after ``MAX_SKIPPED`` steps running that were not finite.
+
+        Args:
+            first: number of the first of these steps.
         """
-        for weight, lr, share in plan:
+        for step, (weight, lr, share) in enumerate(plan, first):
+            if self.batches:
+                self.batches.load(step)
             before = {name: value.clone() for name, value in stored_state().items()}
             loss, finite = self.gradient(weight)
             self.running = 0 if finite else self.running + 1

@@ -26,6 +26,7 @@ class Simulator:
         latents: their sites in a run, in the order of the vector.
         data: names of the sites with ``obs``.
         sizes: how many unconstrained numbers each of them takes.
+        shapes: of the values of latents and data, by site.
         scores: from normal scores to the unconstrained vector of latents; None: they are the same.
         like: a tensor of the dtype and on the device of the simulations.
 
@@ -51,6 +52,7 @@ class Simulator:
         on_interval = {n: SUPPORTS.is_interval(s["fn"].support) for n, s in self.latents.items()}
         self.scores = interval_scores([on_interval[n] for n, s in self._numbers.items() for _ in range(s.numel())])
         self.like = torch.empty(0)
+        self.shapes = {n: tuple(sites[n]["value"].shape) for n in (*self.latents, *self.data)}
         self._params = {name: value.detach() for name, value in pyro.get_param_store().items()}
 
     def plates(self, sites: Any) -> dict[str, dict[str, int]]:
@@ -110,12 +112,26 @@ class Simulator:
             {n: torch.cat([run[2][n] for run in runs]) for n in self.data},
         )
 
+    @torch.no_grad()
+    def stored(self, values: dict[str, np.ndarray]) -> Rows:
+        """As ``rows``, of simulations that were made before; latents outside of their supports are not finite."""
+        tensors = {name: torch.as_tensor(values[name]).to(self.like) for name in self.latents}
+        n = len(next(iter(values.values())))
+        z = self._vector(tensors, self.latents, n)
+        for name, value in tensors.items():  # which maps to the reals would move inside
+            inside = self.latents[name]["fn"].support.check(value).reshape(n, -1).all(-1)
+            z[~inside] = torch.nan
+        return z.cpu().numpy(), {name: values[name] for name in self.data}
+
+    def _vector(self, values: dict[str, torch.Tensor], sites: Any, n: int) -> torch.Tensor:
+        """Normal scores of the latents of n simulations, by the supports of these sites."""
+        free = [biject_to(sites[name]["fn"].support).inv(values[name]) for name in self.latents]
+        z = torch.cat([v.reshape(n, -1) for v in free], dim=-1)
+        return z if self.scores is None else self.scores.inverse({}, z)[0]
+
     def _read(self, drawn: Any, n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         values = {name: drawn[name]["value"].reshape(n, *s["value"].shape) for name, s in self.latents.items()}
-        free = [biject_to(drawn[name]["fn"].support).inv(drawn[name]["value"]) for name in self.latents]
-        z = torch.cat([v.reshape(n, -1) for v in free], dim=-1)
-        if self.scores is not None:
-            z = self.scores.inverse({}, z)[0]
+        z = self._vector({name: drawn[name]["value"] for name in self.latents}, drawn, n)
         like = torch.get_default_dtype()
         return z.to(like), values, {m: drawn[m]["value"].reshape(n, *self._shapes[m]).to(like) for m in self.data}
 

@@ -23,6 +23,7 @@ from ppl_flows.inference.schedule import (
     model_weight,
 )
 from ppl_flows.inference.validation import check_steps
+from ppl_flows.pyro.batches import Batches
 from ppl_flows.pyro.checkpoint import SoFar, take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, say, start_replay, state_of
@@ -46,15 +47,16 @@ def train(
     compile: bool | str | None = None,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
+    batches: Batches | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
-    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end.
+    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end. Every step loads ``batches``.
     """
     check_steps(steps, elbo.num_particles)
     plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
-    eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
+    eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted, batches=batches)
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     if compile is None and (optimizer is not None or not weighted):
         compile = False  # the compiled step is not that of a host's optimiser, or loss
@@ -131,7 +133,7 @@ class _Loop:
             self._to_compile = False
             remaining = len(self._plan) - 1  # of a fit that nothing stopped: one that goes on takes the same way
             self.taken_by = start_replay(self._eager, self._compile, remaining, self._before, annealed=self._annealed)
-        for loss in self.taken_by.run(self._plan[so_far.step : end]):
+        for loss in self.taken_by.run(self._plan[so_far.step : end], so_far.step):
             so_far.add(loss)
             yield loss
         if self.taken_by.running >= MAX_SKIPPED:

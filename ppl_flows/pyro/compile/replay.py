@@ -58,29 +58,34 @@ class Replay:
         state = [a.clone() for a in stored_state().values()]
         self._now = [x, m, v, _flat([*eager.means.values()]), counts, *state]
         row = torch.tensor([step.example_weight, 1e-3, 1.0], dtype=torch.float64)
+        self._batch = eager.batches.tensors if eager.batches else []
         with as_compile_error(f"backend {backend!r}"):
-            self._step = compile_step(step, [*self._now, row], backend)
+            self._step = compile_step(step, [*self._now, row, *self._batch], backend)
         self._verify(row)
         self._python_state = state_of(eager)
         self._since = 0
         self._good = self._now, torch.get_rng_state()
 
-    def run(self, plan: np.ndarray) -> Iterator[float]:
+    def run(self, plan: np.ndarray, first: int = 0) -> Iterator[float]:
         """As ``EagerSteps.run``, but it ends with the plan.
 
         Raises:
             CompileError: a step is no longer the eager one. Parameters and random numbers are then those of the last
                 step at which it was, ``error.lost`` steps ago.
         """
-        for first in range(0, len(plan), CHECK_STEPS):
-            rows = torch.tensor(plan[first : first + CHECK_STEPS]).unbind()
+        for i in range(0, len(plan), CHECK_STEPS):
+            rows = torch.tensor(plan[i : i + CHECK_STEPS]).unbind()
             losses = []
             if self._since >= CHECK_STEPS:
-                self.confirm(plan[first])
-            with self._or_back(), torch.no_grad(), as_compile_error("a compiled step"):
-                for row in rows:
-                    loss, *self._now = self._step(*self._now, row)
-                    losses.append(loss)
+                self.confirm(plan[i])
+            batches = self._eager.batches
+            for step, piece in enumerate([[row] for row in rows] if batches else [rows], first + i):
+                if batches:
+                    batches.load(step)  # whose errors are no reason to go on without compiling
+                with self._or_back(), torch.no_grad(), as_compile_error("a compiled step"):
+                    for row in piece:
+                        loss, *self._now = self._step(*self._now, row, *self._batch)
+                        losses.append(loss)
             self.sync()
             self._since += len(losses)
             yield from torch.stack(losses).tolist()
@@ -186,7 +191,7 @@ class Replay:
         self.hand_over()  # the eager bound on a gradient's norm is by Adam's moments
         before = torch.get_rng_state()
         with torch.no_grad(), as_compile_error("a compiled step"):
-            loss, _, m, _, _, counts, *state = self._step(*self._now, row)
+            loss, _, m, _, _, counts, *state = self._step(*self._now, row, *self._batch)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
         expected, finite = self._eager.gradient(float(row[0]))
@@ -266,7 +271,8 @@ def say(message: str, compile: bool | str | None, *, stacklevel: int, matters: b
 
 def state_of(eager: EagerSteps) -> dict[str, Any]:
     """Of the model and the guide; without what is trained."""
-    return python_state(eager.model, eager.guide, ignored=[*eager.names, *stored_state().values()])
+    batch = eager.batches.tensors if eager.batches else []
+    return python_state(eager.model, eager.guide, ignored=[*eager.names, *stored_state().values(), *batch])
 
 
 def has_compiler() -> bool:

@@ -24,7 +24,7 @@ from ppl_flows.pyro.params import stored_state
 
 
 class Step(torch.nn.Module):
-    """``(x, m, v, mean, counts, *state, row) -> (loss, x, m, v, mean, counts, *state)``: what ``EagerSteps.run`` does.
+    """``(x, m, v, mean, counts, *state, row, *batch) -> (loss, x, m, v, mean, counts, *state)``: ``EagerSteps.run``.
 
     x holds all parameters, m and v are Adam's moments, mean is the mean of the iterates, each one vector. counts are
     of the steps taken, those skipped, and those skipped running. row is ``(weight of the model, learning rate, share
@@ -35,10 +35,14 @@ class Step(torch.nn.Module):
         shapes: of the parameters.
         clip: bound on the norm of the gradient.
         example_weight: a weight of the model that row may have.
+        batch: number of tensors that the model reads anew in every step.
     """
 
-    def __init__(self, gradient: GraphModule, shapes: Sequence[torch.Size], clip: float, example_weight: float) -> None:
+    def __init__(
+        self, gradient: GraphModule, shapes: Sequence[torch.Size], clip: float, example_weight: float, batch: int
+    ) -> None:
         super().__init__()
+        self.batch = batch
         self.gradient, self.shapes, self.clip, self.example_weight = gradient, shapes, clip, example_weight
         self.sizes = [shape.numel() for shape in shapes]
 
@@ -51,9 +55,10 @@ class Step(torch.nn.Module):
         counts: torch.Tensor,
         *inputs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        *state, row = inputs
+        n_state = len(inputs) - 1 - self.batch
+        state, (row, *batch) = [*inputs[:n_state]], inputs[n_state:]
         parameters = [p.view(s) for p, s in zip(x.split(self.sizes), self.shapes, strict=True)]
-        loss, *out = self.gradient(*parameters, *state, row)
+        loss, *out = self.gradient(*parameters, *state, row, *batch)
         n = len(parameters)
         g = torch.cat([d.reshape(-1) for d in out[:n]])
         _, lr, share = row.unbind()
@@ -87,7 +92,7 @@ def capture_step(eager: EagerSteps, *, annealed: bool) -> Step:
     if parameters[0].device.type != "cpu":
         raise CompileError(f"its parameters are on {parameters[0].device}, and replays are for the CPU")
 
-    def gradient(row: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def gradient(row: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, ...]:
         weight = row[0].to(parameters[0].dtype) if annealed else 1.0
         with poutine.trace(param_only=True) as seen:
             loss = _negative_elbo(eager, weight)
@@ -98,10 +103,11 @@ def capture_step(eager: EagerSteps, *, annealed: bool) -> Step:
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
         return loss.detach(), *filled
 
+    batch = eager.batches.tensors if eager.batches else []
     row = torch.tensor([0.5, 1e-3, 1.0] if annealed else [1.0, 1e-3, 1.0], dtype=torch.float64)
     with as_compile_error("the capture"):
-        graph = capture(gradient, [row], [*parameters, *stored_state().values()])
-    return Step(graph, [p.shape for p in parameters], eager.clip, float(row[0]))
+        graph = capture(gradient, [row, *batch], [*parameters, *stored_state().values()])
+    return Step(graph, [p.shape for p in parameters], eager.clip, float(row[0]), len(batch))
 
 
 def _negative_elbo(eager: EagerSteps, weight: torch.Tensor | float) -> torch.Tensor:
