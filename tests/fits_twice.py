@@ -12,7 +12,7 @@ import numpy as np
 import pyro
 import torch
 
-from ppl_flows.pyro import density, training
+from ppl_flows.pyro import density_training, training
 from ppl_flows.pyro.compile import replay
 from ppl_flows.pyro.compile.replay import Replay
 
@@ -99,4 +99,4 @@ def twice(*args, compile=None, **options):
 
 replay.Replay = Noted
 training.EagerSteps.gradient = noted_gradient
-training.train = fit_module.train = density.train = twice
+training.train = fit_module.train = density_training.train = twice
