@@ -21,6 +21,7 @@ from ppl_flows.pyro.joint_prior import JointPrior
 from ppl_flows.pyro.learned_likelihood import load_likelihood
 from ppl_flows.pyro.likelihood import fit_likelihood
 from ppl_flows.pyro.local_guide import AutoLocalFlow
+from ppl_flows.pyro.ranks import RankError
 from ppl_flows.pyro.transform import FlowTransform
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "FlowTransform",
     "JointPrior",
     "LikelihoodFit",
+    "RankError",
     "calibrate",
     "fit",
     "fit_amortized",

@@ -16,9 +16,11 @@ from ppl_flows.pyro.base_distribution import AnyBase
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Values
 from ppl_flows.pyro.density_training import train_density
+from ppl_flows.pyro.ranks import over_ranks
 
 
 @one_at_a_time
+@over_ranks
 def fit_density(
     bijection: Bijection,
     data: Any,

@@ -30,6 +30,7 @@ from ppl_flows.pyro.density_files import draw_rows, save_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.flow_sites import flow
 from ppl_flows.pyro.params import stored_params
+from ppl_flows.pyro.shared_draws import own_rows, whole_batch
 from ppl_flows.pyro.training import train
 from ppl_flows.torch.params import to_tensor
 
@@ -105,9 +106,9 @@ def train_density(
 
     def model(_: float) -> None:
         given.register()
-        new = None if hooks.fresh is None else hooks.fresh(min(batch_size, n), None)
+        new = None if hooks.fresh is None else whole_batch(hooks.fresh, min(batch_size, n), None)
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, poutine.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], new)
+            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], own_rows(new))
             density = flow(
                 "density",
                 bijection,

@@ -34,6 +34,8 @@ from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.landscape import landscape_of
 from ppl_flows.pyro.lazy_guide import set_up
 from ppl_flows.pyro.mixture_fit import PyroMixture
+from ppl_flows.pyro.rank_steps import check_one_process
+from ppl_flows.pyro.ranks import current_ranks, over_ranks
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
@@ -41,6 +43,7 @@ EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised,
 
 
 @one_at_a_time
+@over_ranks
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -229,6 +232,7 @@ def fit(
         with vectorized_errors(elbo, weighted_model, scored_guide):
             if own_guide and own_guide.num_modes > 1:
                 check_mixture_options(own_guide, loss=loss, optimizer=optimizer, checkpoint=checkpoint)
+                check_one_process(current_ranks())
                 mixture = PyroMixture(own_guide, loop, make_fitted, elbo, num_particles, steps, lr, tolerance)
                 trained = train_mixture(mixture, seed)
                 mixture.settle(trained)

@@ -27,6 +27,8 @@ from ppl_flows.pyro.checkpoint import SoFar, take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, say, start_replay, state_of
 from ppl_flows.pyro.eager_step import EagerSteps
+from ppl_flows.pyro.rank_steps import RankSteps, without_compiling
+from ppl_flows.pyro.ranks import current_ranks
 
 
 def train(
@@ -54,10 +56,17 @@ def train(
     """
     check_steps(steps, elbo.num_particles)
     plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
-    eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted)
+    ranks, options = current_ranks(), {"optimizer": optimizer, "weighted": weighted}
+    eager = (
+        RankSteps(ranks, elbo, model, guide, clip, **options)
+        if ranks
+        else EagerSteps(elbo, model, guide, clip, **options)
+    )
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     if compile is None and (optimizer is not None or not weighted):
         compile = False  # the compiled step is not that of a host's optimiser, or loss
+    if ranks:
+        compile = without_compiling(compile)
     loop = _Loop(eager, so_far, plan, compile, annealed=anneal < 1)
     stop, pieces = so_far.finished, Pieces(size)
     with steps_bar(steps, elbo.num_particles, progress=progress) as bar, StopOnInterrupt() as interrupt:
@@ -65,7 +74,8 @@ def train(
         try:
             while not stop:
                 # the first step makes the parameters, the second shows what a step changes besides
-                end = pieces.end(so_far.step, steps) if so_far.step > 1 else so_far.step + 1
+                # and over several processes all look at the world after the same steps
+                end = pieces.end(so_far.step, steps) if so_far.step > 1 and not ranks else so_far.step + 1
                 try:
                     for _ in loop.run(end):
                         bar.update()
@@ -85,7 +95,7 @@ def train(
                         bar.set_postfix(loss=f"{median:.3f}")
                         if watch:
                             finished = loop.show(watch, median, last=finished) or finished
-                    stop = finished or interrupt.requested
+                    stop = finished or eager.interrupted(interrupt)
                     if stop:
                         loop.confirm()
                 except CompileError as error:
@@ -93,13 +103,13 @@ def train(
                     stop = False
                     continue
                 so_far.finished = finished
-                if checkpoint and (stop or due):
+                if checkpoint and (stop or due) and not (ranks and ranks.rank):
                     loop.taken_by.hand_over()
                     write(checkpoint, eager, so_far)
         finally:
             loop.taken_by.sync()
-    eager.settle()
-    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), interrupt.requested)
+    eager.finish()
+    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), eager.interrupted(interrupt))
 
 
 class _Loop:
