@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
+from pyro.poutine.util import site_is_subsample
 from torch.distributions import Independent, TransformedDistribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -91,9 +92,9 @@ class SharedDraws(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"] or msg["is_observed"] or msg["value"] is not None:
             return
-        frame = next((f for f in msg["cond_indep_stack"] if f.name == self._plate), None)
-        fn = msg["fn"]
-        with self._noise.at(NOWHERE if frame is None else len(fn.batch_shape) + frame.dim):
+        fn, frame = msg["fn"], next((f for f in msg["cond_indep_stack"] if f.name == self._plate), None)
+        split = frame is not None and not site_is_subsample(msg)  # all particles have the same indices
+        with self._noise.at(len(fn.batch_shape) + frame.dim if split else NOWHERE):
             msg["value"] = self._draw(fn) if not (msg["args"] or msg["kwargs"]) else fn(*msg["args"], **msg["kwargs"])
 
     def _draw(self, fn: Any) -> torch.Tensor:
