@@ -5,9 +5,11 @@ process writes ``FOLDER/CASE.RANK.npz``: losses, parameters and measures.
 """
 
 import os
+import signal
 import sys
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -15,7 +17,7 @@ import pyro.distributions as dist
 import torch
 import torch.distributed
 from pyro.distributions import constraints
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 import ppl_flows as pf
 from ppl_flows.core.params import flatten
@@ -79,6 +81,11 @@ def simulated(y):
         pyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
 
+def two_modes():
+    z = pyro.sample("z", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    pyro.sample("y", dist.Normal(z.abs().sum(-1), 0.3), obs=torch.tensor(4.0))
+
+
 def of_guide(model, guide, **options):
     result = fit(model, guide, **{**QUICK, **options})
     params = [p.detach().numpy() for p in result.params.values()]
@@ -124,25 +131,134 @@ CASES = {
         correlated, AutoFlow(correlated, small), num_particles=32, steps=2_000, tolerance=0.1, lr=1e-3
     ),
     "density": lambda **o: density(validation=0.2, **o),
+    "all rows": lambda: density(batch_size=100),
     "levels": lambda: density(levels=4, data=np.abs(ROWS).clip(0, 3).round()),
     "amortized": lambda: amortized(simulations=200, encoder=pf.SetEncoder(hidden=(8,))),
     "on the fly": lambda: amortized(simulations=None),
 }
 
 
-def run(case, folder, rank):
+def rank():
+    return int(os.environ.get("RANK", "0"))
+
+
+def of_rank(number, value, other):
+    return value if rank() == number else other
+
+
+class OwnError(Exception):
+    """Of a model or a callback in one process."""
+
+
+def fails(number):
+    """A model, or a callback, that fails in one process at its so-many-th run."""
+    runs = []
+
+    def run(*_):
+        runs.append(1)
+        if rank() == 1 and len(runs) == number:
+            raise OwnError("this process alone")
+        return correlated()
+
+    return run
+
+
+def signals(step):
+    """A callback that interrupts one process after so many steps."""
+
+    def callback(at, *_):
+        if rank() == 1 and at == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return callback
+
+
+def nan_from(number):
+    """A model whose log density is no number from so many runs on, in one process."""
+    runs = []
+
+    def model():
+        runs.append(1)
+        correlated()
+        pyro.factor("nan", torch.tensor(torch.nan if rank() == 1 and len(runs) > number else 0.0))
+
+    return model
+
+
+def one_fit(model=correlated, **options):
+    return of_guide(model, AutoFlow(correlated, small, start="init"), **{"num_particles": 4, **options})
+
+
+def by_branches():
+    z = correlated()
+    if rank() == 1:
+        torch.rand(1)
+    return z
+
+
+def dependent():
+    """A guide whose second draw depends on the first by more than a location and a scale."""
+    rate = pyro.sample("rate", dist.Gamma(pyro.param("shape", torch.tensor(2.0)), 1.0))
+    pyro.sample("coin", dist.Bernoulli(torch.sigmoid(rate)))
+
+
+def killed(**options):
+    """A fit one of whose processes is killed in a step, or none."""
+    runs = []
+
+    def model():
+        runs.append(1)
+        if rank() == 1 and len(runs) == int(os.environ.get("KILL_AT", "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return correlated()
+
+    return one_fit(model, num_particles=8, **options)
+
+
+TROUBLE = {
+    "model": lambda: one_fit(fails(40)),
+    "first step": lambda: one_fit(fails(3)),
+    "start": lambda: of_guide(correlated, AutoFlow(fails(1), small), num_particles=4),
+    "callback": lambda: one_fit(callback=fails(20)),
+    "seeds": lambda: one_fit(seed=rank()),
+    "data": lambda: density(data=ROWS + rank()),
+    "hidden data": lambda: one_fit(lambda: (correlated(), pyro.factor("own", torch.tensor(float(rank()))))),
+    "nan": lambda: one_fit(nan_from(20)),
+    "branches": lambda: one_fit(by_branches),
+    "dependent": lambda: of_guide(by_hand, dependent, num_particles=4),
+    "nothing to share": lambda: one_fit(num_particles=3),
+    "too few rows": lambda: of_guide(subsampled(1), AutoFlow(subsampled(1), small), num_particles=1),
+    "batch statistics": lambda: of_density(fit_density(pf.Chain([pf.BatchNorm(2)]), ROWS, steps=5, progress=False)),
+    "no mean": lambda: one_fit(num_particles=None, loss=RenyiELBO(num_particles=4, vectorize_particles=True)),
+    "modes": lambda: of_guide(two_modes, AutoFlow(two_modes, small, modes=2)),
+    "strict": lambda: one_fit(compile="strict"),
+    "afterwards": one_fit,
+    "never killed": killed,
+    "killed": lambda: killed(checkpoint="fit.ck", checkpoint_every=0),
+    "interrupted": lambda: one_fit(callback=signals(20), checkpoint="interrupted.ck"),
+    "no group": one_fit,
+}
+
+
+def run(case):
+    """Numbers, or the error that this process ends by."""
     pyro.clear_param_store()
-    np.savez(f"{folder}/{case}.{rank}.npz", *CASES[case]())
+    try:
+        np.savez(f"{case}.{rank()}.npz", *(CASES | TROUBLE)[case]())
+    except Exception as error:
+        Path(f"{case}.{rank()}.txt").write_text(f"{type(error).__name__}: {error}")
+        if case in CASES:
+            raise
 
 
 def main(folder, *cases):
+    os.chdir(folder)
     torch.set_num_threads(1)
-    rank = int(os.environ.get("RANK", 0))
-    if "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ and cases != ("no group",):
         torch.distributed.init_process_group("gloo", timeout=TIMEOUT)
     for case in cases:
-        run(case, folder, rank)
-    if "WORLD_SIZE" in os.environ:
+        run(case)
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

@@ -168,6 +168,7 @@ def train_density(
             compile=compile,
             watch=block_watcher(trained_params, best if len(held_rows) else None, callback, hooks.patience),
             checkpoint=saved and with_modules(saved.keep({"best": best}), given.encoder),
+            rows="rows",
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(

@@ -32,12 +32,13 @@ class RankSteps(EagerSteps):
 
     Args:
         ranks: the processes.
+        rows: a plate whose rows are shared, sub-sampled or not. None: as above.
 
     Raises:
         ValueError: the ELBO is no mean over particles.
     """
 
-    def __init__(self, ranks: Ranks, elbo: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, ranks: Ranks, rows: str | None, elbo: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(elbo, *args, **kwargs)
         if type(elbo) not in MEANS:
             raise ValueError(
@@ -46,7 +47,7 @@ class RankSteps(EagerSteps):
             )
         self._ranks = ranks
         self._of_particles = elbo.num_particles >= 2 * ranks.count
-        self._draws = SharedDraws(ranks, elbo.num_particles if self._of_particles else None)
+        self._draws = SharedDraws(ranks, elbo.num_particles if self._of_particles else None, rows)
         self._own = copy.copy(elbo)
         if self._of_particles:
             self._own.num_particles = self._draws.share.size  # type: ignore[union-attr]  # it has one
@@ -62,11 +63,14 @@ class RankSteps(EagerSteps):
     def _loss_and_grads(self, arguments: list[Any]) -> float:
         if not self._size:
             self._before = _state()
+        own = self._own
+        if own.max_plate_nesting == math.inf and (own.vectorize_particles or isinstance(own, TraceEnum_ELBO)):
+            own._guess_max_plate_nesting(self.model, self.guide, arguments, {})  # of one particle, which none shares
         share, one_by_one = self._draws.share, self._of_particles and not self.elbo.vectorize_particles
         if one_by_one and share:
             self._run_only(share.start, arguments)
         with nullcontext() if one_by_one else self._draws:
-            loss: float = self._own.loss_and_grads(self.model, self.guide, *arguments)
+            loss: float = own.loss_and_grads(self.model, self.guide, *arguments)
         if one_by_one and share:
             self._run_only(share.whole - share.stop, arguments)
         return loss

@@ -46,16 +46,17 @@ class SharedDraws(Messenger):
 
     Args:
         ranks: the processes.
-        particles: of all of them, which one plate holds. None: the first sub-sampled plate that is met is shared.
+        particles: of all of them, which one plate holds. None: rows are shared.
+        rows: the plate that has them, sub-sampled or not. None: the first sub-sampled one that is met.
 
     Attributes:
         share: of this process; None before a plate was met.
     """
 
-    def __init__(self, ranks: Ranks, particles: int | None) -> None:
+    def __init__(self, ranks: Ranks, particles: int | None, rows: str | None) -> None:
         super().__init__()
-        self._ranks = ranks
-        self._plate = None if particles is None else PARTICLES
+        self._ranks, self._rows = ranks, rows
+        self._plate = rows if particles is None else PARTICLES
         self.share = None if particles is None else Share.of(particles, ranks)
         self._noise, self._everywhere = _Noise(self), True
         self._entered = ExitStack()
@@ -79,7 +80,7 @@ class SharedDraws(Messenger):
 
     def _plate_of_rows(self, name: str, size: int, indices: torch.Tensor) -> torch.Tensor:
         """Of the indices of a plate, those of this process."""
-        if len(indices) >= size or self._plate not in (None, name) or self._noise.is_off:
+        if self._plate not in (None, name) or self._noise.is_off or (len(indices) >= size and self._rows is None):
             return indices
         if len(indices) < self._ranks.count:
             raise ValueError(
@@ -92,9 +93,10 @@ class SharedDraws(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"] or msg["is_observed"] or msg["value"] is not None:
             return
-        fn, frame = msg["fn"], next((f for f in msg["cond_indep_stack"] if f.name == self._plate), None)
-        split = frame is not None and not site_is_subsample(msg)  # all particles have the same indices
-        with self._noise.at(len(fn.batch_shape) + frame.dim if split else NOWHERE):
+        fn = msg["fn"]
+        # all particles have the same indices of a plate
+        frames = [] if site_is_subsample(msg) else [f for f in msg["cond_indep_stack"] if f.name == self._plate]
+        with self._noise.at(len(fn.batch_shape) + frames[0].dim if frames else NOWHERE):
             msg["value"] = self._draw(fn) if not (msg["args"] or msg["kwargs"]) else fn(*msg["args"], **msg["kwargs"])
 
     def _draw(self, fn: Any) -> torch.Tensor:

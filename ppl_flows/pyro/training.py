@@ -48,17 +48,18 @@ def train(
     compile: bool | str | None = None,
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
+    rows: str | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
-    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end.
+    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end. ``rows`` is as of ``RankSteps``.
     """
     check_steps(steps, elbo.num_particles)
     plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
     ranks, options = current_ranks(), {"optimizer": optimizer, "weighted": weighted}
     eager = (
-        RankSteps(ranks, elbo, model, guide, clip, **options)
+        RankSteps(ranks, rows, elbo, model, guide, clip, **options)
         if ranks
         else EagerSteps(elbo, model, guide, clip, **options)
     )
