@@ -13,7 +13,7 @@ import pytest
 from rank_worker import CASES, TROUBLE, run
 
 WORKER = str(Path(__file__).parent / "rank_worker.py")
-SECONDS = 200  # that all processes of a launch may take
+SECONDS = 400  # that all processes of a launch may take, on a busy machine
 STEPS = 40
 
 
@@ -155,6 +155,17 @@ def test_torchrun_ends_with_a_process_that_is_killed(tmp_path):
     codes, outputs = launch(2, tmp_path, "killed", torchrun=True, KILL_AT="20")
     assert codes[0]
     assert "SIGKILL" in outputs[0]
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_runs(tmp_path):
+    page = Path(__file__).parent.parent / "docs" / "many_processes.md"
+    script = tmp_path / "script.py"
+    script.write_text(re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL).group(1))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert done.stdout.count("FitResult") == 1
 
 
 @pytest.mark.slow

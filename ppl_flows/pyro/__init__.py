@@ -1,4 +1,4 @@
-"""ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
+"""ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names, but for ``RankError``."""
 
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
