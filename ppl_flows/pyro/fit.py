@@ -75,8 +75,9 @@ def fit(
     them. Training goes on from the parameters in Pyro's store, where there are any. Pyro's own ``SVI`` works on the
     same model and guide.
 
-    In the processes of a group of ``torch.distributed``, as torchrun starts them, each takes its share of the particles,
-    or of the rows of a sub-sampled plate; the numbers are those of one process, to rounding.
+    In the processes of a group of ``torch.distributed``, as torchrun starts them, each takes its share of the
+    particles, or of the rows of a sub-sampled plate; the numbers are those of one process, to rounding. ``callback``
+    is called in all of them, and the first alone shows its progress.
 
     Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
     summed over, in training as in the measure.
@@ -124,7 +125,7 @@ def fit(
             code: prints stand still, and data, arguments included, must not change, but in ``callback``, after which
             Pyro takes the steps. Replays are compared with Pyro's steps before the first, then every 500 and at the
             end; steps since the last that agreed are taken again by Pyro where they do not.
-        callback: called, in all processes of a group, as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
+        callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have and Pyro's
             store has meanwhile.
         check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 200 gradients, from
@@ -132,7 +133,7 @@ def fit(
             found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
             not checked.
         seed: of all draws; torch's global generator is left as it was.
-        progress: show, in a terminal or notebook and by the first process of a group, what is done, and a bar of the steps with the time that is left.
+        progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
             The same call in a new process, after this one was killed, goes on from there, and ends, on the same
             machine, with the very numbers of a fit that nothing stopped; after a finished training it gives the result
