@@ -75,6 +75,16 @@ def flow_of_student():
     pyro.sample("z", flow("q", pf.Elementwise(2), base=dist.StudentT(5.0).expand([2]).to_event(1)))
 
 
+def labelled():
+    """A mixture, whose labels are summed over."""
+    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", 20):
+        k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+        pyro.sample(
+            "y", dist.Normal(torch.where(k == 0, z[..., 0], z[..., 1] + 2.0), 1.0), obs=torch.as_tensor(ROWS[:20, 0])
+        )
+
+
 def simulated(y):
     z = pyro.sample("z", dist.Normal(0.0, 1.0))
     with pyro.plate("rows", 6):
@@ -89,7 +99,7 @@ def two_modes():
 def of_guide(model, guide, **options):
     result = fit(model, guide, **{**QUICK, **options})
     params = [p.detach().numpy() for p in result.params.values()]
-    return [result.losses, np.array([*result.elbo, result.ess]), *params]
+    return [result.losses, np.array([*result.elbo, result.ess, result.interrupted]), *params]
 
 
 def of_density(fitted):
@@ -111,7 +121,7 @@ def amortized(**options):
 CASES = {
     "particles": lambda **o: of_guide(correlated, AutoFlow(correlated, small), num_particles=11, **o),
     "one by one": lambda: of_guide(
-        correlated, AutoFlow(correlated, small, start="init"), num_particles=9, vectorize_particles=False
+        correlated, AutoFlow(correlated, small, start="init"), num_particles=9, vectorize_particles=False, steps=20
     ),
     "plate": lambda **o: of_guide(subsampled(), AutoFlow(subsampled(), small), num_particles=1, **o),
     "plate, particles": lambda: of_guide(subsampled(), AutoFlow(subsampled(), small), num_particles=3),
@@ -120,15 +130,16 @@ CASES = {
         local, AutoLocalFlow(local, "rows", flow=small, local_flow=pf.Elementwise), num_particles=2
     ),
     "by hand": lambda: of_guide(by_hand, guide_by_hand, num_particles=10),
+    "enumerated": lambda: of_guide(labelled, AutoFlow(labelled, small, start="init"), num_particles=10),
     "base": lambda: of_guide(correlated, flow_of_student, num_particles=10),
     "loss": lambda: of_guide(
         correlated,
-        AutoFlow(correlated, small),
+        AutoFlow(correlated, small, start="init"),
         loss=TraceMeanField_ELBO(num_particles=10, vectorize_particles=True),
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
     ),
     "early": lambda: of_guide(
-        correlated, AutoFlow(correlated, small), num_particles=32, steps=2_000, tolerance=0.1, lr=1e-3
+        correlated, AutoFlow(correlated, small), num_particles=16, steps=600, tolerance=0.5, lr=1e-3
     ),
     "density": lambda **o: density(validation=0.2, **o),
     "all rows": lambda: density(batch_size=100),

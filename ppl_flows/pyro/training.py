@@ -109,8 +109,9 @@ def train(
                     write(checkpoint, eager, so_far)
         finally:
             loop.taken_by.sync()
+    interrupted = eager.interrupted(interrupt)
     eager.finish()
-    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), eager.interrupted(interrupt))
+    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), interrupted)
 
 
 class _Loop:
