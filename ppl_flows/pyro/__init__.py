@@ -1,4 +1,4 @@
-"""ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names, but for ``RankError``."""
+"""ppl_flows in Pyro. ``ppl_flows.numpyro`` has the same names."""
 
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.exact_draws import ExactDraws, ExactError
@@ -21,7 +21,6 @@ from ppl_flows.pyro.joint_prior import JointPrior
 from ppl_flows.pyro.learned_likelihood import load_likelihood
 from ppl_flows.pyro.likelihood import fit_likelihood
 from ppl_flows.pyro.local_guide import AutoLocalFlow
-from ppl_flows.pyro.ranks import RankError
 from ppl_flows.pyro.transform import FlowTransform
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "FlowTransform",
     "JointPrior",
     "LikelihoodFit",
-    "RankError",
     "calibrate",
     "fit",
     "fit_amortized",

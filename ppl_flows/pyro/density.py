@@ -82,7 +82,7 @@ def fit_density(
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
-        RankError: as in ``fit``.
+        RuntimeError: as in ``fit``.
 
     Example:
         >>> import torch, ppl_flows as pf

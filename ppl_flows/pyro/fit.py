@@ -151,7 +151,7 @@ def fit(
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
             does not run for all particles at once, an option is out of its range, or options contradict each other,
             such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
-        RankError: another process of the group failed, is gone, or makes another call.
+        RuntimeError: another process of the group failed, is gone, or makes another call: a ``RankError``.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.

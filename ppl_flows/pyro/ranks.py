@@ -23,13 +23,7 @@ R = TypeVar("R")
 
 
 class RankError(RuntimeError):
-    """Another process of the group failed, ended, or does something else than this one.
-
-    Example:
-        >>> from ppl_flows.pyro import RankError
-        >>> str(RankError("process 1 of 2 failed"))
-        'process 1 of 2 failed'
-    """
+    """Another process of the group failed, ended, or does something else than this one."""
 
 
 class Sum(NamedTuple):
