@@ -149,9 +149,11 @@ def test_the_shells_have_the_same_files_and_the_same_names():
     assert shells[0].__all__ == shells[1].__all__
     assert shells[0].transforms.__all__ == shells[1].transforms.__all__
     files = [{p.name for p in (ROOT / name).glob("*.py")} for name in ("pyro", "numpyro")]
-    # only Pyro keeps parameters in modules and in a store; the two have nothing in common where steps are compiled
+    # only Pyro keeps parameters in modules and in a store, and has processes that add up their gradients; the two have
+    # nothing in common where steps are compiled
     steps = {"adam.py", "batches.py", "eager_step.py", "importance.py", "enumeration.py", "run_size.py"}
-    assert files[0] - files[1] <= {"params.py", *steps}
+    ranks = {"ranks.py", "rank_steps.py", "shared_draws.py"}
+    assert files[0] - files[1] <= {"params.py", *steps, *ranks}
     compiled = {"compile_once.py", "compiled_steps.py", "compiler_effort.py", "scanned_flow.py", "see_model.py"}
     assert files[1] - files[0] == compiled
 

@@ -84,7 +84,7 @@ class Checkpoint:
             ValueError: the file says otherwise, or it has changed, so that no checkpoint could be taken up.
         """
         fit = json.loads(re.sub(ADDRESS, "", json.dumps(fit)))
-        changed = [line for name in self._fit.keys() & fit for line in _differences(name, self._fit[name], fit[name])]
+        changed = [line for name in self._fit.keys() & fit for line in differences(name, self._fit[name], fit[name])]
         if changed:
             raise ValueError(
                 f"checkpoint: a training whose first step has not all that later ones have cannot go on from a file: "
@@ -93,7 +93,7 @@ class Checkpoint:
         self._fit |= fit
         if self._saved_fit is None:
             return
-        found = [line for name, new in fit.items() for line in _differences(name, self._saved_fit.get(name), new)]
+        found = [line for name, new in fit.items() for line in differences(name, self._saved_fit.get(name), new)]
         if found:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise ValueError(
@@ -214,7 +214,7 @@ def name_of(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _differences(name: str, old: Any, new: Any) -> list[str]:
+def differences(name: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -223,7 +223,7 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
             return [f"{name} has other values" if same else f"{name} was {_say(old)}, is {_say(new)}"]
         if "sha256" not in old and "sha256" not in new:
             keys = [*new, *(key for key in old if key not in new)]
-            return [line for key in keys for line in _differences(_inside(name, key), old.get(key), new.get(key))]
+            return [line for key in keys for line in differences(_inside(name, key), old.get(key), new.get(key))]
     return [f"{name} was {_say(old)}, is {_say(new)}"]
 
 

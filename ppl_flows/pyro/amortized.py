@@ -26,10 +26,12 @@ from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_training import train_density
 from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.model_runs import model_data
+from ppl_flows.pyro.ranks import over_ranks
 from ppl_flows.pyro.simulator import Simulator, observed
 
 
 @one_at_a_time
+@over_ranks
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,

@@ -18,6 +18,7 @@ from ppl_flows.inference import checkpoint as shared
 from ppl_flows.inference.checkpoint import Checkpoint, name_of
 from ppl_flows.pyro.eager_step import EagerSteps
 from ppl_flows.pyro.params import stored_state
+from ppl_flows.pyro.ranks import current_ranks, generator_states, set_generator_states
 from ppl_flows.pyro.transform import FlowTransform
 
 
@@ -33,8 +34,10 @@ def open_checkpoint(
 
     Raises:
         As ``Checkpoint``.
+        RankError: another process of the group makes another call, or sees another file.
     """
-    if path is None:
+    ranks = current_ranks()
+    if path is None and ranks is None:
         return None
     environment = {m.__name__: str(m.__version__) for m in (torch, pyro, np)}
     environment["default dtype"] = str(torch.get_default_dtype())
@@ -45,7 +48,11 @@ def open_checkpoint(
         **{name: describe(value) for name, value in names.items()},
         "environment": environment,
     }
-    return Checkpoint(path, every, fit, _array_of, _array_from)
+    checkpoint = None if path is None else Checkpoint(path, every, fit, _array_of, _array_from)
+    if ranks:
+        step = checkpoint.saved["step"] if checkpoint and checkpoint.saved else 0
+        ranks.check_call({**fit, "step in the checkpoint, a file that all processes see": step})
+    return checkpoint
 
 
 def _array_of(value: Any) -> tuple[np.ndarray, str] | None:
@@ -190,7 +197,7 @@ def _snapshot(eager: EagerSteps) -> dict[str, Any]:
         "means": {name: eager.means[p] for p, name in names.items()},
         "state": stored_state(),
         "optimizer": optimizer.get_state() if isinstance(optimizer, PyroOptim) else optimizer.state_dict(),
-        "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])],
+        "random": generator_states(),
         "counts": [eager.skipped, eager.running],
     }
 
@@ -210,7 +217,4 @@ def _restore(eager: EagerSteps, saved: Mapping[str, Any]) -> None:
     else:
         eager.optimizer.load_state_dict(saved["optimizer"])
     eager.skipped, eager.running = saved["counts"]
-    cpu, *cuda = saved["random"]
-    torch.set_rng_state(cpu)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
+    set_generator_states(saved["random"])

@@ -16,9 +16,11 @@ from ppl_flows.pyro.base_distribution import AnyBase
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.context import Values
 from ppl_flows.pyro.density_training import train_density
+from ppl_flows.pyro.ranks import over_ranks
 
 
 @one_at_a_time
+@over_ranks
 def fit_density(
     bijection: Bijection,
     data: Any,
@@ -43,8 +45,8 @@ def fit_density(
 ) -> DensityFit:
     """Fits ``p(data)``, or ``p(data | context)``, by maximum likelihood on minibatches.
 
-    A model with one sub-sampled plate and an empty guide, trained as in ``fit``. Pyro's parameter store is left as it
-    was.
+    A model with one sub-sampled plate and an empty guide, trained as in ``fit``; the processes of a group share its
+    rows. Pyro's parameter store is left as it was.
 
     Args:
         bijection: from the base to the data; recipes that score in one pass (``pf.maf``, ``pf.nsf``) train fastest.
@@ -87,6 +89,7 @@ def fit_density(
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.
+        RuntimeError: as in ``fit``.
 
     Example:
         >>> import torch, ppl_flows as pf

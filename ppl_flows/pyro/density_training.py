@@ -35,6 +35,7 @@ from ppl_flows.pyro.distribution import Flow
 from ppl_flows.pyro.flow_sites import flow
 from ppl_flows.pyro.held_rows import held_batches, mean_loss
 from ppl_flows.pyro.params import stored_params
+from ppl_flows.pyro.shared_draws import own_rows, whole_batch
 from ppl_flows.pyro.training import train
 from ppl_flows.torch.params import to_tensor
 
@@ -125,9 +126,9 @@ def train_density(
 
     def model(_: float) -> None:
         given.register()
-        new = of_step if hooks.fresh is None else hooks.fresh(min(batch_size, n), None)
+        new = of_step if hooks.fresh is None else whole_batch(hooks.fresh, min(batch_size, n), None)
         with pyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, poutine.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, data, dequantised, in_plate[i], new)
+            rows, contexts = _batch(hooks, given, data, dequantised, in_plate[i], own_rows(new))
             density = flow(
                 "density",
                 bijection,
@@ -185,6 +186,7 @@ def train_density(
             checkpoint=saved
             and with_modules(saved.keep({"best": best} | ({} if source is None else {"rows": source})), given.encoder),
             batches=batches,
+            rows="rows",
         )
         params, base_params, encode = best.params or trained_params()
     return DensityFit(

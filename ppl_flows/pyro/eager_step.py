@@ -15,6 +15,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
 
 from ppl_flows.inference.fit_error import MAX_SKIPPED
+from ppl_flows.inference.interrupts import StopOnInterrupt
 from ppl_flows.inference.schedule import NORM_EPS, OUTLIER
 from ppl_flows.pyro.adam import BETAS, EPS, Adam, usual_norm
 from ppl_flows.pyro.batches import Batches
@@ -102,15 +103,30 @@ class EagerSteps:
 
     def gradient(self, weight: float) -> tuple[float, bool]:
         """The loss, and whether it is finite and so is its gradient, which is now, clipped, in the parameters."""
+        arguments = [weight] if self._weighted else []
         # Pyro's checks in the first step only: they cost, and would end the fit at one draw that is not finite
         with pyro.validation_enabled(self._validate), poutine.trace(param_only=True) as seen:
-            loss = self.elbo.loss_and_grads(self.model, self.guide, *([weight] if self._weighted else []))
+            loss = self._loss_and_grads(arguments)
         self._validate = False
         sites: dict[str, Any] = seen.trace.nodes
         self._add({site["value"].unconstrained(): name for name, site in sites.items()})
+        loss = self._joined(loss, arguments)
         bound = min(self.clip, OUTLIER * usual_norm(self.optimizer) + NORM_EPS) if self._given is None else self.clip
         norm = torch.nn.utils.clip_grad_norm_(self.names, bound)
         return loss, bool(np.isfinite(loss) and torch.isfinite(norm))
+
+    def interrupted(self, interrupt: StopOnInterrupt) -> bool:
+        """Whether the training is to end after the last step."""
+        return interrupt.requested
+
+    def _loss_and_grads(self, arguments: list[float]) -> float:
+        """The loss of this process, whose gradients are now in the parameters."""
+        loss: float = self.elbo.loss_and_grads(self.model, self.guide, *arguments)
+        return loss
+
+    def _joined(self, loss: float, arguments: list[float]) -> float:
+        """The loss of all processes, whose gradients are now in the parameters: here there is one."""
+        return loss
 
     def _add(self, seen: dict[torch.Tensor, str]) -> None:
         """These parameters were seen; new ones train from now on."""
@@ -179,6 +195,10 @@ class EagerSteps:
         with torch.no_grad():
             for parameter, mean in self.means.items():
                 parameter.copy_(mean)
+
+    def finish(self) -> None:
+        """No step follows: the parameters stay their means."""
+        self.settle()
 
     def values(self) -> dict[str, torch.Tensor]:
         """Of all parameters, by name and on their own support, and of all state."""

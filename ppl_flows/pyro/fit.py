@@ -34,6 +34,8 @@ from ppl_flows.pyro.guide import AutoFlow
 from ppl_flows.pyro.landscape import landscape_of
 from ppl_flows.pyro.lazy_guide import set_up
 from ppl_flows.pyro.mixture_fit import PyroMixture
+from ppl_flows.pyro.rank_steps import check_one_process
+from ppl_flows.pyro.ranks import current_ranks, over_ranks
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
@@ -41,6 +43,7 @@ EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised,
 
 
 @one_at_a_time
+@over_ranks
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -71,6 +74,10 @@ def fit(
     twentieth of the steps. The measure is of flows in evaluation mode, their running averages as the last steps left
     them. Training goes on from the parameters in Pyro's store, where there are any. Pyro's own ``SVI`` works on the
     same model and guide.
+
+    In the processes of a group of ``torch.distributed``, as torchrun starts them, each takes its share of the
+    particles, or of the rows of a sub-sampled plate; the numbers are those of one process, to rounding. ``callback``
+    is called in all of them, and the first alone shows its progress.
 
     Discrete latents that the guide does not draw, and that the model marks ``infer={"enumerate": "parallel"}``, are
     summed over, in training as in the measure.
@@ -144,6 +151,7 @@ def fit(
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
             does not run for all particles at once, an option is out of its range, or options contradict each other,
             such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
+        RuntimeError: another process of the group failed, is gone, or makes another call: a ``RankError``.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
@@ -229,6 +237,7 @@ def fit(
         with vectorized_errors(elbo, weighted_model, scored_guide):
             if own_guide and own_guide.num_modes > 1:
                 check_mixture_options(own_guide, loss=loss, optimizer=optimizer, checkpoint=checkpoint)
+                check_one_process(current_ranks())
                 mixture = PyroMixture(own_guide, loop, make_fitted, elbo, num_particles, steps, lr, tolerance)
                 trained = train_mixture(mixture, seed)
                 mixture.settle(trained)

@@ -17,6 +17,7 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 from ppl_flows.inference.fit_error import FitError
 from ppl_flows.inference.validation import check_observed
 from ppl_flows.pyro.compile.capture import CompileError
+from ppl_flows.pyro.ranks import RankError
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def vectorized_errors(elbo: ELBO, model: Callable[..., Any], guide: Callable[...
     try:
         yield
     except (IndexError, RuntimeError, ValueError) as error:
-        own = isinstance(error, FitError | CompileError)
+        own = isinstance(error, FitError | CompileError | RankError)
         if own or not elbo.vectorize_particles or not _fails(elbo, model, guide) or _fails(Trace_ELBO(), model, guide):
             raise
         raise ValueError(

@@ -175,7 +175,7 @@ class AutoLocalFlow(LazyGuide):
             known = self._features[rows] if free is None else free[rows]
             contexts = []
             for own in (known, known.detach()):
-                batch = torch.broadcast_shapes((size,), *(v.shape[:-1] for v in vectors))
+                batch = torch.broadcast_shapes((len(known),), *(v.shape[:-1] for v in vectors))
                 contexts.append(torch.cat([v.expand(*batch, v.shape[-1]) for v in (*vectors, own)], dim=-1))
             posterior = Flow(locals_.condition(contexts[0]), path_context=contexts[1])
             infer: Any = {"is_auxiliary": True, NEAR_POSTERIOR: self.start != "init"}

@@ -28,6 +28,8 @@ from ppl_flows.pyro.checkpoint import SoFar, take_up, write
 from ppl_flows.pyro.compile.capture import CompileError
 from ppl_flows.pyro.compile.replay import Replay, say, start_replay, state_of
 from ppl_flows.pyro.eager_step import EagerSteps
+from ppl_flows.pyro.rank_steps import RankSteps, without_compiling
+from ppl_flows.pyro.ranks import current_ranks
 
 
 def train(
@@ -48,18 +50,27 @@ def train(
     watch: Callable[[int, float, dict[str, torch.Tensor]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
     batches: Batches | None = None,
+    rows: str | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density, or, not ``weighted``, nothing.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters, which
-    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end. Every step loads ``batches``.
+    are then those in Pyro's store; where it gives ``ENOUGH``, that is the end. Every step loads ``batches``; ``rows``
+    is as of ``RankSteps``.
     """
     check_steps(steps, elbo.num_particles)
     plan, size = _plan(steps, lr, anneal, look), max(1, steps // BLOCKS)
-    eager = EagerSteps(elbo, model, guide, clip, optimizer=optimizer, weighted=weighted, batches=batches)
+    ranks, options = current_ranks(), {"optimizer": optimizer, "weighted": weighted, "batches": batches}
+    eager = (
+        RankSteps(ranks, rows, elbo, model, guide, clip, **options)
+        if ranks
+        else EagerSteps(elbo, model, guide, clip, **options)
+    )
     so_far = take_up(checkpoint, eager, steps, plan[0, 0])
     if compile is None and (optimizer is not None or not weighted):
         compile = False  # the compiled step is not that of a host's optimiser, or loss
+    if ranks:
+        compile = without_compiling(compile)
     loop = _Loop(eager, so_far, plan, compile, annealed=anneal < 1)
     stop, pieces = so_far.finished, Pieces(size)
     with steps_bar(steps, elbo.num_particles, progress=progress) as bar, StopOnInterrupt() as interrupt:
@@ -67,7 +78,8 @@ def train(
         try:
             while not stop:
                 # the first step makes the parameters, the second shows what a step changes besides
-                end = pieces.end(so_far.step, steps) if so_far.step > 1 else so_far.step + 1
+                # and over several processes all look at the world after the same steps
+                end = pieces.end(so_far.step, steps) if so_far.step > 1 and not ranks else so_far.step + 1
                 try:
                     for _ in loop.run(end):
                         bar.update()
@@ -87,7 +99,7 @@ def train(
                         bar.set_postfix(loss=f"{median:.3f}")
                         if watch:
                             finished = loop.show(watch, median, last=finished) or finished
-                    stop = finished or interrupt.requested
+                    stop = finished or eager.interrupted(interrupt)
                     if stop:
                         loop.confirm()
                 except CompileError as error:
@@ -95,13 +107,14 @@ def train(
                     stop = False
                     continue
                 so_far.finished = finished
-                if checkpoint and (stop or due):
+                if checkpoint and (stop or due) and not (ranks and ranks.rank):
                     loop.taken_by.hand_over()
                     write(checkpoint, eager, so_far)
         finally:
             loop.taken_by.sync()
-    eager.settle()
-    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), interrupt.requested)
+    interrupted = eager.interrupted(interrupt)
+    eager.finish()
+    return Training(so_far.losses[: so_far.step], loop.taken_by.skipped, eager.values(), interrupted)
 
 
 class _Loop:
