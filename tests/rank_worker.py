@@ -112,6 +112,16 @@ def density(**options):
     return of_density(fit_density(bijection, data, **{"steps": 40, "batch_size": 15, "progress": False, **options}))
 
 
+class Dataset:
+    """Rows that a step reads, skewed."""
+
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, i):
+        return np.exp(ROWS[i])
+
+
 def amortized(**options):
     y = torch.zeros(6)
     common = {"steps": 20, "batch_size": 30, "progress": False, "compile": False}
@@ -141,6 +151,7 @@ CASES = {
     "early": lambda: of_guide(
         correlated, AutoFlow(correlated, small), num_particles=16, steps=600, tolerance=0.5, lr=1e-3
     ),
+    "dataset": lambda: density(data=Dataset(), batch_size=16),
     "density": lambda **o: density(validation=0.2, **o),
     "all rows": lambda: density(batch_size=100),
     "levels": lambda: density(levels=4, data=np.abs(ROWS).clip(0, 3).round()),
