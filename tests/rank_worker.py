@@ -151,7 +151,7 @@ CASES = {
     "early": lambda: of_guide(
         correlated, AutoFlow(correlated, small), num_particles=16, steps=600, tolerance=0.5, lr=1e-3
     ),
-    "dataset": lambda: density(data=Dataset(), batch_size=16),
+    "dataset": lambda: density(data=Dataset(), batch_size=45, lr=0.05),
     "density": lambda **o: density(validation=0.2, **o),
     "all rows": lambda: density(batch_size=100),
     "levels": lambda: density(levels=4, data=np.abs(ROWS).clip(0, 3).round()),
