@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.density_files import draw_rows, save_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.flow_sites import flow
+from ppl_flows.numpyro.mesh import Split, automatic, is_first, jitted, on_host
 from ppl_flows.numpyro.training import train
 
 
@@ -53,6 +55,7 @@ def train_density(
     callback: Callable[[int, float, Params], Any] | None,
     checkpoint: str | os.PathLike[str] | None,
     checkpoint_every: float,
+    mesh: Any,
     seed: int,
     progress: bool,
     hooks: DensityHooks = PLAIN,
@@ -61,10 +64,12 @@ def train_density(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
     check_density(bijection, base, dist.Distribution, **options)
-    data = to_arrays(data, "data")
-    given = Context(context, encoder, seed)
+    data, context = automatic((data, context))
+    split = Split.of_density(mesh, (data, context))
+    data = to_arrays(data, "data", split)
+    given = Context(context, encoder, seed, split)
     contexts = given.all_rows()
-    all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
+    all_data, all_context = on_host(data), None if contexts is None else on_host(contexts)
     check_rows(bijection, all_data, all_context, levels)
     saved = open_checkpoint(
         checkpoint,
@@ -86,29 +91,34 @@ def train_density(
         base=repr(base) if isinstance(base, Base) else base,
         encoder=encoder,
     )
-    trained_on, held_rows = split_rows(len(data), validation, seed)
+    trained_on, held_rows = split_rows(len(all_data), validation, seed)
     start_rows = all_data[trained_on], None if all_context is None else all_context[trained_on]
     bijection, start = first_params(hooks, bijection, *start_rows, standardize=standardize, levels=levels, seed=seed)
     n = len(trained_on)
     train_rows = jnp.asarray(trained_on)
+    program = partial(jitted, split=split)
+    if split:
+        data = split.place(data)
+        given.place()
 
     def rows_of_data(rows: jax.Array, key: Any) -> jax.Array:
         """These rows of the data, dequantised."""
-        if levels is None:
-            return data[rows]
-        return (data[rows] + jax.random.uniform(key, (len(rows), *data.shape[1:]))) / levels
+        some = data[rows]
+        if levels is not None:
+            some = (some + jax.random.uniform(key, some.shape)) / levels
+        return split.over_rows(some) if split else some
 
     def model(_: jax.Array) -> None:
         new = None if hooks.fresh is None else hooks.fresh(min(batch_size, n), numpyro.prng_key())
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, handlers.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], new)
+            rows, contexts = _batch(hooks, given, rows_of_data, train_rows[i], split.over_rows(new) if split else new)
             density = flow("density", bijection, params=start, base=base, context=contexts, training=True)
             numpyro.sample("data", density, obs=rows)
 
     def guide(_: jax.Array) -> None:
         """Nothing is latent."""
 
-    @jax.jit  # one program, not one per operation
+    @program  # one, not one per operation
     def settle(values: dict[str, Any]) -> Params:
         params = merge(values["density"], values["density$state"]["params"])
         rows = train_rows[random_rows(n, SETTLE_ROWS, seed)]
@@ -128,7 +138,7 @@ def train_density(
     def validation_loss(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
         return held_out(jax.tree.map(jnp.asarray, trained))
 
-    @jax.jit
+    @program
     def held_out(trained: tuple[Params, dict[str, Any]]) -> jax.Array:
         params, values = trained
         size = min(batch_size, len(held_rows))
@@ -158,7 +168,8 @@ def train_density(
         lr=lr,
         clip=clip,
         optimizer=optimizer,
-        progress=progress,
+        progress=progress and is_first(split),
+        split=split,
         init_params=given.params,
         watch=block_watcher(trained_params, best if len(held_rows) else None, callback, hooks.patience),
         checkpoint=saved and saved.keep({"best": best}),

@@ -14,6 +14,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
 from ppl_flows.inference.validation import check_observed
+from ppl_flows.numpyro.mesh import on_host
 
 
 def may_lack_data(site: dict[str, Any]) -> bool:
@@ -32,7 +33,7 @@ def check_data(sites: dict[str, Any]) -> None:
 
 def _floats(value: Any) -> np.ndarray:
     """Values, as far as they may be no numbers."""
-    array = np.asarray(value)
+    array = on_host(value)
     return array if array.dtype.kind == "f" else np.zeros(0)
 
 
