@@ -67,7 +67,7 @@ class CompiledSteps:
             )
         if split:
             elbo, model, guide = split.elbo(elbo), OverRows(model, split), OverRows(guide, split)
-        mesh = split and split.mesh
+        mesh = None if split is None else split.mesh
         self._own = optimizer is None
         self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip, look) if self._own else optimizer, elbo)
         self._steps, self._block = steps, block

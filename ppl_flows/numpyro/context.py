@@ -32,9 +32,7 @@ class Context:
         ValueError: the encoder gives another shape, or has nothing to train.
     """
 
-    def __init__(
-        self, values: Any, encoder: Callable[..., Any] | None, seed: int, split: Split | None = None
-    ) -> None:
+    def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int, split: Split | None = None) -> None:
         self._given = None if values is None else to_arrays(values, "context", split)
         self._values = jax.tree.map(on_host, self._given) if split else self._given
         self._encoder, self._split = encoder, split
@@ -67,10 +65,11 @@ class Context:
         encode = jax.jit(lambda rows: self(rows, self.params))
         return jnp.concatenate([encode(rows) for rows in chunks])
 
-    def place(self) -> None:
-        """Divides the rows over devices, once all have been looked at."""
+    def place(self) -> Context:
+        """Itself, with its rows divided over devices, once all have been looked at."""
         if self._split:
             self._values = self._split.place(self._given)
+        return self
 
     def trained(self, params: dict[str, Any]) -> Callable[..., Any] | None:
         """The encoder with these parameters: a function of values."""

@@ -64,12 +64,7 @@ def train_density(
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
     check_density(bijection, base, dist.Distribution, **options)
-    data, context = automatic((data, context))
-    split = Split.of_density(mesh, (data, context))
-    data = to_arrays(data, "data", split)
-    given = Context(context, encoder, seed, split)
-    contexts = given.all_rows()
-    all_data, all_context = on_host(data), None if contexts is None else on_host(contexts)
+    split, data, given, all_data, all_context = _rows(data, context, encoder, mesh, seed)
     check_rows(bijection, all_data, all_context, levels)
     saved = open_checkpoint(
         checkpoint,
@@ -86,7 +81,7 @@ def train_density(
             "seed": seed,
             **({} if hooks.patience is None else {"patience": hooks.patience}),
         },
-        arguments=((), {"data": data, "context": context}),
+        arguments=((), {"data": all_data, "context": context}),
         bijection=repr(bijection),
         base=repr(base) if isinstance(base, Base) else base,
         encoder=encoder,
@@ -97,9 +92,6 @@ def train_density(
     n = len(trained_on)
     train_rows = jnp.asarray(trained_on)
     program = partial(jitted, split=split)
-    if split:
-        data = split.place(data)
-        given.place()
 
     def rows_of_data(rows: jax.Array, key: Any) -> jax.Array:
         """These rows of the data, dequantised."""
@@ -189,6 +181,18 @@ def train_density(
         draw_rows,
         save_density if base is None or isinstance(base, Base) else None,
     )
+
+
+def _rows(
+    data: Any, context: Any, encoder: Callable[..., Any] | None, mesh: Any, seed: int
+) -> tuple[Split | None, Any, Context, np.ndarray, np.ndarray | None]:
+    """How to divide them, data and contexts on their devices, and all of them in NumPy."""
+    data, context = automatic((data, context))
+    split = Split.of_density(mesh, (data, context))
+    data, given = to_arrays(data, "data", split), Context(context, encoder, seed, split)
+    contexts = given.all_rows()
+    whole = on_host(data), None if contexts is None else on_host(contexts)
+    return split, split.place(data) if split else data, given.place(), *whole
 
 
 def _batch(

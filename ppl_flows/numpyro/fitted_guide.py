@@ -203,7 +203,7 @@ class FittedGuide:
             divide = self.split.over_particles if self.split else lambda block: block
             return lax.map(lambda block: score_all(*divide(block)), (keys, vectors))
 
-        return Program(score_chunk, calls=10, mesh=self.split and self.split.mesh)
+        return Program(score_chunk, calls=10, mesh=None if self.split is None else self.split.mesh)
 
     def _score_one(self, key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         marginal = TraceEnum_ELBO() if self.enumerates else None
@@ -211,4 +211,5 @@ class FittedGuide:
         return score(*handled, key=key, vector=vector, params=params, supports=self.choice.supports, marginal=marginal)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"split": None}  # nor do programs and devices pickle
+        saved = {f.name: getattr(self, f.name) for f in fields(self)}  # programs do not pickle, nor do devices
+        return saved | {"split": None}

@@ -103,7 +103,7 @@ class Split:
             rows = np.asarray(array)
             shape = (-(-len(rows) // n) * n, *rows.shape[1:])
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 return rows[np.arange(*index[0].indices(shape[0])) % len(rows)]
 
             return jax.make_array_from_callback(shape, sharding, part)
@@ -126,7 +126,7 @@ class Split:
 
 
 class OverRows(Messenger):
-    """Around a model or a guide: the rows that a sub-sampled plate has drawn are divided, and what follows from them."""
+    """Around a model or a guide: what a sub-sampled plate has drawn is divided, and so what is made of its rows."""
 
     def __init__(self, fn: Callable[..., Any], split: Split) -> None:
         super().__init__(fn)
@@ -140,6 +140,11 @@ class OverRows(Messenger):
 def is_divided(array: Any) -> bool:
     """Whether an array is on several devices."""
     return isinstance(array, jax.Array) and len(array.sharding.device_set) > 1
+
+
+def spans_processes(array: Any) -> bool:
+    """Whether parts of an array are in other processes alone."""
+    return isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated)
 
 
 def is_first(split: Split | None) -> bool:
@@ -170,7 +175,7 @@ def jitted(f: Callable[..., Any], split: Split | None) -> Callable[..., Any]:
 
 def on_host(array: Any) -> np.ndarray:
     """An array in NumPy, in every process, though it be divided over devices of several."""
-    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+    if not spans_processes(array):
         return np.asarray(array)
     take, n = Program(lambda rows: array[rows]), len(array)
     parts = [np.asarray(take(np.arange(first, first + GATHERED) % n)) for first in range(0, n, GATHERED)]
@@ -214,7 +219,8 @@ def _one_mesh(mesh: Any, args: Any) -> tuple[Mesh | None, list[jax.Array]]:
     for array, own in zip(divided, meshes, strict=True):
         if own != mesh:
             raise ValueError(
-                f"an array of shape {array.shape} is divided over {own}, and the fit over {mesh}; use one mesh for both."
+                f"an array of shape {array.shape} is divided over {own}, and the fit over {mesh}; use one mesh for "
+                "both."
             )
     return mesh, divided
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.extend
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -38,9 +39,11 @@ class Place:
             whole = jax.extend.core.ClosedJaxpr(jaxpr.jaxpr, constants)
             return jax.tree.unflatten(structure, jax.extend.core.jaxpr_as_fun(whole)(*jax.tree.leaves(args)))
 
-        shardings = {} if self.mesh is None else {"out_shardings": NamedSharding(self.mesh, PartitionSpec())}
-        jitted: Any = jax.jit(run, donate_argnums=[1 + number for number in donate], **shardings)
-        return jitted.trace(self.arrays, *self._copies(args))
+        given = [1 + number for number in donate]
+        if self.mesh is None:
+            return jax.jit(run, donate_argnums=given).trace(self.arrays, *args)
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(run, donate_argnums=given, out_shardings=everywhere).trace(self.arrays, *self._copies(args))
 
     def runs(self, compiled: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
         """The program as a function of the other arguments, whose results stay on all devices if they are to."""
@@ -127,7 +130,7 @@ def local(tree: Any) -> Any:
         if not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1:
             return array
         own = array.addressable_data(0)
-        if jax.dtypes.issubdtype(own.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(own.dtype, jax.dtypes.prng_key):
             data: Any = np.asarray(jax.random.key_data(own))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(own))
         return jax.device_put(np.asarray(own))  # by NumPy, as it would be bound to its device
