@@ -31,6 +31,7 @@ from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.joint_prior import LANGUAGE
 from ppl_flows.numpyro.mesh import Split
 from ppl_flows.numpyro.model_runs import prior_draws, run_at, with_deterministic_sites
+from ppl_flows.numpyro.placement import beside
 
 CHUNK = 1_024  # draws of a call of the program that draws and scores, or as many as training has at once
 
@@ -78,7 +79,7 @@ class FittedGuide:
 
     def complete(self, draws: dict[str, Any]) -> dict[str, jax.Array]:
         """The draws, and the model's deterministic sites."""
-        arrays = {name: to_array(value) for name, value in draws.items()}
+        arrays = {name: beside(to_array(value), self.params) for name, value in draws.items()}
         if self.subsampled or not self.choice.has_deterministic_sites:
             return arrays
         return with_deterministic_sites(self._evaluated_model, self.params, arrays, self.num_particles)

@@ -40,9 +40,7 @@ class Place:
             return jax.tree.unflatten(structure, jax.extend.core.jaxpr_as_fun(whole)(*jax.tree.leaves(args)))
 
         given = [1 + number for number in donate]
-        if self.mesh is None:
-            return jax.jit(run, donate_argnums=given).trace(self.arrays, *args)
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        everywhere = self.arrays[0].sharding if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=given, out_shardings=everywhere).trace(self.arrays, *self._copies(args))
 
     def runs(self, compiled: Callable[..., Any], *, keep: bool) -> Callable[..., Any]:
@@ -61,7 +59,9 @@ class Place:
         return f"{mesh}{[array.sharding for array in self.arrays]}"
 
     def _copies(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        placed: tuple[Any, ...] = args if self.mesh is None else copies(args, self.mesh)
+        placed: tuple[Any, ...] = (
+            jax.device_put(args, self.arrays[0].sharding) if self.mesh is None else copies(args, self.mesh)
+        )
         return placed
 
 
@@ -106,6 +106,12 @@ def _default_device() -> jax.Device:
     config: Any = jax.config  # its options have no types
     device = config.jax_default_device
     return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
+
+
+def beside(array: jax.Array, others: Any) -> jax.Array:
+    """An array where these are, in a tree, if not on the default device."""
+    devices = {device for leaf in jax.tree.leaves(others) if isinstance(leaf, jax.Array) for device in leaf.devices()}
+    return jax.device_put(array, devices.pop()) if len(devices) == 1 and devices != {_default_device()} else array
 
 
 def copies(tree: Any, mesh: Mesh) -> Any:
