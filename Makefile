@@ -8,7 +8,7 @@ PYTHONS = 3.11 3.12 3.13
 CELLS = $(foreach version,$(PYTHONS),$(version)-oldest $(version)-newest)
 ARVIZ1 ?= $(firstword $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),$(version)-newest)))
 
-.PHONY: demo test test-slow test-compiled test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact bench-sbibm docs docs-quick test-docs clean
+.PHONY: demo test test-slow test-compiled test-distributed test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact bench-sbibm docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ test-slow: .venv/installed
 # every fit of the tests and examples in Pyro, by replays and by Pyro
 test-compiled: .venv/installed
 	FITS_TWICE=1 $(BIN)/python -m pytest -n 1 -m slow tests/test_compile.py -k every_fit
+
+# several processes and several devices
+test-distributed: .venv/installed
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_mesh.py
 
 # An environment for a Python and the oldest or the newest dependencies, such as .venvs/3.12-oldest
 .venvs/%/installed: pyproject.toml constraints-oldest.txt constraints-newest.txt
