@@ -84,13 +84,13 @@ def of_density(result):
     return {"losses": result.losses, "scores": result.flow.log_prob(x[:5]), **held}
 
 
-def train(mesh, *data, batch=None, num_particles=8, flow=pf.maf, **options):
+def train(mesh, *data, batch=None, num_particles=8, flow=pf.TriangularAffine, **options):
     guide = AutoFlow(logistic, flow, start="init")
     return fit(logistic, guide, *data, batch=batch, num_particles=num_particles, mesh=mesh, **OPTIONS, **options)
 
 
 def particles():
-    return of_fit(train(over("particles"), x, y))
+    return of_fit(train(over("particles"), x, y, flow=lambda dim: pf.maf(dim, flow_layers=1, hidden=(8,))))
 
 
 def uneven():
@@ -102,35 +102,37 @@ def plate():
 
 
 def local():
-    guide = AutoLocalFlow(intercepts, "rows", pf.TriangularAffine)
+    guide = AutoLocalFlow(intercepts, "rows")
     return {"losses": fit(intercepts, guide, x, y, num_particles=1, mesh=over("rows"), **OPTIONS).losses}
 
 
 def data():
     """Divided over all devices, and no mesh but theirs."""
     mesh = over("x")
-    return of_fit(train(None, divided(x, mesh, "x"), divided(y, mesh, "x"), flow=pf.TriangularAffine))
+    return of_fit(train(None, divided(x, mesh, "x"), divided(y, mesh, "x")))
 
 
 def both():
     """Particles over one axis, data over the other."""
     mesh = over("particles", "x")
-    return of_fit(train(mesh, divided(x, mesh, "x"), divided(y, mesh, "x"), flow=pf.TriangularAffine))
+    return of_fit(train(mesh, divided(x, mesh, "x"), divided(y, mesh, "x")))
 
 
 def density():
-    return of_density(fit_density(pf.maf(3), x[:101], mesh=over("rows"), validation=0.2, **DENSITY))
+    return of_density(
+        fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), x[:101], mesh=over("rows"), validation=0.2, **DENSITY)
+    )
 
 
 def density_of_divided():
-    return of_density(fit_density(pf.maf(3), divided(x, over("x"), "x"), **DENSITY))
+    return of_density(fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), divided(x, over("x"), "x"), **DENSITY))
 
 
 def encoded():
     def encoder(rows):
         return rows @ numpyro.param("encoder", jnp.ones((2, 2)))
 
-    flow = pf.maf(1, context_dim=2)
+    flow = pf.maf(1, context_dim=2, flow_layers=1, hidden=(8,))
     result = fit_density(flow, x[:101, :1], context=x[:101, 1:], encoder=encoder, mesh=over("rows"), **DENSITY)
     return {"losses": result.losses}
 
@@ -171,11 +173,11 @@ def cache():
     counts, losses = [], []
     for mesh in (first, first, other, first):
         programs.clear()
-        losses.append(train(mesh, x, y, flow=pf.TriangularAffine).losses)
+        losses.append(train(mesh, x, y).losses)
         counts.append(len(programs))
     with jax.set_mesh(first):
         programs.clear()
-        losses.append(train(None, x, y, flow=pf.TriangularAffine).losses)
+        losses.append(train(None, x, y).losses)
         counts.append(len(programs))
     return {"counts": counts, "all": losses}
 
@@ -185,11 +187,11 @@ def devices():
     second, found = jax.devices()[1], []
     for place, data in ((second, x), (None, jax.device_put(x, second))):
         with jax.default_device(place):
-            result = train(None, data, jax.numpy.asarray(y), flow=pf.TriangularAffine)
+            result = train(None, data, jax.numpy.asarray(y))
             density = fit_density(pf.TriangularAffine(3), data[:40], **DENSITY)
             arrays = result.params, result.sample(3), density.params, density.flow.sample(jax.random.key(0), (3,))
             found += [device.id for leaf in jax.tree.leaves(arrays) for device in leaf.devices()]
-    alone = train(None, x, y, flow=pf.TriangularAffine).losses
+    alone = train(None, x, y).losses
     return {"found": found, "second": second.id, "losses": result.losses, "alone": alone}
 
 
@@ -214,7 +216,7 @@ def plain():
     losses, flops = [], []
     for mesh in (None, over("particles")):
         programs.clear()
-        losses.append(train(mesh, x, y, flow=pf.TriangularAffine).losses)
+        losses.append(train(mesh, x, y).losses)
         flops.append(most_flops())
     return {"one": losses[0], "mesh": losses[1], "each": flops}
 
