@@ -31,10 +31,11 @@ from ppl_flows.numpyro import AutoFlow, AutoLocalFlow, compile_once, fit, fit_am
 
 DEVICES, ROWS = np.array(jax.devices()), 120
 OPTIONS = {"steps": 40, "draws": 300, "check_modes": False, "progress": False, "tolerance": None}
-DENSITY = {"steps": 60, "batch_size": 25, "progress": False}
+DENSITY = {"steps": 60, "batch_size": 25, "lr": 0.03, "progress": False}
 programs, compile_with = [], compile_once.compile_with
 x = np.random.default_rng(0).normal(size=(ROWS, 3))
 y = (x.sum(-1) > 0.3).astype(float)
+table = np.stack([x[:, 0] + x[:, 1] + 0.1 * x[:, 2], x[:, 0], x[:, 1]], axis=-1)  # of dependent columns
 
 
 def logistic(x, y, batch=None):
@@ -81,7 +82,7 @@ def of_fit(result):
 
 def of_density(result):
     held = {} if result.validation_losses is None else {"held": result.validation_losses}
-    return {"losses": result.losses, "scores": result.flow.log_prob(x[:5]), **held}
+    return {"losses": result.losses, "scores": result.flow.log_prob(table[:5]), **held}
 
 
 def train(mesh, *data, batch=None, num_particles=8, flow=pf.TriangularAffine, **options):
@@ -120,12 +121,12 @@ def both():
 
 def density():
     return of_density(
-        fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), x[:101], mesh=over("rows"), validation=0.2, **DENSITY)
+        fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), table[:101], mesh=over("rows"), validation=0.2, **DENSITY)
     )
 
 
 def density_of_divided():
-    return of_density(fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), divided(x, over("x"), "x"), **DENSITY))
+    return of_density(fit_density(pf.maf(3, flow_layers=1, hidden=(8,)), divided(table, over("x"), "x"), **DENSITY))
 
 
 def encoded():
@@ -133,7 +134,7 @@ def encoded():
         return rows @ numpyro.param("encoder", jnp.ones((2, 2)))
 
     flow = pf.maf(1, context_dim=2, flow_layers=1, hidden=(8,))
-    result = fit_density(flow, x[:101, :1], context=x[:101, 1:], encoder=encoder, mesh=over("rows"), **DENSITY)
+    result = fit_density(flow, table[:101, :1], context=table[:101, 1:], encoder=encoder, mesh=over("rows"), **DENSITY)
     return {"losses": result.losses}
 
 

@@ -97,9 +97,10 @@ def test_fits_over_devices_and_processes_are_those_of_one_device(one, tmp_path, 
         for rank in range(processes):
             got = numbers(tmp_path, case, rank)
             check_same(expected, got)
-            # where rows are divided, each device runs the flow of all particles
-            share = 1.0 if case in ("plate", "local", "both") else {2: 0.75, 4: 0.5}[processes * devices]
-            assert got["flops"] < share * expected["flops"], case
+            if case != "both":  # which on one device is "data", and compiles nothing
+                # where rows are divided, each device runs the flow of all particles; all have the optimiser
+                share = 1.0 if case in ("plate", "local", "data") else {2: 0.8, 4: 0.65}[processes * devices]
+                assert got["flops"] < share * expected["flops"], case
         assert case != "density_of_divided" or not got["whole"], "a device has all rows at once"
 
 
