@@ -155,7 +155,8 @@ def test_the_shells_have_the_same_files_and_the_same_names():
     ranks = {"ranks.py", "rank_steps.py", "shared_draws.py"}
     assert files[0] - files[1] <= {"params.py", *steps, *ranks}
     compiled = {"compile_once.py", "compiled_steps.py", "compiler_effort.py", "scanned_flow.py", "see_model.py"}
-    assert files[1] - files[0] == compiled
+    devices = {"mesh.py", "placement.py"}  # that JAX divides arrays over
+    assert files[1] - files[0] == compiled | devices
 
 
 def test_no_file_is_over_300_lines():

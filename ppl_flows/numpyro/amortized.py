@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
@@ -25,11 +26,13 @@ from ppl_flows.numpyro.context import Context, to_arrays
 from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_training import train_density
 from ppl_flows.numpyro.distribution import Flow
+from ppl_flows.numpyro.mesh import with_ambient_mesh
 from ppl_flows.numpyro.model_runs import model_data
 from ppl_flows.numpyro.simulator import Simulator, observed
 
 
 @one_at_a_time
+@with_ambient_mesh
 def fit_amortized(
     model: Callable[..., Any],
     *args: Any,
@@ -46,6 +49,7 @@ def fit_amortized(
     callback: Callable[[int, float, Params], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    mesh: Mesh | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -81,6 +85,8 @@ def fit_amortized(
         steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 1,000 to 5,000 and 50 to 256.
         optimizer, callback, seed, progress: as in ``fit_density``.
         checkpoint, checkpoint_every: likewise, with one round; the simulations are made anew, and must be the same.
+        mesh: as in ``fit_density``: the training is divided, and the simulations that are drawn on the fly; those made
+            once are each process's own work.
         lr: likewise. None: what goes with the simulations, 0.0005 to 0.002.
 
     Returns:
@@ -152,6 +158,7 @@ def fit_amortized(
             callback=callback,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
+            mesh=mesh,
             seed=seed,
             progress=progress,
             hooks=plan.hooks(bijection, regression=encoder is None, fresh=fresh if simulations is None else None),

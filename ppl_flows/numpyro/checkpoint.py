@@ -15,6 +15,7 @@ import optax
 
 from ppl_flows.inference import checkpoint as shared
 from ppl_flows.inference.checkpoint import Checkpoint
+from ppl_flows.numpyro.mesh import on_host
 
 
 def open_checkpoint(
@@ -50,7 +51,7 @@ def _array_of(value: Any) -> tuple[np.ndarray, str] | None:
         return None
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(value)), str(value.dtype)  # type: ignore[arg-type]
-    array = np.asarray(value)
+    array = on_host(value)
     if array.dtype.kind in "OUS":  # no numbers
         return None
     name = str(array.dtype)

@@ -11,15 +11,19 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
+from jax.sharding import Mesh
 from numpyro.distributions import Distribution
 
 from ppl_flows.numpyro.compiler_effort import compile_with, options_for
+from ppl_flows.numpyro.placement import Place, check_same_program, place_of
 
 PROGRAMS = 32  # that are kept
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
 
 
-def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), calls: int = 1) -> Callable[..., Any]:
+def compile_once(
+    f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), calls: int = 1, mesh: Mesh | None = None
+) -> Callable[..., Any]:
     """``jax.jit(f)`` for arguments of these shapes, taken from an earlier call that came to the same program.
 
     The buffers of arguments ``donate`` become those of the result, and are gone after a call.
@@ -29,22 +33,34 @@ def compile_once(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
 
     Args:
         calls: about how often the program, or the body of its loop, will run: XLA tries accordingly hard.
+        mesh: where it runs. None: where the arrays are that f closes over, if these are divided over several devices or
+            put on another one than the default. On several, arguments are copied to each, and results are this
+            process's; with ``donate`` they stay on all of them.
     """
-    return _compiled_once(_traced(f, *args, donate=donate), calls)
+    traced, place = _traced(f, *args, donate=donate, mesh=mesh)
+    compiled = _compiled_once(traced, place, calls)
+    return place.runs(compiled, keep=bool(donate)) if place else compiled
 
 
-def _traced(f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> jax.stages.Traced:
+def _traced(
+    f: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), mesh: Mesh | None = None
+) -> tuple[jax.stages.Traced, Place | None]:
     with numpyro.validation_enabled(False):  # traced values cannot be looked at: the checks would only be traced too
-        return jax.jit(f, donate_argnums=donate).trace(*args)
+        traced = jax.jit(f, donate_argnums=donate).trace(*args)
+        place = place_of(traced.jaxpr.consts, mesh)
+        return (traced, None) if place is None else (place.traced(traced, args, donate), place)
 
 
-def _compiled_once(traced: jax.stages.Traced, calls: int = 1) -> jax.stages.Compiled:
+def _compiled_once(traced: jax.stages.Traced, place: Place | None, calls: int = 1) -> jax.stages.Compiled:
     lowered, options = traced.lower(), options_for(traced.jaxpr, calls)
     config: Any = jax.config  # its options have no types
-    place = config.jax_default_device, jax.default_backend()
+    devices = config.jax_default_device, jax.default_backend(), place and place.devices
     # shapes too, as unused arguments are not in the text
-    program = hashlib.sha256(f"{place}{options}{lowered.args_info}".encode())
-    program.update(lowered.as_text().encode())  # constants are written out in full
+    program = hashlib.sha256(f"{devices}{options}{lowered.args_info}".encode())
+    text = lowered.as_text().encode()  # constants are written out in full
+    if place and place.mesh:
+        check_same_program(place.mesh, hashlib.sha256(text).hexdigest())
+    program.update(text)
     key = program.hexdigest()
     if key not in _compiled:
         _compiled[key] = compile_with(lowered, options)
@@ -58,22 +74,22 @@ class Program:
     """``f``, compiled at its first call with arguments of these shapes; arrays are JAX's or NumPy's.
 
     Args:
-        calls: as of ``compile_once``.
+        calls, mesh: as of ``compile_once``.
     """
 
-    def __init__(self, f: Callable[..., Any], calls: int = 1) -> None:
-        self._f, self._calls = f, calls
+    def __init__(self, f: Callable[..., Any], calls: int = 1, mesh: Mesh | None = None) -> None:
+        self._f, self._calls, self._mesh = f, calls, mesh
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         shapes = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if shapes not in self._programs:
-            self._programs[shapes] = compile_once(self._f, *args, calls=self._calls)
+            self._programs[shapes] = compile_once(self._f, *args, calls=self._calls, mesh=self._mesh)
         return self._programs[shapes](*args)
 
 
-def computed(f: Callable[..., Any], *args: Any, constants: bool = False) -> Any:
+def computed(f: Callable[..., Any], *args: Any, constants: bool = False, mesh: Mesh | None = None) -> Any:
     """What ``f(*args)`` returns, its arrays computed by one program, not by one for each operation.
 
     They are computed by their operations, after all, where f looks at the value of one, or gives a distribution that
@@ -81,6 +97,7 @@ def computed(f: Callable[..., Any], *args: Any, constants: bool = False) -> Any:
 
     Args:
         constants: whether what does not depend on ``args`` is computed at once, as f may keep it for later.
+        mesh: as of ``compile_once``.
 
     Returns:
         A tree of arrays, NumPyro's distributions, and anything else.
@@ -93,8 +110,12 @@ def computed(f: Callable[..., Any], *args: Any, constants: bool = False) -> Any:
         return [leaf for leaf in known["leaves"] if isinstance(leaf, jax.core.Tracer)]
 
     try:
-        traced = _traced(arrays, *args)
-        values = iter(_compiled_once(traced)(*args) if traced.out_info else [])
+        traced, place = _traced(arrays, *args, mesh=mesh)
+        if traced.out_info:
+            compiled = _compiled_once(traced, place)
+            values = iter((place.runs(compiled, keep=False) if place else compiled)(*args))
+        else:
+            values = iter([])
     except (_HiddenArraysError, jax.errors.JAXTypeError, jax.errors.JAXIndexError):
         return f(*args)
     leaves = [next(values) if isinstance(leaf, jax.core.Tracer) else leaf for leaf in known["leaves"]]

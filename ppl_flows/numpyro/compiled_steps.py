@@ -24,6 +24,8 @@ from ppl_flows.inference.schedule import NORM_EPS, OUTLIER, averaging_share, lea
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.checkpoint import like
 from ppl_flows.numpyro.compile_once import compile_once, computed
+from ppl_flows.numpyro.mesh import OverRows, Split
+from ppl_flows.numpyro.placement import local
 
 BETA = 0.99  # of the squares of gradients in Adam
 
@@ -36,6 +38,7 @@ class CompiledSteps:
             log density.
         optimizer: as ``fit`` takes it. None: Adam, with rate ``lr`` and a bound ``clip`` on the gradient's norm.
         source: of rows that model and guide take besides, others in every step; None: they take none.
+        split: over devices; each has all parameters.
 
     Raises:
         TypeError: the optimiser is of another kind.
@@ -58,17 +61,21 @@ class CompiledSteps:
         look: int | None,
         init_params: dict[str, Any] | None,
         source: RowSource | None = None,
+        split: Split | None = None,
     ) -> None:
         if callable(optimizer):
             raise TypeError(
                 "optimizer must be an optax transformation or an object of numpyro.optim, such as optax.adam(1e-2), "
                 f"got {optimizer!r}; call it first."
             )
+        if split:
+            elbo, model, guide = split.elbo(elbo), OverRows(model, split), OverRows(guide, split)
+        mesh = None if split is None else split.mesh
         self._own = optimizer is None
         self._svi = SVI(model, guide, _own_optimizer(steps, lr, clip, look) if self._own else optimizer, elbo)
         self._steps, self._block, self._source = steps, block, source
         self._chunk = block if source is None else min(block, source.ahead)  # of steps in one dispatch
-        state, mean, transforms = computed(partial(self._first_state, key, init_params))
+        state, mean, transforms = computed(partial(self._first_state, key, init_params), mesh=mesh)
         self._svi.constrain_fn = partial(transform_fn, transforms)
         if not transforms:
             raise ValueError("there is nothing to train: neither the model nor the guide has parameters.")
@@ -80,7 +87,7 @@ class CompiledSteps:
         self._weights = to_array(model_weight(np.arange(steps), steps, anneal))
         start = _Carry(state, mean, to_array(np.zeros((), int)))
         self._carry = _copy_arrays(start)  # as its buffers are given to the loop, and some are the caller's
-        program = partial(compile_once, self._run, donate=(0,), calls=look or steps)
+        program = partial(compile_once, self._run, donate=(0,), calls=look or steps, mesh=mesh)
         self._program = program(self._carry, 0, 0, *self._read(0, 0))
         self._means: dict[str, Any] = {}
 
@@ -109,11 +116,12 @@ class CompiledSteps:
 
     def values(self) -> dict[str, Any]:
         """The parameters and the mutable state."""
-        return self._svi.get_params(self._carry.state) | (self._carry.state.mutable_state or {})
+        carry = local(self._carry)
+        return self._svi.get_params(carry.state) | (carry.state.mutable_state or {})
 
     def means(self) -> dict[str, Any]:
         """The mean parameters of the block, and the mutable state, in buffers of their own."""
-        return self._means | _copy_arrays(self._carry.state.mutable_state or {})
+        return local(self._means | _copy_arrays(self._carry.state.mutable_state or {}))
 
     def describe(self) -> dict[str, Any]:
         """The parameters, and what the optimiser keeps, for a checkpoint."""
@@ -127,7 +135,7 @@ class CompiledSteps:
 
     def snapshot(self) -> list[jax.Array]:
         """All that the next step depends on."""
-        return jax.tree.leaves(self._carry)
+        return jax.tree.leaves(local(self._carry))
 
     def restore(self, saved: list[np.ndarray]) -> None:
         """The steps are where they were in this snapshot."""

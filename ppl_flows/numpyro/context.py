@@ -13,6 +13,7 @@ from numpyro import handlers
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.numpyro.mesh import Split, is_divided, jitted, on_host
 
 
 class Context:
@@ -22,6 +23,7 @@ class Context:
         values: ``(n, context_dim)``; or what the encoder takes, an array or a dict of arrays, rows first.
         encoder: from rows of values to ``(rows, context_dim)``, by parameters that it takes from ``numpyro.param``.
         seed: of their initial values.
+        split: over devices: no device has all rows.
 
     Attributes:
         params: of the encoder, as they start.
@@ -30,9 +32,10 @@ class Context:
         ValueError: the encoder gives another shape, or has nothing to train.
     """
 
-    def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int) -> None:
-        self._values = None if values is None else to_arrays(values, "context")
-        self._encoder = encoder
+    def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int, split: Split | None = None) -> None:
+        self._given = None if values is None else to_arrays(values, "context", split)
+        self._values = jax.tree.map(on_host, self._given) if split else self._given
+        self._encoder, self._split = encoder, split
         self.params: dict[str, Any] = {}
         if encoder is not None:
             with handlers.block(), handlers.trace() as seen, handlers.seed(rng_seed=seed):
@@ -57,22 +60,38 @@ class Context:
         """``(n, context_dim)``, by the encoder as it starts."""
         if self._encoder is None:
             return self._values
-        encode, n = jax.jit(lambda rows: self(rows, self.params)), len(jax.tree.leaves(self._values)[0])
-        return jnp.concatenate([encode(rows) for rows in np.split(np.arange(n), range(ENCODED_ROWS, n, ENCODED_ROWS))])
+        n = len(jax.tree.leaves(self._values)[0])
+        chunks = np.split(np.arange(n), range(ENCODED_ROWS, n, ENCODED_ROWS))
+        if self._split:
+            encode_values = jitted(lambda values: self.of(values, self.params), self._split)
+            parts = [encode_values(jax.tree.map(lambda v, rows=rows: v[rows], self._values)) for rows in chunks]
+            return np.concatenate(parts)
+        encode = jax.jit(lambda rows: self(rows, self.params))
+        return jnp.concatenate([encode(rows) for rows in chunks])
+
+    def place(self) -> Context:
+        """Itself, with its rows divided over devices, once all have been looked at."""
+        if self._split:
+            self._values = self._split.place(self._given)
+        return self
 
     def trained(self, params: dict[str, Any]) -> Callable[..., Any] | None:
         """The encoder with these parameters: a function of values."""
         return None if self._encoder is None else partial(_encode, self._encoder, params)
 
 
-def to_arrays(values: Any, name: str) -> Any:
+def to_arrays(values: Any, name: str, split: Split | None = None) -> Any:
     """An array, or every array in a dict, as a JAX array of the default float dtype.
+
+    With a split, those that are not divided over devices are NumPy's, as no device is to have them all.
 
     Raises:
         TypeError, ValueError: as in ``to_numpy``.
     """
     if isinstance(values, Mapping):
-        return {key: to_arrays(value, name) for key, value in values.items()}
+        return {key: to_arrays(value, name, split) for key, value in values.items()}
+    if split and not is_divided(values):
+        return np.asarray(to_numpy(values, name), jax.dtypes.canonicalize_dtype(float))
     return jnp.asarray(values if isinstance(values, jax.Array) else to_numpy(values, name), dtype=float)
 
 

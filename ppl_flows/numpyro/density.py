@@ -6,15 +6,19 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import Mesh
+
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.numpyro.base_distribution import AnyBase
 from ppl_flows.numpyro.density_training import train_density
+from ppl_flows.numpyro.mesh import with_ambient_mesh
 
 
 @one_at_a_time
+@with_ambient_mesh
 def fit_density(
     bijection: Bijection,
     data: Any,
@@ -33,6 +37,7 @@ def fit_density(
     callback: Callable[[int, float, Params], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
+    mesh: Mesh | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> DensityFit:
@@ -67,6 +72,9 @@ def fit_density(
         callback: as in ``fit``; its params are those of the bijection, as in the result.
         checkpoint, checkpoint_every: as in ``fit``; data are compared by their values, or by those of the sample and of
             the last step, an encoder by its class.
+        mesh: a ``jax.sharding.Mesh``, over all of whose axes the rows of a step are divided, and all data and contexts:
+            arrays of which every process has all rows, or that are divided over the mesh already. Otherwise as in
+            ``fit``.
 
     Returns:
         A ``DensityFit``: the trained bijection, the distribution ``flow``, and the losses in nats per row.
@@ -107,6 +115,7 @@ def fit_density(
         callback=callback,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        mesh=mesh,
         seed=seed,
         progress=progress,
     )

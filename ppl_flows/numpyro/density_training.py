@@ -36,6 +36,7 @@ from ppl_flows.numpyro.density_files import draw_rows, save_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.flow_sites import flow
 from ppl_flows.numpyro.held_rows import mean_loss, mean_loss_read
+from ppl_flows.numpyro.mesh import Split, automatic, is_first, jitted, on_host
 from ppl_flows.numpyro.training import train
 
 
@@ -57,6 +58,7 @@ def train_density(
     callback: Callable[[int, float, Params], Any] | None,
     checkpoint: str | os.PathLike[str] | None,
     checkpoint_every: float,
+    mesh: Any,
     seed: int,
     progress: bool,
     hooks: DensityHooks = PLAIN,
@@ -78,10 +80,7 @@ def train_density(
             random_numbers=nullcontext,
         ),
     )
-    data = to_arrays(data, "data")
-    given = Context(context, encoder, seed)
-    contexts = given.all_rows()
-    all_data, all_context = np.asarray(data), None if contexts is None else np.asarray(contexts)
+    split, data, given, all_data, all_context = _rows(data, context, encoder, mesh, seed)
     check_rows(bijection, all_data, all_context, levels)
     saved = open_checkpoint(
         checkpoint,
@@ -98,32 +97,36 @@ def train_density(
             "seed": seed,
             **({} if hooks.patience is None else {"patience": hooks.patience}),
         },
-        arguments=((), {"data": data, "context": context} | ({} if source is None else {"rows": source.rows})),
+        arguments=((), {"data": all_data, "context": context} | ({} if source is None else {"rows": source.rows})),
         bijection=repr(bijection),
         base=repr(base) if isinstance(base, Base) else base,
         encoder=encoder,
     )
-    trained_on, held_rows = split_rows(len(data), validation if source is None else 0.0, seed)
+    trained_on, held_rows = split_rows(len(all_data), validation if source is None else 0.0, seed)
     start_rows = all_data[trained_on], None if all_context is None else all_context[trained_on]
     bijection, start = first_params(hooks, bijection, *start_rows, standardize=standardize, levels=levels, seed=seed)
     train_rows = jnp.asarray(trained_on)
     in_plate = train_rows if source is None else jnp.arange(source.batch_size)
     n = len(in_plate)
+    program = partial(jitted, split=split)
 
     def dequantised(values: jax.Array, key: Any) -> jax.Array:
-        return values if levels is None else (values + jax.random.uniform(key, values.shape)) / levels
+        values = values if levels is None else (values + jax.random.uniform(key, values.shape)) / levels
+        return split.over_rows(values) if split else values
 
     def model(_: jax.Array, of_step: tuple[jax.Array, Any] | None = None) -> None:
         new = of_step if hooks.fresh is None else hooks.fresh(min(batch_size, n), numpyro.prng_key())
         with numpyro.plate("rows", n, subsample_size=min(batch_size, n)) as i, handlers.scale(scale=1 / n):
-            rows, contexts = _batch(hooks, given, data, dequantised, in_plate[i], new)
+            rows, contexts = _batch(
+                hooks, given, data, dequantised, in_plate[i], split.over_rows(new) if split else new
+            )
             density = flow("density", bijection, params=start, base=base, context=contexts, training=True)
             numpyro.sample("data", density, obs=rows)
 
     def guide(*_: Any) -> None:
         """Nothing is latent."""
 
-    @jax.jit  # one program, not one per operation
+    @program  # one, not one per operation
     def settle(values: dict[str, Any]) -> Params:
         params = merge(values["density"], values["density$state"]["params"])
         rows = train_rows[random_rows(len(train_rows), SETTLE_ROWS, seed)]
@@ -143,8 +146,8 @@ def train_density(
         params, values = trained
         return fitted_flow(params, values, given.of(of_rows, values)).log_prob(dequantised(rows, key))
 
-    held = mean_loss(log_prob, data, given, held_rows, batch_size, seed)
-    validation_loss = held if source is None else mean_loss_read(log_prob, source, seed)
+    held = mean_loss(log_prob, program, data, given, held_rows, batch_size, seed)
+    validation_loss = held if source is None else mean_loss_read(log_prob, program, source, seed)
 
     def best_params(leaves: list[np.ndarray], values: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
         """From a checkpoint."""
@@ -163,7 +166,8 @@ def train_density(
         lr=lr,
         clip=clip,
         optimizer=optimizer,
-        progress=progress,
+        progress=progress and is_first(split),
+        split=split,
         init_params=given.params,
         watch=block_watcher(
             trained_params, best if len(held_rows) or (source and source.held) else None, callback, hooks.patience
@@ -186,6 +190,18 @@ def train_density(
         draw_rows,
         save_density if base is None or isinstance(base, Base) else None,
     )
+
+
+def _rows(
+    data: Any, context: Any, encoder: Callable[..., Any] | None, mesh: Any, seed: int
+) -> tuple[Split | None, Any, Context, np.ndarray, np.ndarray | None]:
+    """How to divide them, data and contexts on their devices, and all of them in NumPy."""
+    data, context = automatic((data, context))
+    split = Split.of_density(mesh, (data, context))
+    data, given = to_arrays(data, "data", split), Context(context, encoder, seed, split)
+    contexts = given.all_rows()
+    whole = on_host(data), None if contexts is None else on_host(contexts)
+    return split, split.place(data) if split else data, given.place(), *whole
 
 
 def _batch(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from numpyro import handlers
 from numpyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoGuide
@@ -32,12 +33,14 @@ from ppl_flows.numpyro.flow_handlers import PathGradients
 from ppl_flows.numpyro.guide import AutoFlow
 from ppl_flows.numpyro.landscape import landscape_of
 from ppl_flows.numpyro.lazy_guide import set_up
+from ppl_flows.numpyro.mesh import Split, automatic, is_first, with_ambient_mesh
 from ppl_flows.numpyro.mixture_fit import NumPyroMixture
 from ppl_flows.numpyro.save_fit import save_result
 from ppl_flows.numpyro.training import train
 
 
 @one_at_a_time
+@with_ambient_mesh
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -57,6 +60,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
     check_modes: bool = True,
+    mesh: Mesh | None = None,
     seed: int = 0,
     progress: bool = True,
     **kwargs: Any,
@@ -104,6 +108,12 @@ def fit(
             prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was
             found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
             not checked.
+        mesh: a ``jax.sharding.Mesh``, over whose devices a step's particles are divided, and the draws of the measure
+            and of the result. Over an axis called ``"rows"``, and those over which you have divided an argument, rows
+            are: those arguments, and what plates with a ``subsample_size`` draw. Each device has all parameters. Losses
+            are those of one device, to rounding. With several processes, every one makes the same calls, those of the
+            result as well; the first shows progress and writes checkpoints. None: the mesh of ``jax.set_mesh``, or of
+            an argument; else one device.
         seed: of all draws.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -123,7 +133,7 @@ def fit(
             option is out of its range, or options contradict each other; the checkpoint is of another fit, in what the
             error names.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
-            seed; a jitted model.
+            seed; a jitted model; no mesh.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
 
     Example:
@@ -140,6 +150,9 @@ def fit(
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    args, kwargs = automatic((args, kwargs))
+    split = Split.of_fit(mesh, (args, kwargs))
+    progress = progress and is_first(split)
     bound_model, bound_guide = partial(model, *args, **kwargs), partial(guide, *args, **kwargs)
     train_key = random_key(seed)
     with stage("looking for a start", progress=progress), data_errors(bound_model):
@@ -147,6 +160,8 @@ def fit(
     look = first_look(guide, steps) if loss is None and tolerance is not None and anneal == 1 else None
     steps, num_particles = fit_budget(guide, steps, num_particles)
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
+    if split:
+        split.check(num_particles if loss is None else loss.num_particles)
     saved = open_checkpoint(
         checkpoint,
         checkpoint_every,
@@ -189,7 +204,7 @@ def fit(
         saved.compare({"flows": describe_flows(guide)})
     own_guide = guide if isinstance(guide, AutoFlow) else None
     make_fitted = partial(
-        FittedGuide, model, guide, args, kwargs, choice=choice, num_particles=num_particles, seed=seed
+        FittedGuide, model, guide, args, kwargs, choice=choice, num_particles=num_particles, seed=seed, split=split
     )
     loop = partial(
         train,
@@ -199,6 +214,7 @@ def fit(
         anneal=anneal,
         progress=progress,
         watch=callback,
+        split=split,
     )
     if own_guide and own_guide.num_modes > 1:
         check_mixture_options(own_guide, loss=loss, optimizer=optimizer, checkpoint=checkpoint)

@@ -14,13 +14,16 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
 from ppl_flows.inference.validation import check_observed
+from ppl_flows.numpyro.mesh import on_host, spans_processes
 
 
 def may_lack_data(site: dict[str, Any]) -> bool:
-    """Whether a site observes values of which some are not finite, or that are yet to be computed."""
+    """Whether a site observes values of which some are not finite, or that are yet to be computed or gathered."""
     if site["type"] != "sample" or not site["is_observed"]:
         return False
-    return isinstance(site["value"], jax.core.Tracer) or not np.all(np.isfinite(_floats(site["value"])))
+    value = site["value"]
+    later = isinstance(value, jax.core.Tracer) or spans_processes(value)
+    return later or not np.all(np.isfinite(_floats(value)))
 
 
 def check_data(sites: dict[str, Any]) -> None:
@@ -32,7 +35,7 @@ def check_data(sites: dict[str, Any]) -> None:
 
 def _floats(value: Any) -> np.ndarray:
     """Values, as far as they may be no numbers."""
-    array = np.asarray(value)
+    array = on_host(value)
     return array if array.dtype.kind == "f" else np.zeros(0)
 
 

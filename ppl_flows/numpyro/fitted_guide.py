@@ -29,7 +29,9 @@ from ppl_flows.numpyro.elbo import Choice
 from ppl_flows.numpyro.flow_handlers import EvaluationMode
 from ppl_flows.numpyro.importance import Point, score
 from ppl_flows.numpyro.joint_prior import LANGUAGE
+from ppl_flows.numpyro.mesh import Split
 from ppl_flows.numpyro.model_runs import prior_draws, run_at, with_deterministic_sites
+from ppl_flows.numpyro.placement import beside
 
 CHUNK = 1_024  # draws of a call of the program that draws and scores, or as many as training has at once
 
@@ -44,6 +46,7 @@ class FittedGuide:
         choice: what was found out when the ELBO was chosen.
         num_particles: that training has at once, and the measure no more.
         seed: of scores, and of the fit.
+        split: of draws over devices.
     """
 
     model: Callable[..., Any]
@@ -54,6 +57,7 @@ class FittedGuide:
     choice: Choice
     num_particles: int
     seed: int
+    split: Split | None = None
 
     @property
     def subsampled(self) -> bool:
@@ -75,7 +79,7 @@ class FittedGuide:
 
     def complete(self, draws: dict[str, Any]) -> dict[str, jax.Array]:
         """The draws, and the model's deterministic sites."""
-        arrays = {name: to_array(value) for name, value in draws.items()}
+        arrays = {name: beside(to_array(value), self.params) for name, value in draws.items()}
         if self.subsampled or not self.choice.has_deterministic_sites:
             return arrays
         return with_deterministic_sites(self._evaluated_model, self.params, arrays, self.num_particles)
@@ -196,9 +200,11 @@ class FittedGuide:
         def score_chunk(key: jax.Array, chunk: jax.Array, vectors: jax.Array | None, params: dict[str, Any]) -> Point:
             shape = max(1, CHUNK // self.num_particles), self.num_particles
             keys = jax.random.split(jax.random.fold_in(key, chunk), shape)
-            return lax.map(lambda block: jax.vmap(partial(self._score_one, params=params))(*block), (keys, vectors))
+            score_all = jax.vmap(partial(self._score_one, params=params))
+            divide = self.split.over_particles if self.split else lambda block: block
+            return lax.map(lambda block: score_all(*divide(block)), (keys, vectors))
 
-        return Program(score_chunk, calls=10)
+        return Program(score_chunk, calls=10, mesh=None if self.split is None else self.split.mesh)
 
     def _score_one(self, key: jax.Array, vector: jax.Array | None, params: dict[str, Any]) -> Point:
         marginal = TraceEnum_ELBO() if self.enumerates else None
@@ -206,4 +212,5 @@ class FittedGuide:
         return score(*handled, key=key, vector=vector, params=params, supports=self.choice.supports, marginal=marginal)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # programs do not pickle
+        saved = {f.name: getattr(self, f.name) for f in fields(self)}  # programs do not pickle, nor do devices
+        return saved | {"split": None}

@@ -16,6 +16,7 @@ from ppl_flows.numpyro.context import Context
 
 def mean_loss(
     log_prob: Callable[[Any, jax.Array, Any, jax.Array], jax.Array],
+    program: Callable[[Callable[..., Any]], Callable[..., Any]],
     data: jax.Array,
     given: Context,
     rows: np.ndarray,
@@ -26,9 +27,10 @@ def mean_loss(
 
     Args:
         log_prob: of what was trained, of data, values of their contexts, and a key.
+        program: ``jax.jit``, or what compiles for several devices.
     """
 
-    @jax.jit
+    @program
     def loss(trained: Any) -> jax.Array:
         size = min(batch_size, len(rows))
         batches = np.resize(rows, (-(-len(rows) // size), size))  # some rows twice, to fill the last
@@ -40,15 +42,22 @@ def mean_loss(
         scores = lax.map(score, (jnp.asarray(batches), jax.random.split(jax.random.key(seed), len(batches))))
         return -scores.ravel()[: len(rows)].mean()
 
-    return lambda trained: loss(jax.tree.map(jnp.asarray, trained))
+    def of_trained(trained: Any) -> jax.Array:
+        found: jax.Array = loss(jax.tree.map(jnp.asarray, trained))
+        return found
+
+    return of_trained
 
 
 def mean_loss_read(
-    log_prob: Callable[[Any, jax.Array, Any, jax.Array], jax.Array], source: RowSource, seed: int
+    log_prob: Callable[[Any, jax.Array, Any, jax.Array], jax.Array],
+    program: Callable[[Callable[..., Any]], Callable[..., Any]],
+    source: RowSource,
+    seed: int,
 ) -> Callable[[Any], float]:
     """Likewise, of the rows that a source holds out, batch by batch."""
 
-    @jax.jit
+    @program
     def score(trained: Any, found: tuple[jax.Array, Any], i: int) -> jax.Array:
         return log_prob(trained, *found, jax.random.fold_in(jax.random.key(seed), i))
 

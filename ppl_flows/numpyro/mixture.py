@@ -126,7 +126,7 @@ class ComponentsELBO(ELBO):
 
     def __init__(self, inner: Any, name: str, guide: Any) -> None:
         super().__init__(num_particles=inner.num_particles * guide.num_modes)
-        self._inner, self._name, self._guide = inner, name, guide
+        self.inner, self._name, self._guide = inner, name, guide
         self.can_infer_discrete = inner.can_infer_discrete
 
     def loss_with_mutable_state(
@@ -134,7 +134,7 @@ class ComponentsELBO(ELBO):
     ) -> Any:
         def one(key: jax.Array, params: Any, component: jax.Array) -> Any:
             with self._guide.as_component(component):
-                return self._inner.loss(key, {**param_map, self._name: params}, model, guide, *args, **kwargs)
+                return self.inner.loss(key, {**param_map, self._name: params}, model, guide, *args, **kwargs)
 
         count = self._guide.num_modes
         keys = jax.random.split(rng_key, count)

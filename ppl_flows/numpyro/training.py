@@ -16,6 +16,7 @@ from ppl_flows.inference.progress import stage, steps_bar
 from ppl_flows.inference.row_source import RowSource
 from ppl_flows.inference.schedule import BLOCKS, ENOUGH, Training, has_converged
 from ppl_flows.numpyro.compiled_steps import CompiledSteps
+from ppl_flows.numpyro.mesh import Split, agreed, is_first
 
 
 def train(
@@ -36,11 +37,13 @@ def train(
     watch: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: Checkpoint | None = None,
     source: RowSource | None = None,
+    split: Split | None = None,
 ) -> Training:
     """Model and guide take the weight of the model's log density; many steps are one dispatch, of about a second.
 
     After every block, ``watch`` gets the number of steps taken, the block's median loss, and its mean parameters;
-    where it gives ``ENOUGH``, that is the end. Rows of a ``source`` are a second argument of model and guide.
+    where it gives ``ENOUGH``, that is the end. Rows of a ``source`` are a second argument of model and guide. With
+    several processes, the first one of the mesh writes checkpoints.
     """
     size = max(1, steps // BLOCKS)
     with stage(f"compiling {steps:,} steps, one program", progress=progress):
@@ -58,6 +61,7 @@ def train(
             look=look,
             init_params=init_params,
             source=source,
+            split=split,
         )
     losses, bads, finished = np.empty(0), np.empty(0, dtype=int), False
     if checkpoint:
@@ -67,13 +71,15 @@ def train(
                 losses, bads, finished = (checkpoint.saved[name] for name in ("losses", "bads", "finished"))
                 loop.restore(checkpoint.saved["carry"])
                 checkpoint.restore_kept(loop.means())
-    stop = finished
+    if agreed(split, len(losses)) != len(losses):
+        raise ValueError("checkpoint: a process has not the file that another one has; give a path that all can read.")
+    stop, interrupted = finished, False
     pieces = Pieces(size)
     with steps_bar(steps, elbo.num_particles, progress=progress) as bar, StopOnInterrupt() as interrupt:
         bar.update(len(losses))
         while not stop:
             first = len(losses)
-            last = pieces.end(first, steps)
+            last = -agreed(split, -pieces.end(first, steps))
             new_losses, new_bads = loop.run(first, last)
             losses, bads = np.append(losses, new_losses), np.append(bads, new_bads)
             pieces.ended()
@@ -87,7 +93,8 @@ def train(
                 enough = watch is not None and watch(last, median, loop.means()) is ENOUGH
                 finished = enough or last == steps
                 finished |= has_converged(losses, steps, elbo.num_particles, anneal, tolerance, look)
-            stop = finished or interrupt.requested
-            if checkpoint and (stop or checkpoint.is_due()):
+            interrupted = bool(agreed(split, interrupt.requested))
+            stop = finished or interrupted
+            if checkpoint and is_first(split) and (stop or checkpoint.is_due()):
                 checkpoint.write({"losses": losses, "bads": bads, "finished": finished, "carry": loop.snapshot()})
-    return Training(losses, int(np.sum(bads > 0)), loop.means(), interrupt.requested)
+    return Training(losses, int(np.sum(bads > 0)), loop.means(), interrupted)
