@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from numpyro.distributions import Distribution
 
 from ppl_flows.numpyro.compiler_effort import compile_with, options_for
-from ppl_flows.numpyro.placement import Place, place_of
+from ppl_flows.numpyro.placement import Place, check_same_program, place_of
 
 PROGRAMS = 32  # that are kept
 _compiled: OrderedDict[str, jax.stages.Compiled] = OrderedDict()
@@ -57,7 +57,10 @@ def _compiled_once(traced: jax.stages.Traced, place: Place | None, calls: int = 
     devices = config.jax_default_device, jax.default_backend(), place and place.devices
     # shapes too, as unused arguments are not in the text
     program = hashlib.sha256(f"{devices}{options}{lowered.args_info}".encode())
-    program.update(lowered.as_text().encode())  # constants are written out in full
+    text = lowered.as_text().encode()  # constants are written out in full
+    if place and place.mesh:
+        check_same_program(place.mesh, hashlib.sha256(text).hexdigest())
+    program.update(text)
     key = program.hexdigest()
     if key not in _compiled:
         _compiled[key] = compile_with(lowered, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -15,7 +15,7 @@ from numpyro.infer import ELBO
 from numpyro.primitives import Messenger
 
 from ppl_flows.numpyro.compile_once import Program
-from ppl_flows.numpyro.placement import local
+from ppl_flows.numpyro.placement import largest, processes_of
 
 ROWS = "rows"
 GATHERED = 4_096  # rows that are on every device at once, on their way to the host
@@ -80,6 +80,11 @@ class Split:
         """Arrays with rows in front, divided."""
         return self._over(self.rows, tree)
 
+    def everywhere(self, tree: Any) -> Any:
+        """Arrays that each device computes as a whole."""
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, sharding), tree)
+
     def elbo(self, elbo: ELBO) -> ELBO:
         """The same, whose particles are divided."""
         new: Any = copy(elbo)
@@ -119,14 +124,12 @@ class Split:
     def _count(self, axes: tuple[str, ...]) -> int:
         return int(np.prod([self.mesh.shape[name] for name in axes]))
 
-    @property
-    def processes(self) -> list[int]:
-        """Whose devices these are."""
-        return sorted({device.process_index for device in self.mesh.devices.flat})
-
 
 class OverRows(Messenger):
-    """Around a model or a guide: what a sub-sampled plate has drawn is divided, and so what is made of its rows."""
+    """Around a model or a guide: what a sub-sampled plate has drawn is divided, and so what is made of its rows.
+
+    The draw itself is not, as it goes one by one through the indices of all rows.
+    """
 
     def __init__(self, fn: Callable[..., Any], split: Split) -> None:
         super().__init__(fn)
@@ -134,7 +137,7 @@ class OverRows(Messenger):
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "plate" and msg["args"][1] is not None:
-            msg["value"] = self._split.over_rows(msg["value"])
+            msg["value"] = self._split.over_rows(self._split.everywhere(msg["value"]))
 
 
 def is_divided(array: Any) -> bool:
@@ -149,23 +152,12 @@ def spans_processes(array: Any) -> bool:
 
 def is_first(split: Split | None) -> bool:
     """Whether this process is the one that shows progress and writes checkpoints."""
-    return split is None or jax.process_index() == split.processes[0]
+    return split is None or jax.process_index() == processes_of(split.mesh)[0]
 
 
 def agreed(split: Split | None, number: int) -> int:
     """The largest of these numbers of all processes of the mesh, as clocks, signals and files are their own."""
-    if split is None or len(split.processes) == 1:
-        return number
-    mesh = Mesh(split.mesh.devices.ravel(), ("all",))
-    said = jax.make_array_from_callback(
-        (mesh.size,), NamedSharding(mesh, PartitionSpec("all")), lambda _: np.array([number], np.int32)
-    )
-    return int(local(_largest(said, mesh)))
-
-
-@partial(jax.jit, static_argnums=1)
-def _largest(said: jax.Array, mesh: Mesh) -> jax.Array:
-    return jax.lax.with_sharding_constraint(said.max(), NamedSharding(mesh, PartitionSpec()))
+    return number if split is None else largest(split.mesh, number)
 
 
 def jitted(f: Callable[..., Any], split: Split | None) -> Callable[..., Any]:
@@ -178,7 +170,8 @@ def on_host(array: Any) -> np.ndarray:
     if not spans_processes(array):
         return np.asarray(array)
     take, n = Program(lambda rows: array[rows]), len(array)
-    parts = [np.asarray(take(np.arange(first, first + GATHERED) % n)) for first in range(0, n, GATHERED)]
+    size = min(n, GATHERED)
+    parts = [np.asarray(take(np.arange(first, first + size) % n)) for first in range(0, n, size)]
     return np.concatenate(parts)[:n]
 
 
@@ -231,7 +224,7 @@ def _automatic(mesh: Any) -> Mesh:
             f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((jax.device_count(),), ('particles',)), got "
             f"{mesh!r}."
         )
-    if jax.process_index() not in {device.process_index for device in mesh.devices.flat}:
+    if jax.process_index() not in processes_of(mesh):
         raise ValueError("mesh has no device of this process; fit only in processes whose devices it has.")
     return Mesh(mesh.devices, mesh.axis_names)
 

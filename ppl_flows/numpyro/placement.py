@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,3 +143,34 @@ def local(tree: Any) -> Any:
         return jax.device_put(np.asarray(own))  # by NumPy, as it would be bound to its device
 
     return jax.tree.map(one, tree)
+
+
+def processes_of(mesh: Mesh) -> list[int]:
+    """Whose devices these are."""
+    return sorted({device.process_index for device in mesh.devices.flat})
+
+
+def largest(mesh: Mesh, number: int) -> int:
+    """The largest of the numbers below 2^31 that the processes of a mesh give."""
+    if len(processes_of(mesh)) == 1:
+        return number
+    line = Mesh(mesh.devices.ravel(), ("all",))
+    each = NamedSharding(line, PartitionSpec("all"))
+    said = jax.make_array_from_callback((line.size,), each, lambda _: np.array([number], np.int32))
+    return int(local(_largest(said, NamedSharding(line, PartitionSpec()))))
+
+
+@partial(jax.jit, static_argnums=1)
+def _largest(said: jax.Array, everywhere: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(said.max(), everywhere)
+
+
+def check_same_program(mesh: Mesh, digest: str) -> None:
+    """Raises RuntimeError unless the processes of a mesh have come to the same program, as their numbers would mix."""
+    number = int(digest[:7], 16)
+    if largest(mesh, number) != -largest(mesh, -number):
+        raise RuntimeError(
+            "the processes of the mesh have not come to the same program: NumPyro goes through sets of names, whose "
+            "order is another one in every process; start all with PYTHONHASHSEED=0 in their environment, and give "
+            "their fits the same arguments."
+        )
