@@ -29,7 +29,7 @@ SETTINGS = {  # processes, devices of each, and what they fit
 }
 
 
-def launch(processes, devices, folder, *cases):
+def launch(processes, devices, folder, *cases, hash_seeds=("0", "0")):
     """The exit codes and outputs of so many processes that run these cases with so many devices each."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     if processes > 1:
@@ -37,7 +37,8 @@ def launch(processes, devices, folder, *cases):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, WORKER, str(folder), str(devices), *cases]
     started = [
-        subprocess.Popen(command, env=variables | {"MESH_RANK": str(rank)}, **pipes) for rank in range(processes)
+        subprocess.Popen(command, env=variables | {"MESH_RANK": str(rank), "PYTHONHASHSEED": hash_seeds[rank]}, **pipes)
+        for rank in range(processes)
     ]
     try:
         outputs = [process.communicate(timeout=SECONDS)[0] for process in started]
@@ -131,6 +132,15 @@ def test_a_process_that_dies_ends_the_other_with_an_error(tmp_path):
     assert codes[0] not in (0, None), outputs
     assert "rror" in outputs[0]
     assert time.monotonic() - began < SECONDS
+
+
+@pytest.mark.slow
+def test_processes_that_trace_other_programs_are_told_so(tmp_path):
+    """Else they would add up numbers of different parameters."""
+    codes, outputs = launch(2, 1, tmp_path, "local", hash_seeds=("1", "2"))
+    assert all(codes), outputs
+    for output in outputs:
+        assert "start all with PYTHONHASHSEED=0" in output
 
 
 @pytest.mark.slow

@@ -111,9 +111,9 @@ def fit(
         mesh: a ``jax.sharding.Mesh``, over whose devices a step's particles are divided, and the draws of the measure
             and of the result. Over an axis called ``"rows"``, and those over which you have divided an argument, rows
             are: those arguments, and what plates with a ``subsample_size`` draw. Each device has all parameters. Losses
-            are those of one device, to rounding. With several processes, every one makes the same calls, those of the
-            result as well; the first shows progress and writes checkpoints. None: the mesh of ``jax.set_mesh``, or of
-            an argument; else one device.
+            are those of one device, to rounding. With several processes, every one has the same ``PYTHONHASHSEED`` and
+            makes the same calls, those of the result as well; the first shows progress and writes checkpoints. None:
+            the mesh of ``jax.set_mesh``, or of an argument; else one device.
         seed: of all draws.
         progress: show, in a terminal or notebook, what is done, and a bar of the steps with the time that is left.
         checkpoint: path of a file that keeps the training: written every so many seconds, at its end, and at Ctrl-C.
@@ -135,6 +135,7 @@ def fit(
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed; a jitted model; no mesh.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
+        RuntimeError: the processes of the mesh have not come to the same program.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
