@@ -224,7 +224,11 @@ def plain():
 
 def most_flops():
     """Of the programs that were compiled, which are those of a step: of the loops' bodies, and of one device."""
-    return max((program.cost_analysis()["flops"] for program in programs), default=0.0)
+    return max(map(flops_of, programs), default=0.0)
+
+
+def flops_of(program):
+    return program.cost_analysis()["flops"]
 
 
 def keep(lowered, options):
@@ -237,5 +241,6 @@ if __name__ == "__main__":
     for case in cases:
         programs.clear()
         numbers = globals()[case]()
-        text = "\n".join(program.as_text() for program in programs)
-        np.savez(folder / f"{case}.{rank}.npz", flops=most_flops(), whole=f"f64[{ROWS},3]" in text, **numbers)
+        step = max(programs, key=flops_of, default=None)
+        whole = step is not None and f"f64[{ROWS},3]" in step.as_text()  # whether it has all rows of the data at once
+        np.savez(folder / f"{case}.{rank}.npz", flops=most_flops(), whole=whole, **numbers)
