@@ -32,7 +32,7 @@ test-compiled: .venv/installed
 
 # several processes and several devices
 test-distributed: .venv/installed
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_ranks.py tests/test_mesh.py
+	$(BIN)/python -m pytest -m "distributed or not distributed" tests/test_ranks.py tests/test_mesh.py
 
 # An environment for a Python and the oldest or the newest dependencies, such as .venvs/3.12-oldest
 .venvs/%/installed: pyproject.toml constraints-oldest.txt constraints-newest.txt

@@ -88,7 +88,7 @@ def test_a_mesh_of_two_devices_gives_the_losses_of_one_and_halves_the_work(tmp_p
     assert half < 0.6 * whole
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_fits_over_devices_and_processes_are_those_of_one_device(one, tmp_path, setting):
     processes, devices, cases = SETTINGS[setting]
@@ -105,7 +105,7 @@ def test_fits_over_devices_and_processes_are_those_of_one_device(one, tmp_path, 
         assert case != "density_of_divided" or not got["whole"], "a device has all rows at once"
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_same_mesh_compiles_nothing_and_another_one_its_own_programs(tmp_path):
     run(1, 2, tmp_path, "cache")
     found = numbers(tmp_path, "cache")
@@ -116,7 +116,7 @@ def test_the_same_mesh_compiles_nothing_and_another_one_its_own_programs(tmp_pat
         np.testing.assert_allclose(losses, found["all"][0], rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize(("before", "after"), [((1, 2), (1, 4)), ((2, 1), (1, 1)), ((1, 1), (2, 1))])
 def test_a_checkpoint_goes_on_over_other_devices_and_processes(one, tmp_path, before, after):
     run(*before, tmp_path, "ends_early")
@@ -124,7 +124,7 @@ def test_a_checkpoint_goes_on_over_other_devices_and_processes(one, tmp_path, be
     check_same(numbers(one, "goes_on"), numbers(tmp_path, "goes_on"))
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_process_that_dies_ends_the_other_with_an_error(tmp_path):
     began = time.monotonic()
     codes, outputs = launch(2, 1, tmp_path, "one_dies")
@@ -134,7 +134,7 @@ def test_a_process_that_dies_ends_the_other_with_an_error(tmp_path):
     assert time.monotonic() - began < SECONDS
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_processes_that_trace_other_programs_are_told_so(tmp_path):
     """Else they would add up numbers of different parameters."""
     codes, outputs = launch(2, 1, tmp_path, "local", hash_seeds=("1", "2"))
@@ -143,7 +143,7 @@ def test_processes_that_trace_other_programs_are_told_so(tmp_path):
         assert "start all with PYTHONHASHSEED=0" in output
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_results_are_on_the_default_device_or_that_of_the_data(tmp_path):
     run(1, 2, tmp_path, "devices")
     found = numbers(tmp_path, "devices")
@@ -151,7 +151,7 @@ def test_results_are_on_the_default_device_or_that_of_the_data(tmp_path):
     np.testing.assert_allclose(found["losses"], found["alone"], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_what_a_mesh_cannot_divide_is_refused(tmp_path):
     run(1, 2, tmp_path, "refused")
     single, other, density = numbers(tmp_path, "refused")["words"]
@@ -168,7 +168,7 @@ def normal(y=None):
     numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_mesh_of_one_device_is_no_other_fit():
     mesh = Mesh(np.array(jax.devices()[:1]), ("particles",))
     options = {"steps": 20, "num_particles": 4, "draws": 50, "progress": False, "check_modes": False}

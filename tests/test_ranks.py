@@ -90,7 +90,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
     check_same(tmp_path / "one", tmp_path, "plate", 2)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_number_of_processes_has_the_losses_of_one(count, one, tmp_path):
     """Particles and rows, vectorised or not, noise of several kinds, other losses and optimisers, and early ends."""
@@ -121,7 +121,7 @@ ERRORS = {  # of both processes, or of the others where one failed
 ALONE = ("model", "first step", "start", "callback")
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_an_error_in_one_process_is_one_in_all(tmp_path):
     """And they go on together afterwards."""
     assert set(TROUBLE) - set(ERRORS) == {"afterwards", "killed", "never killed", "interrupted", "no group"}
@@ -135,7 +135,7 @@ def test_an_error_in_one_process_is_one_in_all(tmp_path):
     np.testing.assert_array_equal(numbers(tmp_path, "afterwards")[0], numbers(tmp_path, "afterwards", 1)[0])
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("counts", [(2, 4), (4, 1)])
 def test_a_killed_process_ends_all_and_another_number_goes_on(counts, one, tmp_path):
     """At a random step: the fit of the resumed is that of one process that nothing stopped."""
@@ -150,14 +150,14 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(counts, one, tmp_p
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_torchrun_ends_with_a_process_that_is_killed(tmp_path):
     codes, outputs = launch(2, tmp_path, "killed", torchrun=True, KILL_AT="20")
     assert codes[0]
     assert "SIGKILL" in outputs[0]
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_script_of_the_page_runs(tmp_path):
     page = Path(__file__).parent.parent / "docs" / "many_processes.md"
     script = tmp_path / "script.py"
@@ -168,7 +168,7 @@ def test_the_script_of_the_page_runs(tmp_path):
     assert done.stdout.count("FitResult") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_an_interrupt_of_one_process_ends_all_after_the_same_step(tmp_path):
     ran(*launch(2, tmp_path, "interrupted"))
     (first, measure, *_), (second, *_) = (numbers(tmp_path, "interrupted", rank) for rank in (0, 1))
@@ -177,7 +177,7 @@ def test_an_interrupt_of_one_process_ends_all_after_the_same_step(tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
 def test_without_a_group_each_process_fits_by_itself_and_says_so(tmp_path):
     folder = tmp_path
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", WORKER, str(folder), "no group"]
