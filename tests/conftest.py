@@ -14,7 +14,11 @@ import pyro
 import pytest
 import torch
 
-collect_ignore = ["memory_of_a_process.py", "mesh_worker.py", "fits_twice.py"]  # scripts that take arguments, and a plugin
+collect_ignore = [
+    "memory_of_a_process.py",
+    "mesh_worker.py",
+    "fits_twice.py",
+]  # scripts that take arguments, and a plugin
 
 jax.config.update("jax_enable_x64", True)  # laws are checked in float64; float32 arrays stay float32
 jax.config.update("jax_disable_most_optimizations", True)

@@ -90,6 +90,7 @@ class Flow(dist.TransformedDistribution):
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
+            base.weights.to(_like(transform).device)
         super().__init__(_standard_normal(transform) if base is None else base, transforms, validate_args)
         self.path_gradients, self.path_context = path_gradients, path_context
 
@@ -167,7 +168,11 @@ def _detach_params(params: Params) -> Params:
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
     check_normal_base(transform.bijection)
-    shape = transform.bijection.event_shape
-    like: Any = next((leaf for _, leaf in flatten(transform.params)), transform.context)
-    like = torch.zeros(()) if like is None else wide(like.detach())
+    shape, like = transform.bijection.event_shape, _like(transform)
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))
+
+
+def _like(transform: FlowTransform) -> torch.Tensor:
+    """A tensor of the dtype and device that a base has."""
+    like: Any = next((leaf for _, leaf in flatten(transform.params)), transform.context)
+    return torch.zeros(()) if like is None else wide(like.detach())
