@@ -191,6 +191,36 @@ def test_a_model_that_runs_for_one_draw_only_is_told_of_vectorize_particles(floa
     assert len(fit(model, guide, vectorize_particles=False, **FEW).losses) == 2
 
 
+def mixing(y):
+    """At once, ``z`` of all draws are summed."""
+    z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))
+    pyro.sample("y", pyro.distributions.Normal(z.sum(), 1.0), obs=y)
+
+
+def apart(y):
+    z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))
+    pyro.sample("y", pyro.distributions.Normal(z.sum(-1), 1.0), obs=y)
+
+
+@pytest.mark.parametrize("kind", ["fit", "fit_amortized", "fit_likelihood"])
+def test_a_model_that_mixes_the_draws_of_one_run_is_refused(float64, kind):
+    from ppl_flows.pyro import AutoFlow, fit, fit_amortized, fit_likelihood
+
+    def trained(model, **options):
+        pyro.clear_param_store()
+        if kind == "fit":
+            return fit(model, AutoFlow(model, identity_flow, start="init"), torch.tensor(0.0), **FEW, **options)
+        few = {"simulations": 100, "steps": 2, "progress": False}
+        learn = fit_amortized if kind == "fit_amortized" else fit_likelihood
+        return learn(model, torch.tensor(0.0), **few, **options)
+
+    name = "vectorize_particles" if kind == "fit" else "vectorize"
+    with pytest.raises(ValueError, match=rf"mixes draws .* site 'y' .* z.sum\(-1\) is meant.*pass {name}=False"):
+        trained(mixing)
+    for result in (trained(mixing, **{name: False}), trained(apart)):
+        assert np.isfinite(getattr(result, "density", result).losses).all()
+
+
 def test_a_name_that_the_model_takes_is_the_models(lang):
     def model(y, num_steps):
         lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), float(num_steps)))

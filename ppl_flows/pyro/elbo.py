@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ppl_flows.inference.guide_checks import RUNS, Sites, check_same_sites
 from ppl_flows.inference.joint_prior import Priors, priors_of
 from ppl_flows.pyro.fit_errors import check_data, data_errors
 from ppl_flows.pyro.importance import is_latent
+from ppl_flows.pyro.model_runs import check_apart, sample_sites
 
 
 class Choice(NamedTuple):
@@ -38,7 +40,8 @@ def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_partic
     """The estimator for these functions of a weight, and what their sites say.
 
     Raises:
-        ValueError: the guide is of another model; observed values are not finite.
+        ValueError: the guide is of another model; observed values are not finite; with ``vectorize``, the model mixes
+            the particles.
     """
     elbo = Trace_ELBO(num_particles=num_particles, vectorize_particles=vectorize)
     seen, known = poutine.trace(model), poutine.trace(guide)
@@ -50,6 +53,10 @@ def choose_elbo(model: Callable[..., Any], guide: Callable[..., Any], num_partic
     sites: dict[str, Any] = seen.trace.nodes
     frames = [frame for site in sites.values() for frame in site.get("cond_indep_stack", ())]
     subsampled = any(frame.full_size is not None and frame.full_size != frame.size for frame in frames)
+    if vectorize and not subsampled:
+        with torch.random.fork_rng(), torch.no_grad():
+            runs = [sample_sites(trace) for trace in (seen.trace, _run(model, guide)[0])]
+        check_apart(partial(model, 1.0), runs, elbo.max_plate_nesting - 1, way_out="vectorize_particles=False")
     nodes: dict[str, Any] = prune_subsample_sites(seen.trace).nodes
     latents = {name: site for name, site in nodes.items() if is_latent(site)}
     supports = {name: site["fn"].support for name, site in latents.items()}

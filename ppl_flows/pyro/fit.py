@@ -149,8 +149,8 @@ def fit(
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: a RuntimeError; ``compile="strict"``, and the step cannot be compiled; ``.reason`` says why.
         ValueError: the guide is of another model, there is nothing to train, observed values are not finite, the model
-            does not run for all particles at once, an option is out of its range, or options contradict each other,
-            such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
+            does not run for all particles at once, or mixes them, an option is out of its range, or options contradict
+            each other, such as ``compile`` and ``loss``; the checkpoint is of another fit, in what the error names.
         RuntimeError: another process of the group failed, is gone, or makes another call: a ``RankError``.
         TypeError: an argument that neither ``fit`` nor the model has; an option of another kind, such as a key for a
             seed.

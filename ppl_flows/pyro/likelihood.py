@@ -9,8 +9,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import checked_seed
@@ -30,8 +28,9 @@ from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.learned_likelihood import condition, save_likelihood, transforms_of
-from ppl_flows.pyro.model_runs import WithoutData, is_data
+from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data
 from ppl_flows.pyro.neutral_supports import SUPPORTS
+from ppl_flows.pyro.simulator import sites_of
 from ppl_flows.recipes import nsf
 
 
@@ -98,14 +97,10 @@ def fit_likelihood(
     own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     check_compile(compile, optimizer=optimizer)
     free = WithoutData()(model)
-
-    def sites_of() -> dict[str, Any]:
-        nodes = prune_subsample_sites(poutine.trace(free).get_trace(*args, **kwargs)).nodes
-        return {name: site for name, site in nodes.items() if site["type"] == "sample"}
-
+    run = partial(sites_of, free, args, kwargs)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        first, second = sites_of(), sites_of()
+        first, second = run(), run()
     data = [name for name, site in first.items() if is_data(site)]
     plates = {n: {f.name: f.dim for f in s["cond_indep_stack"] if f.vectorized} for n, s in first.items()}
     latents = {n: plates[n] for n, s in first.items() if not (n in data or s["is_observed"])}
@@ -115,9 +110,11 @@ def fit_likelihood(
     row = _row(observed, first[observed], second[observed], plates[observed])
     transforms = transforms_of((row, *sites))
     nesting = max((-dim for own in plates.values() for dim in own.values()), default=0)
+    if vectorize:
+        check_apart(partial(free, *args, **kwargs), [first, second], nesting, way_out="vectorize=False")
 
     def simulated(n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        drawn = sites_of()
+        drawn = run()
         rows = drawn[observed]["value"].reshape(n, -1, *row.shape)[:, 0]
         return {s.name: drawn[s.name]["value"].reshape(n, *s.shape) for s in sites}, transforms[row.name].inv(rows)
 

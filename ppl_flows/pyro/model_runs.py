@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 
 from ppl_flows.inference.model_runs import Dims, ModelData, ModelRuns, named_arguments, plate_names
+from ppl_flows.pyro.flow_handlers import EvaluationMode
 from ppl_flows.pyro.run_size import PeakBytes, draws_per_run
 
 Tensors = dict[str, torch.Tensor]
@@ -121,6 +123,57 @@ def _in_few_runs(
     return {name: torch.cat([block[name] for block in blocks]) for name in shapes}
 
 
+def check_apart(model: Callable[..., Any], runs: list[Sites], nesting: int, *, way_out: str) -> None:
+    """Raises ValueError where one run for many draws gives a site another log density than runs for each of them do.
+
+    A model that cannot be run for many draws at all passes: it fails where it is. So do one whose sites change from run
+    to run, sites without a log density, and those that depend on numbers which are no sites.
+
+    Args:
+        runs: the sample sites of runs of the model, without arguments.
+        nesting: of the model's plates.
+        way_out: the argument by which it is run for one draw at a time.
+    """
+    drawn = [{name: site["value"].detach() for name, site in run.items() if not site["is_observed"]} for run in runs]
+    shapes, *others = ({name: value.shape for name, value in run.items()} for run in drawn)
+    if not shapes or any(other != shapes for other in others):
+        return
+    draws = {name: torch.stack([run[name] for run in drawn]) for name in shapes}
+    with poutine.block(), EvaluationMode(), pyro.validation_enabled(False), torch.random.fork_rng(), torch.no_grad():
+        first, memory = _first_run(model, draws)
+        again, apart = _log_probs(first), [_log_probs(_run(model, _row(draws, i))) for i in range(len(runs))]
+        sizes = {name: value.shape for name, value in again.items()}
+        try:
+            together = _in_few_runs(model, draws, nesting, first, _log_probs, sizes, memory)
+        except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
+            return
+    for name, scores in (together or {}).items():
+        if any(name not in run for run in apart) or not _close(apart[0][name], again[name]):
+            continue
+        for joint, run in zip(scores, apart, strict=True):
+            if not _close(joint, run[name]):
+                raise ValueError(
+                    f"the model mixes draws that it is run for at once: at one draw, site {name!r} has log density "
+                    f"{run[name].sum():.4g} in a run of its own, and {joint.sum():.4g} in one for several draws. An "
+                    "operation before it goes over all axes, as z.sum() does where z.sum(-1) is meant, or counts "
+                    f"axes from the left. Count them from the right, or pass {way_out}"
+                )
+
+
+def _log_probs(sites: Sites) -> Tensors:
+    """Of the sites that have them."""
+    found: Tensors = {}
+    for name, site in sites.items():
+        if not site["infer"].get("_deterministic"):
+            with suppress(NotImplementedError):
+                found[name] = _masked(site["fn"].log_prob(site["value"]), site["mask"])
+    return found
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
 def values_of(names: Iterable[str]) -> Callable[[Sites], Tensors]:
     """Of these sites."""
     return lambda sites: {name: sites[name]["value"] for name in names}
@@ -165,7 +218,12 @@ def _first_run(model: Callable[..., Any], draws: Tensors) -> tuple[Sites, int]:
 
 
 def _run(model: Callable[..., Any], rows: Tensors) -> Sites:
-    nodes: Sites = prune_subsample_sites(poutine.trace(poutine.condition(model, data=rows)).get_trace()).nodes
+    return sample_sites(poutine.trace(poutine.condition(model, data=rows)).get_trace())
+
+
+def sample_sites(trace: Any) -> Sites:
+    """Those of a trace, by name."""
+    nodes: Sites = prune_subsample_sites(trace).nodes
     return {name: site for name, site in nodes.items() if site["type"] == "sample"}
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
 from ppl_flows.inference.amortized import Rows, check_sites, check_supports, finite_rows, interval_scores
-from ppl_flows.pyro.model_runs import WithoutData, is_data
+from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data, sample_sites
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 
 CHECKED = 256  # simulations whose latents are mapped there and back
@@ -31,7 +31,7 @@ class Simulator:
         like: a tensor of the dtype and on the device of the simulations.
 
     Raises:
-        ValueError: the model has no data, or no latents.
+        ValueError: the model has no data, or no latents; with ``vectorize``, it mixes what is simulated at once.
     """
 
     def __init__(
@@ -54,6 +54,10 @@ class Simulator:
         self.like = torch.empty(0)
         self.shapes = {n: tuple(sites[n]["value"].shape) for n in (*self.latents, *self.data)}
         self._params = {name: value.detach() for name, value in pyro.get_param_store().items()}
+        if vectorize:
+            with torch.random.fork_rng(), torch.no_grad():
+                runs = [sites_of(self._model, args, kwargs) for _ in range(2)]
+            check_apart(partial(self._model, *args, **kwargs), runs, self._nesting, way_out="vectorize=False")
 
     def plates(self, sites: Any) -> dict[str, dict[str, int]]:
         """The axis, from the end, of every plate of these sites."""
@@ -138,8 +142,7 @@ class Simulator:
 
 def sites_of(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Sample sites of a run of the model, by name."""
-    nodes = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs)).nodes
-    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+    return sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
 
 
 def observed(
