@@ -8,7 +8,7 @@ PYTHONS = 3.11 3.12 3.13
 CELLS = $(foreach version,$(PYTHONS),$(version)-oldest $(version)-newest)
 ARVIZ1 ?= $(firstword $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),$(version)-newest)))
 
-.PHONY: demo test test-slow test-compiled test-distributed test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact bench-sbibm docs docs-quick test-docs clean
+.PHONY: demo test test-slow test-long test-compiled test-distributed test-matrix test-arviz1 python-arviz1 release-check fuzz lint bench bench-posteriors bench-hierarchical bench-verdict bench-exact bench-sbibm docs docs-quick test-docs clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,7 +24,10 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m "slow and not long"
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m long
 
 # every fit of the tests and examples in Pyro, by replays and by Pyro
 test-compiled: .venv/installed

@@ -113,7 +113,7 @@ def pyro_gradients(size, features, n):
     return torch.stack(rows).double().numpy()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("features", [None, pytest.param(Y[:, None], marks=pytest.mark.slow)], ids=["free", "features"])
 @pytest.mark.parametrize(("gradients", "n"), [(pyro_gradients, 500), (numpyro_gradients, 5_000)], ids=LANGUAGES)
 @pytest.mark.slow_in_numpyro

@@ -148,7 +148,7 @@ def test_a_set_encoder_trains_and_takes_data_of_any_number_of_rows(lang, tmp_pat
     np.testing.assert_allclose(np.asarray(loaded.sample(50, lang.array(y))["z"]), draws[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("simulations", [20_000, None])
 def test_the_posterior_of_a_set_of_any_size_is_the_exact_one(lang, pooling, simulations):

@@ -103,7 +103,7 @@ def test_latents_of_all_supports_together_are_amortised(precision):
     check_draws(lang, [*priors(lang)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_latents_of_all_supports_together_are_amortised_in_numpyro(precision):
     lang = in_precision("numpyro", precision)
     check_draws(lang, [*priors(lang)])

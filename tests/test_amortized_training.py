@@ -108,7 +108,7 @@ def test_rounds_are_for_their_data_and_others_are_warned_of(lang, tmp_path):
         fit.sample(3, y)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rounds_find_a_narrow_posterior_better_than_one(lang):
     """A posterior on one hundredth of the prior's width, whose shape few of its simulations show."""
 

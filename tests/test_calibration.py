@@ -183,7 +183,7 @@ def test_posteriors_in_pyro_have_a_parameter_store_each():
     assert pyro.param("kept") is kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shell", SHELLS)
 def test_fits_of_simulated_data_are_calibrated(shell):
     model, _, y = conjugate(shell)

@@ -485,7 +485,7 @@ def test_every_fit_of_tests_and_examples_is_the_eager_one_by_default(tmp_path):
     assert kinds["compiled"] > 100 > 2 * kinds["reason"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_inductor_replays_the_eager_fit(monkeypatch):
     if not has_compiler():
         pytest.skip("inductor needs a C++ compiler, and there is none.")

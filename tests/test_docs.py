@@ -19,7 +19,7 @@ def script(name):
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_of_layers_is_up_to_date():
     assert script("make_layers").document() == (DOCS / "layers.md").read_text(), "run `make docs`"
 
@@ -42,7 +42,7 @@ def test_the_blocks_of_a_host_run_one_after_the_other(section):
         exec(block, names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # ArviZ's, of Pareto tails
 def test_the_blocks_of_the_page_on_arviz_run():
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "arviz.md").read_text(), re.DOTALL)

@@ -67,7 +67,7 @@ def test_the_demo_runs(tmp_path, monkeypatch, capsys):
     assert "reference" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_schools_runs_and_beats_mean_field(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # in its processes too
@@ -143,9 +143,11 @@ FITS = ("fit", "fit_density", "fit_amortized")
 @pytest.mark.parametrize(
     ("name", "language"),
     [
-        pytest.param(name, language, marks=[pytest.mark.slow] * (language == "numpyro"))  # which compiles for long
-        for name in TINY
-        for language in ("pyro", "numpyro")
+        *((name, "pyro") for name in TINY),
+        *(  # which compiles for long
+            pytest.param(name, "numpyro", marks=pytest.mark.long if name in ("prior", "vae") else pytest.mark.slow)
+            for name in TINY
+        ),
     ],
 )
 def test_an_example_trains_its_flows_and_prints_finite_numbers(language, name, example, tmp_path, monkeypatch, capsys):
@@ -175,7 +177,7 @@ def numbers_of(params):
     return [leaf.tolist() for leaf in jax.tree.leaves(dict(params))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("language", "flow"), [("pyro", "glow"), ("pyro", "nice"), ("numpyro", "tarflow")])
 def test_the_image_example_runs_and_learns(language, flow, example, tmp_path, capsys):
     main = example(language, "image_glow").main
@@ -205,7 +207,7 @@ def test_flows_of_a_table_are_ahead_of_a_gaussian_and_of_a_linear_regression(lan
     assert (tmp_path / f"density_{language}.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, capsys):
     numbers = example(language, "bayesian_flow").main(steps=250, out=str(tmp_path))
@@ -215,7 +217,7 @@ def test_more_data_make_the_bayesian_flow_surer(language, example, tmp_path, cap
     assert (tmp_path / f"bayesian_flow_{language}.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_amortised_example_comes_near_the_exact_posteriors(language, example, tmp_path, capsys):
     numbers = example(language, "amortised").main(simulations=2_000, steps=200, tests=4, out=str(tmp_path))
@@ -224,7 +226,7 @@ def test_the_amortised_example_comes_near_the_exact_posteriors(language, example
     assert (tmp_path / f"calibration_{language}.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:num_chains=2 is more than available_cpu")
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_the_learned_population_comes_near_the_true_one_and_nuts_runs_on_it(language, example, capsys):

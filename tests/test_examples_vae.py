@@ -10,7 +10,7 @@ from scipy.stats import binom
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_training_takes_every_elbo_above_that_of_any_model_without_latents(language, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES / language))

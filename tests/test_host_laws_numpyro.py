@@ -79,7 +79,7 @@ def test_transforms_are_made_returned_and_compared_inside_programs():
     assert jax.vmap(lambda own: own.eq(t))(many).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("bijection", [b for b in ALL if "NeuralODE" not in repr(b)], ids=name_of)
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_forward_mode_derivatives_are_those_of_reverse_mode(bijection, direction):

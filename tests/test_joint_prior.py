@@ -432,7 +432,7 @@ def test_a_loaded_fit_makes_a_prior_with_the_models_arguments(lang, tmp_path):
         bare.as_prior()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_batches_end_at_the_posterior_of_all_data_and_gaussian_priors_do_not():
     """In NumPyro; tests/benchmarks/streams.py runs both languages."""
     lang = streams.numpyro_language()

@@ -128,7 +128,7 @@ def test_files_carry_a_likelihood_between_the_languages(language, tmp_path):
         pfp.load_likelihood(tmp_path / "flow")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_nuts_and_fit_with_a_learned_likelihood_find_the_closed_posterior_of_twenty_rows(language):
     shell, _, array = LANGUAGES[language]

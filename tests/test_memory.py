@@ -182,7 +182,7 @@ def test_dropped_flows_and_fits_leave_no_arrays():
 GROWTH = {"pyro": 40, "numpyro": 60}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["pyro", "numpyro"])
 def test_a_long_process_is_flat(language):
     out = subprocess.run(

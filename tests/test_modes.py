@@ -170,7 +170,7 @@ def test_the_verdict_names_a_mode_that_the_guide_lacks(lang):
     assert result.kl.mean == pytest.approx(-np.log(0.7), abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mixture_models_labels_are_all_covered(lang):
     y = np.random.default_rng(0).normal(np.repeat([-3.0, 0.0, 3.0], 12), 1.0)
 
@@ -187,7 +187,7 @@ def test_a_mixture_models_labels_are_all_covered(lang):
     np.testing.assert_allclose(np.asarray(result.sample(4_000)["mu"]).mean(0), 0, atol=0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_funnels_raise_no_alarm(lang):
     def model():
         v = lang.ppl.sample("v", lang.dist.Normal(lang.array(0.0), 3.0))

@@ -375,7 +375,7 @@ def two_guides(make):
     return guide
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_guides_share_a_list_where_the_hosts_clash():
     with pytest.raises(AssertionError, match="unique names"):
         handlers.trace(handlers.seed(two_guides(AutoIAFNormal), 0)).get_trace()

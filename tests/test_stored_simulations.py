@@ -78,7 +78,7 @@ def test_sets_of_stored_rows_train_an_encoder(lang):
     assert np.asarray(found.sample(10, lang.array(np.ones(3)))["z"]).shape == (10,)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_grows_neither_with_stored_simulations_nor_with_those_made_in_every_step(lang, tmp_path):
     def given(n):
         arrays = {}

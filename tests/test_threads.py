@@ -20,7 +20,7 @@ def fit_often(lang, model, name, fits, found):
         found.append((result.losses, np.asarray(result.sample(3)["z"])))
 
 
-@pytest.mark.parametrize("fits", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fits", [2, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.slow_in_numpyro
 def test_threads_that_fit_at_once_find_what_each_finds_alone(lang, fits):
     model, names = correlated(lang), ("First", "Second")
