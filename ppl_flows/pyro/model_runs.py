@@ -171,7 +171,9 @@ def _log_probs(sites: Sites) -> Tensors:
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+    """Up to rounding, which near-singular matrices make large in single precision."""
+    within = 1e-3 if one.dtype == torch.float64 else 3e-2
+    return torch.allclose(one, other.to(one), rtol=within, atol=within, equal_nan=True)
 
 
 def values_of(names: Iterable[str]) -> Callable[[Sites], Tensors]:
