@@ -17,7 +17,7 @@ from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, s
 Array = np.ndarray
 
 GOOD_MISSED = 0.01  # share of the posterior where the guide has next to no draws
-STARTS = 48  # of optimisations
+STARTS, EVALUATIONS = 48, 100  # of optimisations, and of each of them at most
 MOST = 4  # ends that are looked at closer
 WORTH = 2.0  # nats of log p/q above log Z, from which the guide does not explain an end
 DRAWS = 250  # around each
@@ -79,7 +79,7 @@ def _look_for_modes(
     points, of_prior = starts(landscape, STARTS, seed, own, own.std(0))
     looked = f"from {len(points)} starts" + ("" if of_prior else ", none of them from the prior")
     none = ModesSeen(f"no other mode found {looked}", 0.0, unclear=False)
-    ends, values = maximise(landscape.density, points)
+    ends, values = maximise(landscape.density, points, EVALUATIONS)
     ends, values = ends[np.isfinite(values)], values[np.isfinite(values)]
     if not len(ends):
         return seen._replace(modes=none)
