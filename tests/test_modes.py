@@ -187,6 +187,45 @@ def test_a_mixture_models_labels_are_all_covered(lang):
     np.testing.assert_allclose(np.asarray(result.sample(4_000)["mu"]).mean(0), 0, atol=0.3)
 
 
+def mirrored(lang):
+    """A hierarchy with a neck, whose signs the data do not tell: half of the posterior has all of them turned."""
+    y = lang.array(np.array([9.0, 8.0, 10.0, 9.5, 8.5, 9.0, 7.5, 10.5]))
+
+    def model():
+        mu = lang.ppl.sample("mu", lang.dist.Normal(lang.array(0.0), 5.0))
+        tau = lang.ppl.sample("tau", lang.dist.HalfNormal(lang.array(1.0)))
+        with lang.ppl.plate("rows", 8):
+            theta = lang.ppl.sample("theta", lang.dist.Normal(mu, tau))
+            lang.ppl.sample("y", lang.dist.Normal(theta**2, 1.5), obs=y)
+
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("informed", "at_least"), [("auto", 0.2), (False, 0.01)])
+def test_the_other_half_of_a_hierarchy_is_named(lang, informed, at_least):
+    """In its latent space all optimisations end in the neck, and see no other mode."""
+    model = mirrored(lang)
+    guide = lang.AutoFlow(model, informed=informed)
+    result = lang.fit(model, guide, steps=400, progress=False)
+    assert bool(guide.informed) == (informed == "auto")
+    assert result.grade == "do not trust"
+    assert at_least < result._modes.missed < 0.5
+    side = np.sign(np.asarray(result.sample(100)["mu"]).mean())
+    assert f"mu near {'-' if side > 0 else ''}" in result.verdict
+
+
+@pytest.mark.long
+def test_both_halves_of_a_hierarchy_are_covered(lang):
+    model = mirrored(lang)
+    guide = lang.AutoFlow(model, modes="auto")
+    result = lang.fit(model, guide, progress=False)
+    assert guide.num_modes == 2
+    assert result.kl.mean < 0.1
+    assert (np.asarray(result.reweighted(4_000)["mu"]) > 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert "no other mode found" in result.verdict
+
+
 @pytest.mark.long
 def test_funnels_raise_no_alarm(lang):
     def model():

@@ -11,9 +11,9 @@ from scipy.special import logsumexp, softmax
 
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import Quality, guide_params
-from ppl_flows.inference.gaussian import Gaussian
+from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
 from ppl_flows.inference.gaussian_start import Density
-from ppl_flows.inference.kl_estimate import student_t_draws, student_t_log_density
+from ppl_flows.inference.kl_estimate import Map, student_t_draws, student_t_log_density
 from ppl_flows.inference.lbfgs import maximise
 from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts
 
@@ -23,7 +23,7 @@ ROUNDS = (32, 32, 64, 128, 256, 512)  # starts, while new modes turn up
 MOST = 64  # modes
 NEGLIGIBLE = 2e-4  # share of the posterior, below which one is left out
 FAINT = 12.0  # nats below the largest, by which a Gaussian's mass shows that an end is no mode worth a look
-DRAWS = 500  # of each Gaussian, for the shares
+DRAWS, MOVED = 500, 4_000  # of each Gaussian: for the shares, and on the way from coordinates to the latent space
 VALLEY, STEPS_BETWEEN = 0.1, 12  # nats that the density falls between two modes, along so many steps
 ITERATIONS = 200  # of EM
 TOGETHER = 0.005  # nats of KL, from which the flows are trained together, too
@@ -73,13 +73,14 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Mode]:
         UserWarning: there are fewer.
     """
     density, rng = landscape.density, np.random.default_rng(seed)
+    place, unplace = landscape.ways or (None, None)
     found: list[Gaussian] = []
     masses: list[float] = []
     for i, n in enumerate(ROUNDS):
         known = np.array([g.mean for g in found]).reshape(-1, landscape.dim)
         scale = np.mean([g.diagonal for g in found], axis=0) if found else np.ones(landscape.dim)
-        points, _ = starts(landscape, n, seed + i, known, scale)
-        ends, values = maximise(density, points)
+        points, _ = starts(landscape, n, seed + i, place(known)[0] if place and found else known, scale)
+        ends, values = maximise(density, unplace(points)[0] if unplace else points)
         new, rows = new_modes(density, ends, values, found, MOST - len(found))
         new_masses = [_log_mass(g, values[row]) for g, row in zip(new, rows, strict=True)]
         highest = max([*masses, *new_masses], default=-np.inf)
@@ -96,11 +97,19 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Mode]:
             distinct.append(gaussian)
     share = _shares(landscape, distinct, rng)
     kept = [Mode(distinct[k], float(share[k])) for k in np.argsort(-share) if share[k] > NEGLIGIBLE]
+    if place:
+        kept = [Mode(_moved(mode.gaussian, place, rng), mode.share) for mode in kept]
     if wish == "auto":
         return kept
     if len(kept) < int(wish):
         warnings.warn(f"AutoFlow: modes={wish}, but {len(kept)} were found; the guide has these.", stacklevel=2)
     return kept[: int(wish)]
+
+
+def _moved(gaussian: Gaussian, place: Map, rng: np.random.Generator) -> Gaussian:
+    """The Gaussian of the latent vectors that are placed from draws of one of coordinates."""
+    placed = place(gaussian.draw(rng.standard_normal((MOVED, len(gaussian.mean)))))[0]
+    return gaussian_of_draws(placed[np.isfinite(placed).all(-1)])
 
 
 def _valley_between(density: Density, one: Array, other: Array) -> bool:

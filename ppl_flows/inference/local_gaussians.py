@@ -18,6 +18,7 @@ from ppl_flows.inference.gaussian_start import (
     with_curvature,
     with_elbos,
 )
+from ppl_flows.inference.kl_estimate import Map
 
 Array = np.ndarray
 
@@ -31,7 +32,12 @@ class Landscape(Protocol):
     """The log density of a model's latent vector, of a language, and where one may start on it."""
 
     @property
-    def density(self) -> Density: ...
+    def density(self) -> Density:
+        """Of the latent vector, or of coordinates of it."""
+
+    @property
+    def ways(self) -> tuple[Map, Map] | None:
+        """From these coordinates to latent vectors, and back; None: they are the same."""
 
     @property
     def dim(self) -> int: ...

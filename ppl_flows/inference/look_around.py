@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_flows.inference.arrays import to_numpy
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
-from ppl_flows.inference.gaussian import Gaussian, gaussian_of_draws
+from ppl_flows.inference.gaussian import gaussian_of_draws
 from ppl_flows.inference.kl_estimate import NOT_LOOKED, Estimate, ModesSeen, Near, WideCheck, WideSample
 from ppl_flows.inference.lbfgs import maximise
 from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts
@@ -79,18 +79,20 @@ def _look_for_modes(
     points, of_prior = starts(landscape, STARTS, seed, own, own.std(0))
     looked = f"from {len(points)} starts" + ("" if of_prior else ", none of them from the prior")
     none = ModesSeen(f"no other mode found {looked}", 0.0, unclear=False)
-    ends, values = maximise(landscape.density, points, EVALUATIONS)
+    # in the guide's coordinates, if it has any: in the latent space of a hierarchy all optimisations end in its necks
+    place, unplace = ways = landscape.ways or (None, None)
+    ends, values = maximise(landscape.density, unplace(points)[0] if unplace else points, EVALUATIONS)
     ends, values = ends[np.isfinite(values)], values[np.isfinite(values)]
     if not len(ends):
         return seen._replace(modes=none)
-    scores = fitted.score(ends)
+    scores = fitted.score(place(ends)[0] if place else ends)
     unexplained = ~(scores.log_p - scores.log_q <= sample.log_z + WORTH) & np.isfinite(scores.log_p)
     found, _ = new_modes(landscape.density, ends[unexplained], values[unexplained], (), MOST)
     if not found:
         return seen._replace(modes=none)
     known = len(sample)
     for i, gaussian in enumerate(found):
-        sample.add(Near(gaussian), fitted.score, seed + 100 + i, DRAWS)
+        sample.add(Near(gaussian, *ways), fitted.score, seed + 100 + i, DRAWS)
     joint = sample.check(elsewhere=known)
     if joint.elsewhere.mean > GOOD_MISSED >= _at_least(joint.elsewhere) or joint.elsewhere.se > UNSURE:
         # a Gaussian of the curvature may be a bad one of the mode
@@ -98,14 +100,15 @@ def _look_for_modes(
         worth = [g for g, share in zip(found, shares, strict=True) if share > GOOD_MISSED / MOST]
         found += [refined(landscape.density, gaussian, rng) for gaussian in worth]
         for i, gaussian in enumerate(found[len(shares) :]):
-            sample.add(Near(gaussian), fitted.score, seed + 200 + i, DRAWS)
+            sample.add(Near(gaussian, *ways), fitted.score, seed + 200 + i, DRAWS)
         joint = sample.check(elsewhere=known)
     kl, log_z_se = seen.kl, min(seen.log_z_se, joint.log_z_se)
     if joint.kl.se < kl.se or joint.kl.mean - 2 * joint.kl.se > kl.mean:  # its draws are those of the first, and more
         kl = joint.kl
     missed, mass = max(seen.missed, _at_least(joint.missed)), joint.elsewhere
     if _at_least(mass) > GOOD_MISSED:
-        where = _where(found[int(np.argmax(joint.found.sum(1)))], weighted, fitted)
+        mode = found[int(np.argmax(joint.found.sum(1)))].mean[None]
+        where = _where(place(mode)[0] if place else mode, weighted, fitted)
         words = f"about {mass.mean:.0%} of the posterior is somewhere this guide does not reach: {where}"
         return Seen(kl, log_z_se, missed, ModesSeen(words, _at_least(mass), unclear=False))
     if mass.se > UNSURE:
@@ -118,9 +121,9 @@ def _at_least(share: Estimate) -> float:
     return share.mean - 2 * share.se
 
 
-def _where(gaussian: Gaussian, weighted: WeightedDraws, fitted: Fitted) -> str:
-    """The coordinates of sites that differ most from the guide's draws, in standard deviations of these."""
-    there = fitted.place(gaussian.mean[None]).draws
+def _where(latent: Array, weighted: WeightedDraws, fitted: Fitted) -> str:
+    """The numbers of sites at a vector, ``(1, dim)``, that differ most from the guide's draws, in sds of these."""
+    there = fitted.place(latent).draws
     distances: list[tuple[float, str, float]] = []
     for name, value in there.items():
         point, draws = to_numpy(value)[0], to_numpy(weighted.draws[name])

@@ -11,18 +11,22 @@ import numpyro
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
+from ppl_flows.core.types import Params
 from ppl_flows.numpyro.compile_once import compile_once, random_key
-from ppl_flows.numpyro.guide_start import model_params, obstacle_of, potential_of
+from ppl_flows.numpyro.guide_start import guide_map, model_params, obstacle_of, potential_of
+from ppl_flows.numpyro.informed import ways
 from ppl_flows.numpyro.log_density import LogDensity
+from ppl_flows.numpyro.model_walk import leaves
+from ppl_flows.numpyro.transform import FlowTransform
 
 PRIOR_STREAM = 7  # of keys of a seed
 
 
 class NumPyroLandscape:
-    """Of an ``AutoFlow``'s latent vector.
+    """Of an ``AutoFlow``'s latent vector; in a hierarchy, of coordinates that its priors place.
 
     Args:
-        params: of the model, and others.
+        params: of the model, and others; of the guide, too, if it is informed.
     """
 
     def __init__(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], params: dict[str, Any]) -> None:
@@ -33,7 +37,15 @@ class NumPyroLandscape:
         def log_density(z: jax.Array, _: Any = None) -> jax.Array:
             return -potential(guide._unpack_latent(z))
 
-        self.density = LogDensity(log_density, guide._init_latent.dtype)
+        self.density, self.ways = LogDensity(log_density, guide._init_latent.dtype), None
+        if last := _way_past_necks(guide, args, kwargs, params):
+
+            def of_coordinates(w: jax.Array, params: Params) -> jax.Array:
+                z, log_det = last.bijection.forward(params, w)
+                return log_density(z) + log_det
+
+            given = jax.tree.map(np.asarray, last.params)  # as a start has them: the same program
+            self.density, self.ways = LogDensity(of_coordinates, guide._init_latent.dtype, given), ways(last)
         self.dim: int = guide.latent_dim
 
     def starts(self, n: int) -> int:
@@ -57,6 +69,21 @@ class NumPyroLandscape:
             return np.asarray(compile_once(rows, key)(key), dtype=np.float64)
         except (NotImplementedError, jax.errors.JAXTypeError, jax.errors.JAXIndexError):
             return None
+
+
+def _way_past_necks(
+    guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], params: dict[str, Any]
+) -> FlowTransform | None:
+    """The map of an informed guide; of one that looked for none, that of the priors alone."""
+    if guide.informed:
+        whole = guide.get_transform(params, *args, **kwargs)
+        return FlowTransform(whole.bijection.parts[-1], whole.params["informed"])
+    if guide._wish is not False and guide._modes == 1:  # the latent space was found to be the better one
+        return None
+    found = guide_map(guide, args, kwargs)
+    given = found.params_at(found.no_observations(), leaves(model_params(guide)))
+    dtype = guide._init_latent.dtype
+    return FlowTransform(found, jax.tree.map(lambda a: np.asarray(a, dtype), given)) if found.placed else None
 
 
 def landscape_of(
