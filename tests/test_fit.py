@@ -252,6 +252,7 @@ def test_convergence_wants_both_a_narrow_spread_and_an_elbo_that_stands_still():
     assert not still(narrow, tolerance=None)
     assert not still(narrow, anneal=0.5), "the tempered ELBO is another one"
     assert still(np.tile(narrow, 6), anneal=0.5)
+    assert not still(np.where(np.arange(100) == 70, np.inf, narrow)), "a step was skipped"
     assert not still(narrow, steps=100), "five steps are too few to know a spread"
 
 

@@ -202,13 +202,17 @@ def mirrored(lang):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("informed", "at_least"), [("auto", 0.2), (False, 0.01)])
-def test_the_other_half_of_a_hierarchy_is_named(lang, informed, at_least):
+@pytest.mark.parametrize(
+    ("options", "at_least"),
+    [({}, 0.2), ({"informed": False}, 0.01), ({"start": "init"}, 0.01)],
+    ids=["informed", "not informed", "no start"],
+)
+def test_the_other_half_of_a_hierarchy_is_named(lang, options, at_least):
     """In its latent space all optimisations end in the neck, and see no other mode."""
     model = mirrored(lang)
-    guide = lang.AutoFlow(model, informed=informed)
+    guide = lang.AutoFlow(model, **options)
     result = lang.fit(model, guide, steps=400, progress=False)
-    assert bool(guide.informed) == (informed == "auto")
+    assert bool(guide.informed) == (not options)
     assert result.grade == "do not trust"
     assert at_least < result._modes.missed < 0.5
     side = np.sign(np.asarray(result.sample(100)["mu"]).mean())

@@ -138,6 +138,8 @@ def has_converged(
     first = len(losses) - 2 * block
     if tolerance is None or block < MIN_BLOCK_STEPS or first < 0 or model_weight(first, steps, anneal) < 1:
         return False
+    if not np.isfinite(losses[first:]).all():  # of steps that were skipped
+        return False
     before, last = losses[first:].reshape(2, block)
     spread, move = num_particles * last.var(ddof=1) / 2, abs(last.mean() - before.mean())
     return bool((spread < tolerance and move < tolerance) or (len(losses) == look and spread < LEFT))

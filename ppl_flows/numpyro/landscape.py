@@ -12,6 +12,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from ppl_flows.core.types import Params
+from ppl_flows.inference.auto_flow import SEARCHED
 from ppl_flows.numpyro.compile_once import compile_once, random_key
 from ppl_flows.numpyro.guide_start import guide_map, model_params, obstacle_of, potential_of
 from ppl_flows.numpyro.informed import ways
@@ -78,7 +79,7 @@ def _way_past_necks(
     if guide.informed:
         whole = guide.get_transform(params, *args, **kwargs)
         return FlowTransform(whole.bijection.parts[-1], whole.params["informed"])
-    if guide._wish is not False and guide._modes == 1:  # the latent space was found to be the better one
+    if guide._wish == "auto" and guide._modes == 1 and guide.start in SEARCHED:  # the latent space was the better one
         return None
     found = guide_map(guide, args, kwargs)
     given = found.params_at(found.no_observations(), leaves(model_params(guide)))

@@ -13,6 +13,7 @@ from torch.distributions import biject_to
 
 from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
+from ppl_flows.inference.auto_flow import SEARCHED
 from ppl_flows.inference.model_map import ModelMap
 from ppl_flows.pyro.guide_start import guide_map
 from ppl_flows.pyro.informed import ways
@@ -64,7 +65,7 @@ def _way_past_necks(
     if guide.informed:
         whole = guide.get_transform(*args, **kwargs)
         return whole.bijection.parts[-1], map_params(lambda _, a: a.detach(), whole.params["informed"])
-    if guide._wish is not False and guide._modes == 1:  # the latent space was found to be the better one
+    if guide._wish == "auto" and guide._modes == 1 and guide.start in SEARCHED:  # the latent space was the better one
         return None
     found = guide_map(guide, like, args, kwargs, density)
     given = found.params_at(found.no_observations(), {})
