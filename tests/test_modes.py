@@ -215,8 +215,9 @@ def test_the_other_half_of_a_hierarchy_is_named(lang, options, at_least):
     assert bool(guide.informed) == (not options)
     assert result.grade == "do not trust"
     assert at_least < result._modes.missed < 0.5
-    side = np.sign(np.asarray(result.sample(100)["mu"]).mean())
-    assert f"mu near {'-' if side > 0 else ''}" in result.verdict
+    on_the_right = np.asarray(result.sample(100)["mu"]).mean() > 0
+    assert ("mu near -" in result.verdict) == on_the_right
+    assert "mu near " in result.verdict
 
 
 @pytest.mark.long

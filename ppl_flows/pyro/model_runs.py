@@ -145,7 +145,7 @@ def check_apart(model: Callable[..., Any], runs: list[Sites], nesting: int, *, w
         sizes = {name: value.shape for name, value in again.items()}
         try:
             together = _in_few_runs(model, draws, nesting, first, _log_probs, sizes, memory)
-        except (RuntimeError, ValueError, IndexError):  # what operations on unexpected shapes raise
+        except (RuntimeError, ValueError, IndexError, KeyError):  # of unexpected shapes, or of other sites
             return
     for name, scores in (together or {}).items():
         if any(name not in run for run in apart) or not _close(apart[0][name], again[name]):
