@@ -56,7 +56,7 @@ python-arviz1:
 
 test-arviz1: .venvs/$(or $(ARVIZ1),3.12-newest)/installed
 	$(<D)/bin/python -m pytest -n 2 tests/test_arviz.py
-	$(<D)/bin/python -m pytest -n 2 -m "not long" tests/test_examples.py -k trains_its_flows
+	$(<D)/bin/python -m pytest -n 2 -m "not long" tests/test_examples.py -k "trains_its_flows and prior"
 
 # An sdist with what it needs, and a wheel made from it; what an index would say; and every extra in an environment of
 # its own, which runs a little of it away from the checkout

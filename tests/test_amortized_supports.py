@@ -109,7 +109,7 @@ def test_latents_of_all_supports_together_are_amortised_in_numpyro(precision):
     check_draws(lang, [*priors(lang)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("site", priors(LANGUAGES["pyro"]))
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_latents_of_every_support_are_amortised(language, site, precision):

@@ -53,7 +53,7 @@ def test_a_killed_fit_ends_as_one_that_nothing_stopped(kind, tmp_path):
     assert report["steps"][-1] < STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_does_so_wherever_it_is_killed(kind, tmp_path):
     """20 kills in each language and more, each in another process."""

@@ -86,7 +86,7 @@ CASES = {
     "maf, particles one by one": (
         groups,
         lambda: AutoFlow(groups, tiny(pf.maf), start="init"),
-        {"vectorize_particles": False, "num_particles": 2},
+        {"vectorize_particles": False, "num_particles": 2, "steps": 10},
     ),
     "local latents, sub-sampled": (
         local,

@@ -360,6 +360,7 @@ def test_pyros_svi_trains_it_with_data_as_arguments(float64, elbo, vectorize):
         assert pyro.infer.Predictive(guide, num_samples=7, parallel=parallel)(y)["s"].numel() == 7
 
 
+@pytest.mark.slow_in_numpyro
 def test_medians_and_quantiles_are_those_of_draws(lang):
     _, guide, result, _ = trained(lang)
     params = () if lang.ppl is pyro else (result.params,)

@@ -5,7 +5,6 @@ import pickle
 
 import foreign_flows
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -36,6 +35,7 @@ conditional = pytest.mark.parametrize("bijection", [b for b in ALL if b.context_
 library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda lib: lib.name)
 
 ROWS = 6
+FAR = 6  # points far out
 
 
 def arrays(bijection: pf.Bijection, library: Library = NUMPY, dtype: str = "float64", at=points):
@@ -75,58 +75,86 @@ def far_out(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.full(shape, s * m) for m in (10.0, 1e3, 1e6) for s in (1, -1)])
 
 
-def weights_of(bijection):
-    """Of a sum over x and log_det, whose gradient is looked at."""
+def ways_of(bijection):
+    """Where what is looked at lies, and of which support: of ``forward`` and ``inverse``."""
+    return {
+        "forward": (points, bijection.domain, bijection.event_shape),
+        "inverse": (targets, bijection.codomain, bijection.output_shape),
+    }
+
+
+def weights_of(bijection, way):
+    """Of two sums over what comes out and its log_dets: over points, and with weights of one over what is far out."""
     rng = np.random.default_rng(2)
-    return rng.standard_normal((ROWS, *bijection.event_shape)), rng.standard_normal(ROWS)
+    of = bijection.output_shape if way == "forward" else bijection.event_shape
+    weights = [np.zeros((2, ROWS + FAR, *shape)) for shape in (of, ())]
+    for w in weights:
+        w[0, :ROWS], w[1, ROWS:] = rng.standard_normal(w[0, :ROWS].shape), 1.0
+    return weights
 
 
 @functools.lru_cache(maxsize=8)
-def derivatives(bijection, way):
-    """What three laws look at, in one program of JAX: of ``forward`` or ``inverse`` the Jacobian at every row, what is
-    found far out (values and the gradient of all of them), and of the inverse the gradient of a weighted sum."""
-    at, support, shape = {
-        "forward": (points, bijection.domain, bijection.event_shape),
-        "inverse": (targets, bijection.codomain, bijection.output_shape),
-    }[way]
-    params, v, c = arrays(bijection, JAX, at=at)
+def gradients(bijection, way, library):
+    """What comes out at points and far out, the gradient of a weighted sum at the points, and of the sum far out."""
+    at, support, shape = ways_of(bijection)[way]
+    params, v, c = arrays(bijection, at=at)
     far = clipped(support, far_out(shape))
-    c = None if c is None else jnp.concatenate([c, jnp.broadcast_to(c[0], (len(far), c.shape[-1]))])
+    v = np.concatenate([v, far])
+    c = None if c is None else np.concatenate([c, np.broadcast_to(c[0], (len(far), c.shape[-1]))])
+    weights = [library.array(w) for w in weights_of(bijection, way)]
 
-    @jax.jit
-    def program(params, v, c):
-        out, pull = jax.vjp(lambda params, v: getattr(bijection, way)(params, v, c), params, v)
-        size, is_far = out[0][0].size, jnp.arange(len(v)) >= ROWS
-        units = jnp.eye(size).reshape(size, 1, *out[0].shape[1:])  # of each row: rows do not see each other
-        along = jnp.broadcast_to(units, (size, *out[0].shape)), jnp.zeros((size, len(v)))
-        ones = jnp.where(is_far.reshape(-1, *[1] * (out[0].ndim - 1)), jnp.ones(out[0].shape), 0.0), 1.0 * is_far
-        of_params, of_v = jax.vmap(pull)(jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), along, ones))
-        jacobians = of_v[:-1, :ROWS].reshape(size, ROWS, -1).swapaxes(0, 1)
-        found = out, of_v[-1], jax.tree.map(lambda a: a[-1], of_params)
-        if way == "forward":
-            return jacobians, found
-        # not under vmap, which may take another way
-        of_params, of_v = pull(
-            jax.tree.map(lambda w, a: jnp.zeros(a.shape).at[:ROWS].set(w), weights_of(bijection), out)
-        )
-        return jacobians, found, (of_params, of_v[:ROWS])
+    def sums(params, v, c):
+        out = getattr(bijection, way)(params, v, c)
+        return [sum((a * w[i]).sum() for a, w in zip(out, weights, strict=True)) for i in (0, 1)], out
 
-    return program(params, jnp.concatenate([v, far]), c)
+    params, v, c = library.params(params), library.array(v), library.array(c)
+    if library is JAX:
+
+        @jax.jit
+        def program(params, v, c):
+            _, pull, out = jax.vjp(lambda params, v: sums(params, v, c), params, v, has_aux=True)
+            return out, [jax.tree.leaves(pull(of)) for of in ([1.0, 0.0], [0.0, 1.0])]
+
+        return program(params, v, c)
+    leaves = [a.requires_grad_() for a in jax.tree.leaves((params, v))]
+    totals, out = sums(params, v, c)
+    return [a.detach() for a in out], [
+        torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for total in totals
+    ]
 
 
 @each
 def test_log_det_is_that_of_the_autodiff_jacobian(bijection):
-    for way, at in (("forward", points), ("inverse", targets)):
-        log_det = getattr(bijection, way)(*arrays(bijection, at=at))[1]
-        expected = np.linalg.slogdet(derivatives(bijection, way)[0])[1]
-        np.testing.assert_allclose(log_det, expected, rtol=0, atol=1e-8 + precision(bijection))
+    for way, (at, _, _) in ways_of(bijection).items():
+        params, v, c = arrays(bijection, TORCH, at=at)
+        run = getattr(bijection, way)
+        of_rows = torch.func.vmap(
+            torch.func.jacrev(lambda params, v, c, run=run: run(params, v, c)[0], argnums=1),
+            (None, 0, None if c is None else 0),
+        )
+        jacobian = of_rows(params, v, c)
+        expected = torch.linalg.slogdet(jacobian.reshape(ROWS, v[0].numel(), -1))[1]
+        torch.testing.assert_close(run(params, v, c)[1], expected, rtol=0, atol=1e-8 + precision(bijection))
 
 
 @each
 def test_values_and_gradients_are_finite_far_out(bijection):
     for way in ("forward", "inverse"):
-        for leaf in jax.tree.leaves(derivatives(bijection, way)[1]):
-            assert np.all(np.isfinite(leaf))
+        values, (_, gradient) = gradients(bijection, way, TORCH)
+        for leaf in (*values, *gradient):
+            assert np.all(np.isfinite(leaf.numpy()))
+
+
+@pytest.mark.parametrize(
+    "bijection",
+    [pytest.param(b, marks=pytest.mark.slow) for b in ALL] + [pytest.param(b, marks=pytest.mark.long) for b in OTHERS],
+    ids=name_of,
+)
+def test_gradients_in_jax_are_those_in_torch(bijection):
+    for way in ("forward", "inverse"):
+        for a, b in zip(*(jax.tree.leaves(gradients(bijection, way, lib)) for lib in (JAX, TORCH)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 + 50 * precision(bijection))
 
 
 @each
@@ -168,32 +196,21 @@ def test_far_points_come_back(bijection):
 
 
 @every_pair
-def test_gradients_through_the_inverse_are_finite_differences(bijection):
-    params, y, c = arrays(bijection, at=targets)
+def test_gradients_are_finite_differences(bijection):
+    def weighted(params, v, way):
+        out = getattr(bijection, way)(params, v, context(bijection, ROWS))
+        return sum((a * w[0, :ROWS]).sum() for a, w in zip(out, weights_of(bijection, way), strict=True))
+
     rng = np.random.default_rng(1)
-    directions = jax.tree.map(lambda a: rng.standard_normal(a.shape), (params, y))
-    weights = weights_of(bijection)
-
-    def total(params, y, c, weights):
-        x, log_det = bijection.inverse(params, y, c)
-        return (x * weights[0]).sum() + (log_det * weights[1]).sum()
-
-    def moved(step):
-        p, v = jax.tree.map(lambda a, d: a + step * d, (params, y), directions)
-        return total(p, v, c, weights)
-
-    expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
-    p, v, tc = arrays(bijection, TORCH, at=targets)
-    leaves = [a.requires_grad_() for a in jax.tree.leaves((p, v))]
-    total(p, v, tc, [torch.tensor(w) for w in weights]).backward()
-    for gradient in (jax.tree.leaves(derivatives(bijection, "inverse")[2]), [a.grad for a in leaves]):
-        got = sum(
-            float((np.asarray(g) * d).sum())
-            for g, d in zip(gradient, jax.tree.leaves(directions), strict=True)
-            if g is not None
-        )
-        # central differences of step 1e-6; along a direction of many parameters a solver's error has a slope too
-        assert got == pytest.approx(expected, rel=1e-5, abs=1e-6 + 10 * precision(bijection))
+    for way, (at, _, _) in ways_of(bijection).items():
+        start = perturbed(bijection), at(bijection, ROWS)
+        direction = jax.tree.map(lambda a: rng.standard_normal(a.shape), start)
+        up, down = (weighted(*jax.tree.map(lambda a, d, h=h: a + h * d, start, direction), way) for h in (1e-6, -1e-6))
+        *of_params, of_v = gradients(bijection, way, TORCH)[1][0]
+        slopes = zip([*of_params, of_v[:ROWS]], jax.tree.leaves(direction), strict=True)
+        got = sum(float((gradient.numpy() * along).sum()) for gradient, along in slopes)
+        # along a direction of many parameters a solver's error has a slope too
+        assert got == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-6 + 50 * precision(bijection))
 
 
 @pytest.mark.slow
