@@ -86,7 +86,7 @@ CASES = {
     "maf, particles one by one": (
         groups,
         lambda: AutoFlow(groups, tiny(pf.maf), start="init"),
-        {"vectorize_particles": False, "num_particles": 2, "steps": 10},
+        {"vectorize_particles": False, "num_particles": 2},
     ),
     "local latents, sub-sampled": (
         local,
@@ -115,7 +115,7 @@ def run(model, make, mode, **options):
     return fit(model, make(), compile=mode, **(SHORT | options))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "one by one" in n else n for n in CASES])
 def test_a_compiled_fit_is_the_eager_one(name, captures):
     model, make, options = CASES[name]
     start = run(model, make, False, **(options | {"steps": 1, "lr": 1e-12})).params
