@@ -126,8 +126,10 @@ class Effort(NamedTuple):
 
 def effort_for(simulations: int | None) -> Effort:
     """None: fresh ones in every step."""
-    if simulations is None or simulations > 50_000:
+    if simulations is None:
         return Effort(5_000, 256, 2e-3, partial(nsf, hidden=(64, 64)))
+    if simulations > 50_000:
+        return Effort(10_000, 256, 2e-3, partial(nsf, hidden=(64, 64)))
     if simulations > 5_000:
         return Effort(5_000, 100, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=5))
     return Effort(2_000, 50, 1e-3, partial(nsf, hidden=(64, 64), flow_layers=4))

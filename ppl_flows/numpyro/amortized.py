@@ -82,7 +82,7 @@ def fit_amortized(
             used on the fly.
         patience: training ends when so many blocks, twentieths of the steps, have brought no smaller validation loss.
             None: it takes all steps.
-        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 1,000 to 5,000 and 50 to 256.
+        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 2,000 to 10,000 and 50 to 256.
         optimizer, callback, seed, progress: as in ``fit_density``.
         checkpoint, checkpoint_every: likewise, with one round; the simulations are made anew, and must be the same.
         mesh: as in ``fit_density``: the training is divided, and the simulations that are drawn on the fly; those made

@@ -82,7 +82,7 @@ def fit_amortized(
         patience: training ends when so many blocks, twentieths of the steps, have brought no smaller validation loss.
             None: it takes all steps.
         vectorize: all of them in one run of the model, under one more plate; False for models that cannot.
-        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 1,000 to 5,000 and 50 to 256.
+        steps, batch_size: as in ``fit_density``. None: what goes with the simulations, 2,000 to 10,000 and 50 to 256.
         optimizer, compile, callback, seed, progress: as in ``fit_density``.
         checkpoint, checkpoint_every: likewise, with one round; the simulations are made anew, and must be the same.
         lr: likewise. None: what goes with the simulations, 0.0005 to 0.002.
