@@ -36,6 +36,7 @@ from sbibm_tasks.priors import DATA_SHAPES, TASKS
 import ppl_flows as pf
 
 DRAWS = 10_000
+CHAINS = 128  # of exact draws: so many need few moves of each
 SIMULATIONS = (1_000, 10_000, 100_000)
 PUBLISHED = {  # C2ST of NPE at these numbers of simulations, mean over the ten observations
     "two_moons": (0.725, 0.606, 0.542),
@@ -73,7 +74,10 @@ def posterior_draws(fit: Any, y: Any, correction: str, steps: int, seed: int) ->
         drawn = fit.sample(DRAWS, y, seed=seed)
     else:
         result = fit.correct(y, steps=steps if correction == "steps" else 0, seed=seed, progress=False)
-        drawn = result.exact(DRAWS, seed=seed).samples if correction == "exact" else result.reweighted(DRAWS, seed=seed)
+        exact = correction == "exact"
+        drawn = (
+            result.exact(DRAWS, num_chains=CHAINS, seed=seed).samples if exact else result.reweighted(DRAWS, seed=seed)
+        )
     rows = np.asarray(drawn["parameters"], dtype=np.float32)
     return rows[np.linspace(0, len(rows) - 1, DRAWS).round().astype(int)]  # of chains there are more
 
