@@ -113,12 +113,12 @@ bench-exact: .venv/installed
 	$(BIN)/python tests/benchmarks/exact/evidence.py
 
 SBIBM = $(BIN)/python tests/benchmarks/sbibm.py
-CORRECTED = two_moons,gaussian_mixture,gaussian_linear,gaussian_linear_uniform,bernoulli_glm,slcp
 bench-sbibm: .venv/installed
 	$(SBIBM) --language numpyro --simulations 1000,10000
 	$(SBIBM) --language numpyro --simulations 100000 --tasks two_moons,gaussian_mixture,bernoulli_glm,slcp
 	$(SBIBM) --language pyro --simulations 1000,10000 --tasks two_moons,slcp
-	$(SBIBM) --language numpyro --simulations 10000 --tasks $(CORRECTED) --correct reweighted
+	$(SBIBM) --language numpyro --simulations 10000 --tasks gaussian_mixture,gaussian_linear,gaussian_linear_uniform,bernoulli_glm --correct steps
+	$(SBIBM) --language numpyro --simulations 10000 --tasks two_moons,slcp --correct exact
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
