@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -82,6 +83,7 @@ def pyro_language() -> Language:
 
     torch.set_default_dtype(torch.float64)
     from pyro.infer import MCMC, NUTS
+    from pyro.infer.mcmc import nuts as pyro_nuts
 
     from ppl_flows.pyro import AutoFlow, fit
     from ppl_flows.pyro.log_density import LogDensity
@@ -89,16 +91,12 @@ def pyro_language() -> Language:
     def nuts(model: Callable[[], Any], seed: int) -> tuple[dict[str, np.ndarray], int]:
         pyro.set_rng_seed(seed)
         kernel = NUTS(model, jit_compile=True, ignore_jit_warnings=True)
-        steps, potential = [0], kernel._kinetic_grad
-
-        def counted(*args: Any) -> Any:
-            steps[0] += 1
-            return potential(*args)
-
-        kernel._kinetic_grad = counted
         mcmc = MCMC(kernel, num_samples=NUTS_DRAWS, warmup_steps=NUTS_DRAWS // 2, disable_progbar=True)
-        mcmc.run()
-        return {n: a.detach().numpy() for n, a in mcmc.get_samples(group_by_chain=True).items()}, steps[0]
+        # each is one leapfrog step
+        with mock.patch.object(pyro_nuts, "velocity_verlet", wraps=pyro_nuts.velocity_verlet) as leapfrog:
+            mcmc.run()
+        draws = {n: a.detach().numpy() for n, a in mcmc.get_samples(group_by_chain=True).items()}
+        return draws, leapfrog.call_count
 
     return Language(load("targets_pyro"), AutoFlow, fit, LogDensity, nuts, pyro.clear_param_store)
 
