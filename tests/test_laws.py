@@ -147,9 +147,7 @@ def test_values_and_gradients_are_finite_far_out(bijection):
 
 
 @pytest.mark.parametrize(
-    "bijection",
-    [pytest.param(b, marks=pytest.mark.slow) for b in ALL] + [pytest.param(b, marks=pytest.mark.long) for b in OTHERS],
-    ids=name_of,
+    "bijection", [*ALL, *(pytest.param(b, marks=pytest.mark.slow) for b in OTHERS)], ids=name_of, scope="module"
 )
 def test_gradients_in_jax_are_those_in_torch(bijection):
     for way in ("forward", "inverse"):
