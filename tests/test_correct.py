@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import jax.numpy as jnp
@@ -164,6 +165,7 @@ def test_files_of_either_language_are_corrected_in_the_other_and_results_are_fil
     _, again = shell.AutoFlow.load(tmp_path / "corrected", model, array(Y))
     for name in "ab":
         np.testing.assert_allclose(np.asarray(again.sample(9)[name]).shape, (9,))
+    assert "try correct with more steps" in replace(again, kl=again.kl._replace(mean=1.0)).verdict
     assert_exact(again.reweighted(4_000))
     shell, model, array = LANGUAGES[written]
     assert_exact(shell.AutoFlow.load(tmp_path / "corrected", model, array(Y))[1].reweighted(4_000))

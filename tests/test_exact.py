@@ -103,9 +103,26 @@ def test_what_the_guide_lacks_is_an_alarm_by_name():
     assert "b[0]" in lacking.alarms[0]
     assert np.isnan(lacking.evidence.mean)
     assert lacking.evidence.method.startswith("withheld: ")
-    short = run(Space(normal([0.3, 0.0], [0.9, 0.9])), 100_000, max_gradients=10_000)
+    short = run(Space(normal([0.3, 0.0], [0.9, 0.9])), 100_000, max_gradients=20_000)
     assert "effective sample size" in short.alarms[0]
     assert "a mode near 3" in run(Space(normal([0, 0], [1, 1])), 100, missed="a mode near 3").alarms[0]
+
+
+def test_a_guide_that_is_the_posterior_is_no_alarm():
+    space = Space(normal([0.0, 0.0], [1.0, 1.0]))
+    space.weigh = lambda z, flow: (np.full(len(z), LOG_Z), np.zeros_like(z))
+    found = run(space)
+    assert not found.alarms
+    assert found.checked.ess > 2_000
+    assert found.gradients < 20_000
+    assert found.evidence.mean == pytest.approx(LOG_Z)
+    assert found.evidence.se == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("budget", [276 * 32, 20_000])
+def test_no_more_gradients_than_allowed_are_spent(budget):
+    spaces = Space(normal([0.3, 0.0], [0.9, 0.9])), Space(normal([0.0, 0.0], [1.0, 1.4]))  # which is looked at twice
+    assert all(run(space, n, max_gradients=budget).gradients <= budget for space in spaces for n in (10, 100_000))
 
 
 def test_no_draw_with_a_density_is_an_error_that_says_so():
@@ -202,14 +219,16 @@ def test_strict_raises_with_the_draws(gamma_fit):
     language, result, _ = gamma_fit
     library = {"pyro": ppl_flows.pyro, "numpyro": ppl_flows.numpyro}[language]
     with pytest.warns(UserWarning, match="effective sample size is .* give it more max_gradients"):
-        draws = result.exact(5_000, num_chains=8, max_gradients=1_000)
+        draws = result.exact(5_000, num_chains=8, max_gradients=4_000)
     assert draws.alarms
     with pytest.raises(library.ExactError, match="effective sample size") as caught:
-        result.exact(5_000, num_chains=8, max_gradients=1_000, strict=True)
+        result.exact(5_000, num_chains=8, max_gradients=4_000, strict=True)
     np.testing.assert_array_equal(caught.value.draws.samples["rate"], draws.samples["rate"])
     assert pickle.loads(pickle.dumps(draws.samples)).keys() == draws.samples.keys()
     with pytest.raises(ValueError, match="num_chains must be at least 2"):
         result.exact(100, num_chains=1)
+    with pytest.raises(ValueError, match=r"at least 2,208 for 8 chains, .* got 2,000"):
+        result.exact(100, num_chains=8, max_gradients=2_000)
 
 
 def test_the_kernel_in_the_hosts_mcmc(gamma_fit):

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import numpyro
@@ -26,7 +27,9 @@ import ppl_flows as pf
 import ppl_flows.numpyro
 import ppl_flows.pyro
 from ppl_flows.core.params import map_params
-from ppl_flows.inference.make_prior import check_names
+from ppl_flows.inference.fitted import WeightedDraws
+from ppl_flows.inference.kl_estimate import Scores
+from ppl_flows.inference.make_prior import check_names, resampled
 from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.saved_priors import SavedPrior
 from ppl_flows.inference.saved_sites import SavedSite
@@ -153,6 +156,15 @@ def test_a_good_guide_is_the_prior_itself(lang):
     np.testing.assert_allclose(ours, theirs, atol=0.05)  # the start is found to some hundredths
     fit_anyway = result.as_prior(reweighted=True, draws=500, steps=20)
     assert fit_anyway.saved.draws == 500
+
+
+def test_a_draw_without_a_density_is_as_one_of_no_weight():
+    log_p = np.zeros(200)
+    log_p[7] = np.nan
+    weighted = WeightedDraws({"z": np.arange(200)}, Scores(log_p, np.zeros(200)), None)
+    drawn = resampled(SimpleNamespace(weigh=lambda n, seed: weighted), 50, seed=0)["z"]
+    assert len({*drawn}) == 50
+    assert 7 not in drawn
 
 
 def test_the_next_model_draws_the_sites_jointly_under_their_own_names(lang):

@@ -9,7 +9,6 @@ from ppl_flows.inference.kl_estimate import (
     Near,
     Scores,
     WideSample,
-    check_widely,
     kl_of_own_draws,
     student_t_draws,
     student_t_log_density,
@@ -22,6 +21,12 @@ STANDARD = Gaussian(np.zeros(DIM), np.ones(DIM))
 def log_p(z):
     """A posterior: standard normal vectors, and a log evidence."""
     return stats.norm.logpdf(z).sum(-1) + LOG_Z
+
+
+def check_widely(vectors, own, score, around, seed):
+    sample = WideSample(vectors, own)
+    sample.add(Near(around), score, seed)
+    return sample.check(elsewhere=1)
 
 
 class Guide:

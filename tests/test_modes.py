@@ -72,6 +72,17 @@ def test_two_modes_are_covered_in_their_weights(lang, covered):
     assert near_first.mean() == pytest.approx(0.7, abs=0.03)  # 4 standard errors
 
 
+def test_every_fit_begins_its_flows_in_turn_with_the_first_one(covered):
+    guide = covered(LANGUAGES["pyro"])[0]
+    firsts = []
+    for _ in range(2):
+        with pyro.get_param_store().scope(), guide.in_fit(apart=True):
+            for _ in range(3):
+                guide()
+            firsts.append(next(guide._turns) % 2)
+    assert firsts == [1, 1]
+
+
 @pytest.mark.slow_in_numpyro
 def test_the_density_of_a_guide_is_that_of_the_mixture(lang, covered):
     guide, result, _ = covered(lang)

@@ -9,6 +9,8 @@ import pyro
 import pytest
 from languages import correlated, identity_flow
 
+from ppl_flows.inference.one_at_a_time import _lock as one_at_a_time_lock
+
 OPTIONS = {"steps": 20, "num_particles": 4, "draws": 20, "progress": False, "tolerance": None}
 
 
@@ -38,6 +40,21 @@ def test_threads_that_fit_at_once_find_what_each_finds_alone(lang, fits):
         for (losses, draws), (expected, expected_draws) in zip(together[name], alone[name], strict=True):
             np.testing.assert_array_equal(losses, expected)
             np.testing.assert_array_equal(draws, expected_draws)
+
+
+@pytest.mark.slow_in_numpyro
+def test_a_fit_is_loaded_when_no_other_thread_runs_models(lang, tmp_path):
+    model = correlated(lang)
+    lang.fit(model, lang.AutoFlow(model, identity_flow, start="init"), **OPTIONS).save(tmp_path / "fit")
+    pyro.clear_param_store()
+    loaded = []
+    thread = threading.Thread(target=lambda: loaded.append(lang.AutoFlow.load(tmp_path / "fit", model)))
+    with one_at_a_time_lock:
+        thread.start()
+        thread.join(0.2)
+        assert not loaded
+    thread.join()
+    assert loaded
 
 
 PYRO_CHAINS = """

@@ -27,7 +27,7 @@ def bridge_evidence(proposed: np.ndarray, chains: np.ndarray) -> Evidence:
     Reference: Meng & Wong (1996), Simulating ratios of normalizing constants via a simple identity, eq. 4.1, for the
     estimate; Frühwirth-Schnatter (2004), Estimating marginal likelihoods by bridge sampling, for its error.
     """
-    m, n = len(proposed), float(effective_sample_size(chains))
+    m, n = len(proposed), float(effective_sample_size(chains) if np.ptp(chains) > 0 else chains.size)
     of_q, of_p = m / (m + n), n / (m + n)
     by_importance = float(logsumexp(proposed) - np.log(m))
     log_z, flat = by_importance, chains.ravel()

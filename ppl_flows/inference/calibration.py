@@ -82,7 +82,8 @@ class Calibration:
         of_draws = _columns(owner, truths, draws)
         names = list(of_draws)
         posteriors = np.stack([of_draws[name] for name in names], axis=-1)
-        points = [np.stack([columns_of(owner, truths, "truths")[name] for name in names], axis=-1)]
+        of_truths = columns_of(owner, truths, "truths")
+        points = [np.stack([of_truths[name] for name in names], axis=-1)]
         if references is None:
             points.append(np.roll(points[0], -1, axis=0))
         else:

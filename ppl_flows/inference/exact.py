@@ -20,6 +20,8 @@ PILOTS = 32  # draws of the guide for each chain, of which one is its start
 WARM_UP, FEWEST = 40, 64  # moves of each chain: to find the angle, and that are kept
 RHAT, TILTED_RHAT = 1.01, 1.1  # at most
 TILTED = 100  # moves of each chain towards what the guide lacks
+LEAST = PILOTS + 2 * WARM_UP + FEWEST + TILTED  # gradients for each chain, with which all is looked at once
+EQUAL = 1e-4  # nats within which log weights are one number: such a guide is the posterior
 HEAVY = 2.0  # nats above the log evidence from which chains are tilted
 SPACE = "the log weight"  # beside the coordinates
 
@@ -68,6 +70,7 @@ def run_until_exact(
     """Runs chains until R-hat, effective sample size and weights are right, or so many gradients are spent.
 
     Args:
+        max_gradients: at least ``LEAST`` for each chain.
         missed: what the guide is known to lack, where no chain would find it; empty: nothing.
 
     Raises:
@@ -75,7 +78,9 @@ def run_until_exact(
     """
     chains, pilots = start_chains(space, num_chains, np.random.default_rng(seed))
     chains.run(WARM_UP, adapt=True)
-    kept, more = None, max(FEWEST, -(-num_samples // num_chains))
+    budget = max_gradients - (WARM_UP + TILTED) * num_chains  # for the last look
+    affordable = (budget - chains.gradients) // num_chains
+    kept, more = None, max(FEWEST, min(affordable, -(-num_samples // num_chains)))
     while True:
         new = chains.run(more)
         kept = new if kept is None else kept.and_then(new)
@@ -85,7 +90,7 @@ def run_until_exact(
         if checked.rhat < RHAT and checked.ess >= num_samples and checked.excess <= 0:
             break
         more = kept.z.shape[1]
-        if chains.gradients + more * num_chains > max_gradients:
+        if chains.gradients + more * num_chains > budget:
             break
         if not checked.rhat < RHAT:
             kept = kept.second_half()
@@ -119,8 +124,9 @@ def start_chains(space: BaseSpace, num_chains: int, rng: np.random.Generator) ->
 
 def check(space: BaseSpace, latents: Array, kept: Kept, log_evidence: float) -> Checked:
     """R-hat, effective sample size and the largest weight."""
-    every = np.concatenate([latents, kept.log_weights[..., None]], axis=-1)
-    names = (*space.coordinates, SPACE)
+    every, names = latents, space.coordinates
+    if np.ptp(kept.log_weights) > EQUAL:
+        every, names = np.concatenate([latents, kept.log_weights[..., None]], axis=-1), (*names, SPACE)
     rhat, ess = rank_rhat(every), bulk_ess(every)
     worst = int(np.argmax(np.where(np.isnan(rhat), np.inf, rhat)))
     excess = kept.log_weights.max() - log_evidence - np.log(kept.log_weights.size)

@@ -12,9 +12,10 @@ import numpy as np
 from ppl_flows.core.checks import checked_seed, whole_number
 from ppl_flows.core.types import Array
 from ppl_flows.inference.evidence import Evidence
-from ppl_flows.inference.exact import run_until_exact
+from ppl_flows.inference.exact import LEAST, run_until_exact
 from ppl_flows.inference.fit_groups import groups_of_draws
 from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 
 GRADIENTS_A_DRAW = 200  # that may be spent for each effective draw
@@ -62,6 +63,7 @@ class ExactDraws(PicklesOrSaysHow):
     _sample_stats: dict[str, np.ndarray]
     _fitted: Fitted
 
+    @one_at_a_time
     def to_arviz(
         self,
         *,
@@ -148,9 +150,15 @@ def exact_draws(
     """
     whole_number("exact", "num_samples", num_samples)
     whole_number("exact", "num_chains", num_chains, 2)
+    least = LEAST * num_chains
     if max_gradients is None:
-        max_gradients = max(FEWEST_GRADIENTS, GRADIENTS_A_DRAW * num_samples)
+        max_gradients = max(FEWEST_GRADIENTS, GRADIENTS_A_DRAW * num_samples, least)
     whole_number("exact", "max_gradients", max_gradients)
+    if max_gradients < least:
+        raise ValueError(
+            f"exact: max_gradients must be at least {least:,} for {num_chains} chains, which is what their starts, the "
+            f"fewest moves and the last look take, got {max_gradients:,}; take fewer chains, or leave it out."
+        )
     with fitted.base_space() as space:
         run = run_until_exact(
             space,

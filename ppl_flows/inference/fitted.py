@@ -34,17 +34,22 @@ class WeightedDraws(NamedTuple):
         """``log p(z, data) - log q(z)`` of each draw, ``(n,)``."""
         return np.asarray(self.scores.log_p - self.scores.log_q)
 
-    def resample(self, num_samples: int, seed: int) -> WeightedDraws:
-        """So many of them, with replacement, by their smoothed weights.
+    def shares(self) -> np.ndarray:
+        """Their smoothed weights, which sum to 1, ``(n,)``.
 
         Raises:
             ValueError: all of them are impossible under the model, or a density is infinite.
         """
         log_weights = np.where(np.isnan(self.log_weights), -np.inf, self.log_weights)
-        weights = softmax(smoothed_log_weights(log_weights)[0])
-        if not np.all(np.isfinite(weights)):
+        shares: np.ndarray = softmax(smoothed_log_weights(log_weights)[0])
+        if not np.all(np.isfinite(shares)):
             raise ValueError("no draw of the guide has a finite weight under the model; train it longer, or another.")
-        rows = np.random.default_rng(seed).choice(len(weights), size=num_samples, p=weights)
+        return shares
+
+    def resample(self, num_samples: int, seed: int) -> WeightedDraws:
+        """So many of them, with replacement, by their ``shares``; errors as of these."""
+        shares = self.shares()
+        rows = np.random.default_rng(seed).choice(len(shares), size=num_samples, p=shares)
         return WeightedDraws(
             {name: value[rows] for name, value in self.draws.items()},
             Scores(self.scores.log_p[rows], self.scores.log_q[rows]),

@@ -170,15 +170,6 @@ class WideSample:
         )
 
 
-def check_widely(
-    vectors: Array, own: Scores, score: Callable[[Array], Scores], around: Gaussian, seed: int
-) -> WideCheck:
-    """Scores draws from a Student-t around a Gaussian, beside those of the guide at these vectors."""
-    sample = WideSample(vectors, own)
-    sample.add(Near(around), score, seed)
-    return sample.check(elsewhere=1)
-
-
 def _no_nan(log_density: Array) -> Array:
     return np.where(np.isnan(log_density), -np.inf, log_density)
 

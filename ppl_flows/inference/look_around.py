@@ -28,8 +28,8 @@ class Seen(NamedTuple):
     """What wide draws say of a guide.
 
     Attributes:
-        kl: the larger of what draws around it, and draws at other ends, make of its KL.
-        log_z_se: standard error of the log evidence by the first.
+        kl: by draws around it, or by these and draws at other ends, where that is surer or larger.
+        log_z_se: standard error of the log evidence, the smaller of both.
         missed: at least so much of the posterior lies where it has next to no draws.
         modes: what was found far from it.
     """

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
 from ppl_flows.bijections import TriangularAffine
 from ppl_flows.combinators.chain import Chain
@@ -20,7 +19,6 @@ from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.gaussian import gaussian_of_draws
 from ppl_flows.inference.prior_source import PriorLanguage, PriorSource
 from ppl_flows.inference.saved_priors import SavedPrior
-from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 from ppl_flows.recipes import guide_flow
 
 Recipe = Callable[[int], Bijection]
@@ -115,7 +113,7 @@ def sites_of(source: PriorSource, latents: Sequence[str], draws: dict[str, Array
 def resampled(fitted: Fitted, num_samples: int, seed: int) -> dict[str, Array]:
     """Draws by their smoothed weights, each as often as its weight says, up to one: few of them twice."""
     weighted = fitted.weigh(WEIGHTED * num_samples, seed)
-    shares = np.cumsum(softmax(smoothed_log_weights(weighted.log_weights)[0]))
+    shares = np.cumsum(weighted.shares())
     places = (np.arange(num_samples) + np.random.default_rng(seed).random()) / num_samples
     rows = np.minimum(np.searchsorted(shares, places), len(shares) - 1)
     return {name: value[rows] for name, value in weighted.draws.items()}

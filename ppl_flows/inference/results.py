@@ -251,7 +251,8 @@ class FitResult(PicklesOrSaysHow):
 
         Args:
             num_chains: that run side by side; a move of all costs little more than one of a single chain.
-            max_gradients: of the log density, at most. None: 200 for each draw.
+            max_gradients: of the log density, at most; where there are several modes, a fifth more. At least 276 for
+                each chain. None: 200 for each draw, and no fewer than 20,000.
             strict: raise, and not warn, where something is not right.
             seed: of all moves.
 

@@ -14,6 +14,7 @@ import numpy as np
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.params import flatten
 from ppl_flows.core.types import Array, Params
+from ppl_flows.inference import corrected
 from ppl_flows.inference.auto_flow import with_map, without_map
 from ppl_flows.inference.fitted import Fitted, WeightedDraws
 from ppl_flows.inference.flow_chains import BaseSpace
@@ -24,6 +25,7 @@ from ppl_flows.inference.prior_source import PriorSource
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import MAP, SavedFit
 from ppl_flows.inference.saved_sites import SavedSite
+from ppl_flows.inference.verdict import ADVICE
 from ppl_flows.safe_files import nest
 
 NEEDS_MODEL = (
@@ -111,6 +113,7 @@ def loaded_result(
         saved.modes,
         fitted,
         write,
+        corrected.ADVICE if saved.start == corrected.START else ADVICE,
     )
 
 

@@ -104,7 +104,7 @@ def fit(
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
-        check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 200 gradients, from
+        check_modes: look for modes that the guide does not reach, by 48 optimisations of at most 100 gradients, from
             prior draws, points beyond the guide's draws, and the hosts' initial points; the verdict says what was
             found. For an ``AutoFlow`` whose model's log density is a function of its latents alone; other guides are
             not checked.

@@ -15,6 +15,7 @@ from ppl_flows.core.params import map_params
 from ppl_flows.core.types import Params
 from ppl_flows.files import load, save_fit
 from ppl_flows.inference.fitted import Fitted
+from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.results import FitResult, Path
 from ppl_flows.inference.saved_fits import SavedFit
 from ppl_flows.inference.saved_results import has_arguments, loaded_guide, loaded_result, whole_flow
@@ -29,6 +30,7 @@ from ppl_flows.numpyro.neutral_supports import SUPPORTS
 from ppl_flows.safe_files import faults_of
 
 
+@one_at_a_time
 def load_fit(
     make: Callable[[SavedFit], Any],
     path: Path,

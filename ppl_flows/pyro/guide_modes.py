@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class GuideOfModes:
     _gaussians: tuple[Gaussian, ...] = ()  # that the flows start at
     _regions: Regions | None = None  # of the flows, while each is trained by itself
     _in_fit = False
-    _apart = False  # whether the flows are trained, each by itself
+    _turns: Iterator[int] | None = None  # of the flows, where they are trained each by itself
 
     def _find_modes(self, wish: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Mode]:
         guide: Any = self
@@ -97,11 +98,11 @@ class GuideOfModes:
     def in_fit(self, *, apart: bool = False) -> Iterator[None]:
         """While ``fit`` trains it, its flows ``apart`` or not: the host's own SVI, which trains no mixture well, is
         refused."""
-        self._in_fit, self._apart = True, apart
+        self._in_fit, self._turns = True, count() if apart else None
         try:
             yield
         finally:
-            self._in_fit = self._apart = False
+            self._in_fit, self._turns = False, None
 
     def _mixture(self, transform: FlowTransform) -> MixtureFlow | ApartFlows:
         guide: Any = self
@@ -111,7 +112,7 @@ class GuideOfModes:
         flows = Flow(transform, base=base)
         own = guide.log_weights
         log_weights = pyro.get_param_store().setdefault(self.weights_name, lambda: own).detach()
-        return ApartFlows(flows, self._regions) if self._apart else MixtureFlow(flows, log_weights)
+        return MixtureFlow(flows, log_weights) if self._turns is None else ApartFlows(flows, self._regions, self._turns)
 
     @property
     def _size_of_modes(self) -> Quality:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -104,12 +104,12 @@ class ApartFlows(_OfFlows):
     Args:
         regions: scores lack the log of the flow's share of each draw, so that the ELBO is that of its part of the
             posterior.
+        turns: counts the draws of one particle at a time.
     """
 
-    _turn = itertools.count()
-
-    def __init__(self, components: Flow, regions: Regions | None) -> None:
+    def __init__(self, components: Flow, regions: Regions | None, turns: Iterator[int]) -> None:
         super().__init__(components)
+        self._turns = turns
         like: Any = next(leaf for _, leaf in flatten(components.transforms[0].params))
         self._regions = None if regions is None else [torch.as_tensor(a).to(like) for a in regions]
 
@@ -125,7 +125,7 @@ class ApartFlows(_OfFlows):
         shape = self._extended_shape(torch.Size(sample_shape))
         n = math.prod(shape[:-1])
         if n % self.count:  # one particle at a time: those of the flows in turn
-            self._one = next(self._turn) % self.count
+            self._one = next(self._turns) % self.count
             return self.components.rsample((n,))[:, self._one].reshape(shape)
         return self.components.rsample((n // self.count,)).reshape(shape)
 
