@@ -117,6 +117,15 @@ def test_a_loaded_fit_draws_weighs_and_goes_on(fits, lang, writer):
         }
 
 
+def test_a_fit_loaded_in_its_language_gives_the_same_draws_for_a_seed(fits, float64, lang):
+    saved, path = fits[name_of(lang)]
+    _, loaded = lang.AutoFlow.load(path, several(lang), lang.array(Y))
+    for site, value in saved.sample(5, seed=2).items():
+        np.testing.assert_allclose(
+            np.asarray(loaded.sample(5, seed=2)[site]), np.asarray(value), rtol=1e-6, err_msg=site
+        )
+
+
 def flat(params):
     return {n: v for n, v in pf.core.params.flatten(params) if ".state" not in n}
 

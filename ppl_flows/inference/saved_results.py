@@ -203,17 +203,16 @@ class LoadedGuide:
         return self.with_model("infers discrete sites").enumerates
 
     def draw(self, num_samples: int, seed: int) -> dict[str, Array]:
-        if self.informed:
+        if self.informed or self.has_model:
             return self.with_model("draws").draw(num_samples, seed)
-        draws, _ = self.draw_sites(num_samples, seed)
-        return draws if self.start is None else self.complete(draws)
+        return self.draw_sites(num_samples, seed)[0]
 
     @property
     def has_model(self) -> bool:
         return self.start is not None
 
     def draw_with_log_q(self, num_samples: int, seed: int) -> tuple[dict[str, Array], np.ndarray]:
-        if self.informed:
+        if self.informed or self.has_model:
             return self.with_model("draws").draw_with_log_q(num_samples, seed)
         return self.draw_sites(num_samples, seed)
 
