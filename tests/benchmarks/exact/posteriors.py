@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--language", choices=("numpyro", "pyro"), required=True)
     parser.add_argument("--targets", help="names with commas between; all by default")
     parser.add_argument("--seeds", default="0,1,2,3,4", help="with commas between; NUTS runs with the first")
+    parser.add_argument("--no-nuts", action="store_true", help="where it takes too long")
     parser.add_argument("--output", type=Path, help="file to which the rows are added, one JSON object a line")
     given = parser.parse_args()
     language = {"numpyro": numpyro_language, "pyro": pyro_language}[given.language]()
@@ -178,7 +179,7 @@ def main() -> None:
     counter.watch(language.density)
     for target in (language.targets[name] for name in names):
         for seed in seeds:
-            found = row(language, target, seed, counter, with_nuts=seed == seeds[0])
+            found = row(language, target, seed, counter, with_nuts=seed == seeds[0] and not given.no_nuts)
             if not titled:
                 print("| " + " | ".join(found) + " |\n" + "|---" * len(found) + "|")
                 titled = True
