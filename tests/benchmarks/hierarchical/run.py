@@ -6,7 +6,8 @@ KL(guide || posterior) = log Z - ELBO in nats, from fresh draws, with the standa
 known, the ELBO. Over globals, positive ones on the log scale, and over locals: the smallest and largest ratio of sds,
 and the largest error of the means in posterior sds. Gradients of the log density: those of the start, a Hessian counted
 as dim of them, and one for each draw of a training step. CPU seconds of the whole call of ``fit``, with compilation,
-start and measure. Rows of NUTS are NumPyro's, stored: its defaults, one chain of 1,000 + 1,000, warm-up included.
+start and measure. With ``--exact 1000`` a second row has so many draws of ``result.exact``. Rows of NUTS are NumPyro's,
+stored: its defaults, one chain of 1,000 + 1,000, warm-up included.
 
 An ELBO above log Z is an error in the target or the guide, and of this script's exit.
 """
@@ -17,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +92,12 @@ def pyro_language() -> Language:
     return Language(TARGETS, AutoFlow, fit, LogDensity, pyro.clear_param_store)
 
 
-def accuracy(target: Target, result: FitResult) -> dict[str, Any]:
+def accuracy(target: Target, drawn: dict[str, Any]) -> dict[str, Any]:
     """Range of the ratios of sds and largest error of the means, over globals and over locals; by quantity too."""
     if not (moments := target.moments()):
         return {}
-    n = min(DRAWS, NUMBERS // target.dim)
-    drawn = result.sample(n, batch_size=min(n, 2_000))
     quantities = target.quantities({name: np.asarray(value, dtype=np.float64) for name, value in drawn.items()})
+    n = len(quantities[target.scalars[0]])
     quantities = {name: quantities[name].reshape(n, *m.mean.shape) for name, m in moments.items()}  # plates of size one
     errors = {n: np.abs(quantities[n].mean(0) - m.mean) / m.sd for n, m in moments.items()}
     ratios = {n: quantities[n].std(0) / m.sd for n, m in moments.items()}
@@ -110,8 +111,8 @@ def accuracy(target: Target, result: FitResult) -> dict[str, Any]:
 
 def measure(
     language: Language, counter: Counter, target: Target, seed: int, given: argparse.Namespace
-) -> dict[str, Any]:
-    """A row, and what it is made of."""
+) -> list[dict[str, Any]]:
+    """A row of the guide, and what it is made of; and one of exact draws, where they are asked for."""
     language.forget()
     options = {} if given.informed is None else {"informed": {"true": True, "false": False}.get(given.informed, "auto")}
     counter.gradients, start = 0, time.process_time()
@@ -128,8 +129,8 @@ def measure(
     seconds = time.process_time() - start
     particles = fit_budget(guide, given.steps, given.particles)[1]
     kl, se = target.log_z - result.elbo.mean, float(np.hypot(result.elbo.se, target.log_z_se))
-    known = bool(np.isfinite(kl))
-    return {
+    known, n = bool(np.isfinite(kl)), min(DRAWS, NUMBERS // target.dim)
+    row = {
         "target": target.name,
         "guide": f"AutoFlow, {given.language}" + (f", informed={given.informed}" if given.informed else ""),
         "seed": seed,
@@ -137,7 +138,7 @@ def measure(
         "khat": f"{result.khat:.2f}",
         "ess": f"{result.ess:.3f}",
         "grade": result.grade,
-        **accuracy(target, result),
+        **accuracy(target, result.sample(n, batch_size=min(n, 2_000))),
         "start": str(guide.start),
         "steps": len(result.losses),
         "start_gradients": counter.gradients,
@@ -149,6 +150,28 @@ def measure(
         "elbo": result.elbo.mean,
         "repr": repr(guide),
         "verdict": result.verdict,
+    }
+    return [row, exact_row(target, result, given.exact, row)] if given.exact else [row]
+
+
+def exact_row(target: Target, result: FitResult, num_samples: int, of_guide: dict[str, Any]) -> dict[str, Any]:
+    """So many effective draws by ``result.exact``: gradients and CPU seconds are their own, without the fit."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which the row has
+        draws = result.exact(num_samples)
+    seconds = time.process_time() - start
+    evidence, shown = draws.log_evidence, max(1, len(draws.samples[next(iter(draws.samples))]) // DRAWS)
+    return {
+        "target": target.name,
+        "guide": f"exact({num_samples})",
+        "seed": of_guide["seed"],
+        "kl": f"log Z off by {evidence.mean - target.log_z:.4f} ± {np.hypot(evidence.se, target.log_z_se):.4f}",
+        "ess": f"{draws.ess:.0f}, R-hat {draws.rhat:.3f}",
+        "grade": "; ".join(draws.alarms) or "no alarm",
+        **accuracy(target, {name: value[::shown] for name, value in draws.samples.items()}),
+        "gradients": draws.gradients,
+        "seconds": f"{seconds:.0f}",
     }
 
 
@@ -182,6 +205,7 @@ def main() -> None:
     parser.add_argument("--quality", choices=tuple(QUALITIES), default="standard", help="AutoFlow's, and the budget")
     parser.add_argument("--steps", type=int, help="by default what the guide says")
     parser.add_argument("--particles", type=int, help="draws per step; by default what the guide says")
+    parser.add_argument("--exact", type=int, help="draws of the posterior itself that are made from each guide")
     parser.add_argument("--output", type=Path, help="file to which the rows are added, one JSON object a line")
     given = parser.parse_args()
 
@@ -198,16 +222,17 @@ def main() -> None:
     for target in (language.targets[name] for name in names):
         for seed in map(int, given.seeds.split(",")):
             try:
-                row = measure(language, counter, target, seed, given)
+                rows = measure(language, counter, target, seed, given)
             except (RuntimeError, ValueError) as error:  # of this target only: the others go on
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-                row = {"target": target.name, "guide": f"AutoFlow, {given.language}", "seed": seed, "kl": reason}
-            print(line(row), flush=True)
-            if row.get("kl_number", 0.0) < -IMPOSSIBLE * row.get("kl_se", 0.0):
+                rows = [{"target": target.name, "guide": f"AutoFlow, {given.language}", "seed": seed, "kl": reason}]
+            for row in rows:
+                print(line(row), flush=True)
+                if given.output:
+                    with given.output.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+            if rows[0].get("kl_number", 0.0) < -IMPOSSIBLE * rows[0].get("kl_se", 0.0):
                 impossible.append(f"{target.name}, seed {seed}")
-            if given.output:
-                with given.output.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
         for row in nuts_rows(target):
             print(line(row), flush=True)
     if impossible:
