@@ -183,6 +183,19 @@ def test_a_flow_starts_at_the_normal_around_its_regression(dim):
     np.testing.assert_allclose(plain.inverse(params, z, context)[0].std(0), 1, atol=0.1)
 
 
+def test_a_loss_that_is_not_finite_is_never_the_best():
+    best = BestParams(lambda p: p[0], pack=lambda p: p, unpack=lambda p, _: p)
+    for loss, name in ((np.nan, "a"), (np.inf, "b")):
+        best((loss, name))
+        assert best.params[1] == name
+        assert not best.stalled(0)
+    for loss in (2.0, np.nan, 3.0):
+        best((loss, "c" if loss == 2.0 else "d"))
+    assert best.params[1] == "c"
+    assert best.stalled(2)
+    assert not best.stalled(3)
+
+
 def test_the_best_parameters_may_be_the_first_ones():
     best = BestParams(float, pack=lambda p: p, unpack=lambda p, _: p, first=1.0)
     best(2.0)

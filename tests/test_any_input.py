@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import math
+import re
 from functools import partial
 
 import jax
@@ -29,6 +30,22 @@ shells = pytest.mark.parametrize("name", SHELLS)
 
 def shell(name):
     return importlib.import_module(f"ppl_flows.{name}")
+
+
+# --- params of other shapes
+
+
+@pytest.mark.parametrize("bijection", EVERY, ids=repr)
+def test_params_of_another_bijection_do_not_broadcast(bijection):
+    params = perturbed(bijection)
+    wide = next((name for name, a in flatten(params) if a.ndim and a.shape[-1] > 1), None)
+    if wide is None:
+        pytest.skip("it has single numbers alone")
+    narrow = map_params(lambda name, a: a[..., :1] if name == wide else a, params)
+    said = f"params do not fit {type(bijection).__name__}: '{re.escape(wide)}' should have shape"
+    for run in (bijection.inverse, bijection.observe):
+        with pytest.raises(ValueError, match=said):
+            run(narrow, targets(bijection), context(bijection))
 
 
 # --- batches without rows

@@ -170,6 +170,44 @@ def test_a_checkpoint_of_another_fit_is_refused_by_what_differs_and_kept(lang, t
     assert len(run(x).losses) == 60
 
 
+def test_a_model_with_other_numbers_bound_or_another_code_is_another_fit(lang, tmp_path):
+    def model(scale):
+        lang.ppl.sample("z", lang.dist.Normal(0.0, scale))
+
+    def another(scale):
+        lang.ppl.sample("z", lang.dist.Normal(1.0, scale))
+
+    def around(scale):
+        return lambda: model(scale)
+
+    def run(model, path):
+        pyro.clear_param_store()
+        guide = lang.AutoFlow(model, identity_flow, start="init")
+        return lang.fit(model, guide, checkpoint=tmp_path / path, **SHORT)
+
+    for path, first, second, said in (
+        ("partial", partial(model, 1.0), partial(model, 2.0), r"'bound' was \[\"1.0\"\], is"),
+        ("keywords", partial(model, scale=1.0), partial(model, scale=2.0), "'scale' was 1.0, is 2.0"),
+        ("closure", around(1.0), around(2.0), "'scale' was 1.0, is 2.0"),
+        ("code", partial(model, 1.0), partial(another, 1.0), "'code' was"),
+    ):
+        losses = run(first, path).losses
+        np.testing.assert_array_equal(run(first, path).losses, losses)
+        with pytest.raises(ValueError, match=f"of another fit: .*{said}"):
+            run(second, path)
+
+
+def test_another_base_of_a_density_is_another_fit(lang, tmp_path):
+    shell = {torch: ppl_flows.pyro, jnp: ppl_flows.numpyro}[lang.xp]
+    data, scales = np.random.default_rng(0).standard_normal((20, 2)), (1.0, 5.0)
+    bases = [lang.dist.Normal(lang.array(np.zeros(2)), scale).to_event(1) for scale in scales]
+    options = {"steps": 2, "standardize": False, "progress": False, "checkpoint": tmp_path / "density"}
+    for _ in range(2):
+        shell.fit_density(pf.TriangularAffine(2), lang.array(data), base=bases[0], **options)
+    with pytest.raises(ValueError, match=r"of another fit: base 'base_dist' 'scale' has other values"):
+        shell.fit_density(pf.TriangularAffine(2), lang.array(data), base=bases[1], **options)
+
+
 def test_another_precision_is_named(tmp_path):
     with pytest.raises(KilledError):
         fit(LANGUAGES["pyro"], tmp_path / "fit", callback=until(30))

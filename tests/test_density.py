@@ -64,6 +64,19 @@ def test_validation_scores_conditions_and_dequantised_rows(shell):
 
 
 @SHELLS
+def test_a_held_out_row_without_a_density_is_named_and_the_last_parameters_are_kept(shell, tmp_path):
+    data = np.random.default_rng(0).normal(3.0, 2.0, (200, 1))
+    data[split_rows(200, 0.1, 0)[1][0]] = 1e200
+    options = {"steps": 200, "lr": 0.1, "standardize": False, "progress": False, "checkpoint": tmp_path / "density"}
+    for _ in range(2):  # trained, and taken from the checkpoint
+        with pytest.warns(UserWarning, match=r"held-out rows was never finite.*validation=0\.0") as caught:
+            fit = shell.fit_density(pf.TriangularAffine(1), data, validation=0.1, **options)
+        assert caught[0].filename == __file__
+        assert not np.isfinite(fit.validation_losses).any()
+        assert float(fit.params["b"][0]) == pytest.approx(3.0, abs=0.5)
+
+
+@SHELLS
 def test_the_encoder_returned_belongs_to_the_parameters_kept(shell):
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2, 60, 1)).astype(np.float32)  # nothing to learn, so that it overfits

@@ -153,6 +153,21 @@ def test_log_prob_follows_a_parameter_update_where_the_hosts_does_not():
     torch.testing.assert_close(after, d.log_prob(y.clone()))
 
 
+REALS, POSITIVE, SIMPLEX = dist.constraints.real, dist.constraints.positive, dist.constraints.simplex
+
+
+@pytest.mark.parametrize("support", [None, POSITIVE, SIMPLEX, [(POSITIVE, 1), (REALS, 2)]], ids=repr)
+def test_a_draw_that_wants_a_gradient_afterwards_has_the_whole_one(support):
+    bijection = pf.nsf(2 if support is SIMPLEX else 3)
+    d = Flow(bijection, bijection.init(np.random.default_rng(0)), support=support)
+    fixed = d.detach()
+    for own, draw in ((d, d.sample), (fixed, fixed.rsample)):
+        y = draw((4,)).requires_grad_()
+        copy = y.detach().clone().requires_grad_()
+        of_draw, of_copy = (torch.autograd.grad(own.log_prob(v).sum(), v)[0] for v in (y, copy))
+        torch.testing.assert_close(of_draw, of_copy)
+
+
 def test_log_prob_follows_an_edit_of_the_sample_in_place():
     t = FlowTransform(pf.iaf(3))
     for d in (Flow(t), dist.TransformedDistribution(standard_normal(3), [t])):

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from ppl_flows.core.initialisation import check_params
 from ppl_flows.core.precision import has_narrow, is_narrow, wide, wide_params
 from ppl_flows.core.types import Array, Params
 
@@ -66,10 +67,11 @@ class Base(abc.ABC):
             ``(*batch,)``, in nats.
 
         Raises:
-            ValueError: x of another size.
+            ValueError: x of another size, or params that do not fit.
         """
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"{type(self).__name__} expects x of shape (*batch, {self.dim}), got {tuple(x.shape)}.")
+        check_params(self, params, more=True)
         return (
             self._log_prob(wide_params(params), wide(x))
             if is_narrow(x) or has_narrow(params)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ppl_flows.core.initialisation import check_one_library, check_params, number_of_weights
 from ppl_flows.core.namespace import flow_class, namespace
+from ppl_flows.core.params import have_shapes, map_params
 from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
@@ -185,6 +186,10 @@ class Bijection(abc.ABC):
         """Narrow params as a pass takes them: in float32, but for networks that multiply in what they have."""
         return wide_params(params)
 
+    @cached_property
+    def _param_shapes(self) -> dict[str, Any]:
+        return map_params(lambda _, a: tuple(a.shape), self.init(np.random.default_rng(0)))
+
     def _run_checked(
         self,
         run: Callable[..., tuple[Any, ...]],
@@ -213,13 +218,14 @@ class Bijection(abc.ABC):
         if 0 in both:
             return self._run_without_rows(run, params, v, context, both, shape)
         v = v if both == batch else xp.broadcast_to(v, both + shape)
+        if not have_shapes(params, self._param_shapes):
+            check_params(self, params, more=True)
         try:
             if has_one_dtype(params, v, context):
                 return run(params, v, context)
             return in_one_dtype(run, self._widen, params, v, context)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            check_params(self, params, more=True)  # the likeliest reasons, in words
-            check_one_library(self, params, v, context)
+            check_one_library(self, params, v, context)  # the likeliest reason, in words
             raise
 
     def _run_without_rows(

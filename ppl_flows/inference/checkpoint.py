@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from hashlib import sha256
+from types import CellType, CodeType, FunctionType
 from typing import Any, Protocol
 
 import numpy as np
@@ -187,17 +188,48 @@ def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray], array_from: Calla
 
 
 def describe(value: Any, array_of: ArrayOf) -> Any:
-    """An argument as JSON: arrays by shape, dtype and hash, numbers and strings by value, others by type."""
+    """An argument as JSON: arrays by shape, dtype and hash, numbers and strings by value, functions by their code and
+    what is bound to them, the hosts' distributions by their parameters, others by type."""
+    again = partial(describe, array_of=array_of)
     found = array_of(value)
     if found is not None:
         return {"dtype": found[1], "shape": [*found[0].shape], "sha256": sha256(found[0].tobytes()).hexdigest()}
     if isinstance(value, Mapping):
-        return {str(key): describe(item, array_of) for key, item in value.items()}
+        return {str(key): again(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(item, array_of) for item in value]
+        return [again(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str | complex):
         return repr(value)
-    return name_of(value)
+    parts = _parts_of(value)
+    return {"of": name_of(value), **again(parts)} if parts else name_of(value)
+
+
+def _parts_of(value: Any) -> dict[str, Any]:
+    """What else an object is, beside its class: of partials, functions, and the hosts' distributions and ELBOs."""
+    if isinstance(value, partial):
+        return {"function": value.func, "bound": value.args, "bound by name": value.keywords}
+    if isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        around = {name: _of_cell(cell) for name, cell in cells}
+        bound = {"defaults": value.__defaults__, "keywords": value.__kwdefaults__, "around it": around}
+        return {"code": _code_of(value.__code__)} | {name: part for name, part in bound.items() if part}
+    parts = {*getattr(value, "arg_constraints", {}), "base_dist", "num_particles"}
+    return {name: part for name, part in getattr(value, "__dict__", {}).items() if name in parts}
+
+
+def _of_cell(cell: CellType) -> Any:
+    """What a function has from around it; functions, which may be itself, by name."""
+    try:
+        value = cell.cell_contents
+    except ValueError:  # not yet there
+        return None
+    return name_of(value) if isinstance(value, FunctionType) else value
+
+
+def _code_of(code: CodeType) -> str:
+    consts = [_code_of(const) if isinstance(const, CodeType) else const for const in code.co_consts]
+    said = [sorted(map(repr, const)) if isinstance(const, frozenset) else repr(const) for const in consts]
+    return sha256(repr((code.co_code, code.co_names, said)).encode()).hexdigest()[:16]
 
 
 def describe_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], array_of: ArrayOf) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,12 +56,26 @@ class BestParams:
         if self._first is not None and not self.losses and (of_first := float(self._loss(self._first))) < loss:
             loss, params = of_first, self._first
         self.losses.append(loss)
-        if self.params is None or loss < self._smallest:
-            self.params, self._smallest = params, loss
+        if not np.isfinite(self._smallest) or loss < self._smallest:  # the last ones, until one is finite
+            self.params, self._smallest = params, loss if np.isfinite(loss) else np.inf
 
     def stalled(self, patience: int) -> bool:
         """Whether the last so many losses were all above the smallest one."""
-        return len(self.losses) - int(np.argmin(self.losses)) > patience
+        finite = np.isfinite(self.losses)
+        return bool(finite.any()) and len(finite) - int(np.argmin(np.where(finite, self.losses, np.inf))) > patience
+
+    def kept(self, otherwise: Callable[[], Any]) -> Any:
+        """The parameters, or what ``otherwise`` gives where it was never called; a warning where no loss was finite."""
+        if self.params is None:
+            return otherwise()
+        if not np.isfinite(self._smallest):
+            warnings.warn(
+                "the loss of the held-out rows was never finite, so that the last parameters are kept: a held-out row "
+                "has no density, such as one very far from all others; look at the rows, or hold out none, "
+                "validation=0.0.",
+                stacklevel=6,
+            )
+        return self.params
 
     def saved(self) -> list[Any] | None:
         """All of it, for a checkpoint; None before the first call."""

@@ -175,7 +175,7 @@ def train_density(
         checkpoint=saved and saved.keep({"best": best} | ({} if source is None else {"rows": source})),
         source=source,
     )
-    params, values = best.params or trained_params(trained.params)
+    params, values = best.kept(lambda: trained_params(trained.params))
     return DensityFit(
         trained.losses,
         trained.skipped,

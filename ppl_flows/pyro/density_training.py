@@ -188,7 +188,7 @@ def train_density(
             batches=batches,
             rows="rows",
         )
-        params, base_params, encode = best.params or trained_params()
+        params, base_params, encode = best.kept(trained_params)
     return DensityFit(
         trained.losses,
         trained.skipped,

@@ -99,12 +99,12 @@ class SupportTransform(Transform):
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         y = self.part(x)
         y = y.view_as(y)  # a tensor of its own, where the part is the identity
-        _sources[y] = self, x, _versions(x, y)
+        _sources[y] = self, x, (version(x), version(y))
         return y
 
     def _inverse(self, y: torch.Tensor) -> torch.Tensor:
         owner, x, versions = _sources.get(y, (None, None, None))
-        return x if owner is self and versions == _versions(x, y) else self.part.inv(y)
+        return x if owner is self and versions == (version(x), version(y)) else self.part.inv(y)
 
     def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.part.log_abs_det_jacobian(x, y)
@@ -123,8 +123,12 @@ class SupportTransform(Transform):
 _sources: Any = WeakTensorKeyDictionary()
 
 
-def _versions(*tensors: torch.Tensor) -> tuple[int, ...]:
-    return tuple(0 if t.is_inference() else t._version for t in tensors)
+Version = tuple[int, bool]
+
+
+def version(t: torch.Tensor) -> Version:
+    """Changes with a tensor, but not through ``.data``, which hides it; and where it wants a gradient, and did not."""
+    return (0 if t.is_inference() else t._version), t.requires_grad
 
 
 _supports = SupportConstraints("Pyro", constraints, biject_to, Mixed, SupportTransform)

@@ -17,7 +17,7 @@ from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params, initial_params, is_stateful
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import mapped_shape
-from ppl_flows.pyro.support import constraint
+from ppl_flows.pyro.support import Version, constraint, version
 from ppl_flows.torch.params import ParamTree, set_state, to_tensor
 
 
@@ -207,14 +207,14 @@ class FlowTransform(ContextTransform):
         self, result: torch.Tensor, source: torch.Tensor, log_det: torch.Tensor, *, forward: bool
     ) -> torch.Tensor:
         result = result.view_as(result)  # a new tensor, which the log_det's graph cannot hold: else it would never die
-        versions = self._versions(), _version(source), _version(result)
+        versions = self._versions(), version(source), version(result)
         _passes[result] = _Pass(self, forward, source, log_det, *versions, torch.is_grad_enabled())
         return result
 
-    def _versions(self) -> tuple[tuple[torch.Tensor, int], ...]:
+    def _versions(self) -> tuple[tuple[torch.Tensor, Version], ...]:
         context: Any = self.context
         used = self.weights.leaves() + ([] if context is None else [context])
-        return tuple([(t, _version(t)) for t in used])
+        return tuple([(t, version(t)) for t in used])
 
 
 class _Pass(NamedTuple):
@@ -224,16 +224,16 @@ class _Pass(NamedTuple):
     forward: bool
     source: torch.Tensor
     log_det: torch.Tensor  # of the forward map
-    versions: tuple[tuple[torch.Tensor, int], ...]
-    source_version: int
-    result_version: int
+    versions: tuple[tuple[torch.Tensor, Version], ...]
+    source_version: Version
+    result_version: Version
     graded: bool  # made where gradients are recorded
 
     def holds(self, owner: FlowTransform, result: torch.Tensor, *, forward: bool) -> bool:
         """Whether this pass is one of ``owner``, and parameters and both ends are as they were."""
         if self.owner is not owner or self.forward is not forward or (torch.is_grad_enabled() and not self.graded):
             return False
-        if _version(result) != self.result_version or _version(self.source) != self.source_version:
+        if version(result) != self.result_version or version(self.source) != self.source_version:
             return False
         now = owner._versions()
         return len(now) == len(self.versions) and all(
@@ -244,11 +244,6 @@ class _Pass(NamedTuple):
 # The last pass that made each living tensor. A weak dictionary and not a field of the transform: the graph of a pass
 # lives exactly as long as its result, so nothing is stale, kept alive, or in the way of deepcopy and pickle.
 _passes = WeakTensorKeyDictionary()
-
-
-def _version(t: torch.Tensor) -> int:
-    """Counts the in-place changes of a tensor; those through ``.data``, which hides them, it cannot see."""
-    return 0 if t.is_inference() else t._version
 
 
 class InverseFlowTransform(ContextTransform):
