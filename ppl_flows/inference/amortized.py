@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,14 +18,13 @@ from ppl_flows.encoders.given_set import GivenSet, fewer_rows
 from ppl_flows.inference.density_hooks import DensityHooks
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.normal_scores import NormalToLogistic
-from ppl_flows.inference.observations import Observations, Scaler
+from ppl_flows.inference.observations import Observations
 from ppl_flows.inference.posterior_start import posterior_start
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.recipes import nsf
 
 PILOT = 4_096  # simulations that a training on the fly starts from
 ENCODED_ROWS = 1_024  # per call of an encoder, outside training
-ON_EDGE = 0.01  # share of simulations whose latents may be, by rounding, at an end of their support
 OUTSIDE = 1e-4  # share of the posterior's draws that a truncated prior leaves out
 QUANTILE_DRAWS = 20_000
 TRIES = 1_000  # times as many draws of the prior as are kept, at most
@@ -227,64 +225,9 @@ def check_amortized(simulations: int | None, rounds: int, patience: int | None) 
         )
 
 
-def warn_elsewhere(observed: dict[str, np.ndarray] | None, data: dict[str, np.ndarray]) -> None:
-    """Warns where data are others than those that the rounds of a fit were aimed at."""
-    if observed is not None and any(
-        observed[name].shape != data[name].shape or not np.array_equal(observed[name], data[name]) for name in observed
-    ):
-        warnings.warn(
-            "this fit was trained in rounds for the data in its arguments, and these are others: the posterior is that "
-            "of a prior cut to where the former's was. Fit again with rounds=1, or with these data.",
-            stacklevel=5,
-        )
-
-
 def check_encoded(shape: tuple[int, ...], trains: bool) -> None:
     """Raises ValueError unless an encoder that trains gave contexts of this shape for 2 rows."""
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"encoder: for 2 rows it must give shape (2, context_dim), but gave {tuple(shape)}.")
     if not trains:
         raise ValueError("encoder: it has no parameters to train; what a fixed function gives can be the data itself.")
-
-
-def check_sites(data: list[str], latents: list[str]) -> None:
-    """Raises ValueError unless a model for ``fit_amortized`` has both data and latents."""
-    if not data or not latents:
-        raise ValueError(
-            f"fit_amortized: the model needs sites with obs, got {data}, and latent ones, got {latents}; give it data "
-            "of the right shapes, whose values are not used."
-        )
-
-
-def check_data(observed: list[str], scalers: dict[str, Scaler]) -> None:
-    """Raises ValueError unless a model observes what a loaded fit is given."""
-    if missing := scalers.keys() - set(observed):
-        raise ValueError(f"the fit in the file is given {sorted(missing)}, which this model does not observe.")
-
-
-def finite_rows(z: np.ndarray, data: dict[str, np.ndarray]) -> Rows:
-    """The simulations, without those few whose latents rounding has put at an end of their support.
-
-    Raises:
-        ValueError: data that are not finite, or more than a few such latents.
-    """
-    fine = np.isfinite(z).all(-1)
-    bad = ~np.all([np.isfinite(v.reshape(len(v), -1)).all(-1) for v in data.values()], axis=0)
-    if bad.any() or np.mean(~fine) > ON_EDGE:
-        raise ValueError(
-            f"fit_amortized: {(bad | ~fine).sum()} of {len(z)} simulations are not finite, on the unconstrained scale "
-            "for the latents; narrow the priors, or let the model observe a transform of the data."
-        )
-    return z[fine], {name: value[fine] for name, value in data.items()}
-
-
-def check_supports(values: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
-    """Raises ValueError where latents, mapped to the reals and back by the supports of one run, are others."""
-    for name, value in values.items():
-        off = np.abs(value - again[name])
-        fine = off <= 1e-2 * (np.abs(value) + value.std() + 1e-6)
-        if not np.all(fine | ~np.isfinite(off)):
-            raise ValueError(
-                f"fit_amortized: the support of site {name!r} depends on other latents; let the model draw it from a "
-                "fixed support, such as a share in (0, 1), and compute the site from it."
-            )

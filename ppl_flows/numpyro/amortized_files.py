@@ -8,22 +8,21 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
-from numpyro import handlers
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
+from ppl_flows.numpyro.simulator import observed
 
 
 def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], observations: Observations) -> None:
@@ -67,9 +66,7 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
     flow = density_of(saved.density)
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
-        trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-        check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
-        x = {n: np.asarray(trace[n]["value"])[None] for n in scalers}
+        x = observed(model, scalers, args, kwargs)
         warn_elsewhere(saved.observed, x)
         return observations.given(flow.bijection, x), to_array(observations(x))[0]
 

@@ -26,11 +26,13 @@ from ppl_flows.inference.learned_likelihood import (
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.saved_sites import SavedSite
+from ppl_flows.inference.simulation_checks import check_simulated
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.learned_likelihood import condition, save_likelihood, transforms_of
-from ppl_flows.numpyro.model_runs import is_data
+from ppl_flows.numpyro.model_runs import is_data, weighed
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
+from ppl_flows.numpyro.simulator import sites_of
 from ppl_flows.recipes import nsf
 
 
@@ -94,11 +96,11 @@ def fit_likelihood(
     own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
     free = handlers.uncondition(model)
 
-    def sites_of(key: jax.Array | int) -> dict[str, Any]:
-        trace = handlers.trace(handlers.seed(free, key)).get_trace(*args, **kwargs)
-        return {name: site for name, site in trace.items() if site["type"] == "sample"}
+    def run(key: jax.Array | int) -> dict[str, Any]:
+        return sites_of(handlers.seed(free, key), args, kwargs)
 
-    first, second = sites_of(0), sites_of(1)
+    first, second = run(0), run(1)
+    check_simulated(weighed(first))
     data = [name for name, site in first.items() if is_data(site)]
     plates = {n: {frame.name: frame.dim for frame in s["cond_indep_stack"]} for n, s in first.items()}
     latents = {n: plates[n] for n, s in first.items() if not (s["is_observed"] or s["infer"].get("was_observed"))}
@@ -109,7 +111,7 @@ def fit_likelihood(
     transforms = transforms_of((row, *sites))
 
     def simulate(key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        drawn = sites_of(key)
+        drawn = run(key)
         rows = drawn[observed]["value"].reshape(-1, *row.shape)
         return {n: drawn[n]["value"] for n in names}, transforms[row.name].inv(rows[0])
 

@@ -14,10 +14,11 @@ import torch
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
 from ppl_flows.encoders import SetEncoder
-from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above, warn_elsewhere
+from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.inference.stored_simulations import StoredSimulations
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
@@ -200,9 +201,7 @@ def fit_amortized(
     )
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            x = observed(model, data, args, kwargs)
+        x = observed(model, data, args, kwargs)
         warn_elsewhere(target, x)
         return given(fitted, observations, x)
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.model_runs import is_data, model_data
+from ppl_flows.pyro.model_runs import model_data
 from ppl_flows.pyro.neutral_supports import SUPPORTS
+from ppl_flows.pyro.simulator import observed
 from ppl_flows.torch.params import to_tensor
 
 
@@ -68,10 +68,7 @@ def load_amortized(path: Path, model: Callable[..., Any], *, vectorize: bool = T
     flow = density_of(saved.density)
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
-        with torch.random.fork_rng(), torch.no_grad():
-            nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
-        check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
-        x = {n: nodes[n]["value"].cpu().numpy()[None] for n in scalers}
+        x = observed(model, scalers, args, kwargs)
         warn_elsewhere(saved.observed, x)
         return observations.given(flow.bijection, x), to_tensor(np.asarray(observations(x)))[0]
 

@@ -24,11 +24,12 @@ from ppl_flows.inference.learned_likelihood import (
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.saved_sites import SavedSite
+from ppl_flows.inference.simulation_checks import check_simulated
 from ppl_flows.inference.validation import step_sizes
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.learned_likelihood import condition, save_likelihood, transforms_of
-from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data
+from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data, weighed
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.simulator import sites_of
 from ppl_flows.recipes import nsf
@@ -101,6 +102,7 @@ def fit_likelihood(
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         first, second = run(), run()
+    check_simulated(weighed(first))
     data = [name for name, site in first.items() if is_data(site)]
     plates = {n: {f.name: f.dim for f in s["cond_indep_stack"] if f.vectorized} for n, s in first.items()}
     latents = {n: plates[n] for n, s in first.items() if not (n in data or s["is_observed"])}
