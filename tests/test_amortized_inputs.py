@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -33,6 +34,7 @@ def two_sites(lang):
     return model
 
 
+@pytest.mark.slow_in_numpyro
 def test_data_that_a_fit_is_given_must_all_be_there(lang, tmp_path):
     model, y = two_sites(lang), lang.array(0.0)
     fit = shell(lang).fit_amortized(model, y, y, **SMALL)
@@ -44,6 +46,55 @@ def test_data_that_a_fit_is_given_must_all_be_there(lang, tmp_path):
     for ask in (fit.correct, loaded.correct):
         with pytest.raises(ValueError, match=r"observes nothing at \['x', 'y'\]"):
             ask(progress=False)
+
+
+def test_data_must_be_finite_and_of_the_shape_of_training(lang, tmp_path):
+    def model(y):
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), lang.array(1.0)))
+        with lang.ppl.plate("rows", 5):
+            lang.ppl.sample("y", lang.dist.Normal(z, 1.0), obs=y)
+
+    fit = shell(lang).fit_amortized(model, lang.array(np.zeros(5)), **SMALL)
+    fit.save(tmp_path / "fit")
+    loaded = shell(lang).load_amortized(tmp_path / "fit", model)
+    for ask in (fit.sample, loaded.sample):
+        for n in (1, 4):
+            with pytest.raises(
+                ValueError, match=rf"'y' must have shape \(5,\), as this fit was trained on, got \({n},\)"
+            ):
+                ask(3, lang.array(np.ones(n)))
+        with pytest.raises(ValueError, match="'y' must be finite, but 1 of 5 numbers are not"):
+            ask(3, lang.array([0.0, np.nan, 0.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match=r"'y' must have shape \(5,\)"):
+        fit.correct(lang.array(np.ones(1)), progress=False)
+
+
+@pytest.mark.slow_in_numpyro
+def test_a_set_may_have_other_rows_and_each_row_the_numbers_of_training(lang):
+    def model(y):
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), lang.array(1.0)))
+        with lang.ppl.plate("rows", len(y)):
+            lang.ppl.sample("y", lang.dist.Normal(z * lang.array(np.ones(2)), 1.0).to_event(1), obs=y)
+
+    options = {**SMALL, "encoder": pf.SetEncoder(size=2, hidden=(4,))}
+    if lang.ppl is pyro:
+        options["vectorize"] = False
+    fit = shell(lang).fit_amortized(model, lang.array(np.zeros((5, 2))), **options)
+    assert fit.sample(3, lang.array(np.zeros((2, 2))))["z"].shape == (3,)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit.sample(3, lang.array(np.zeros((6, 2))))
+    assert [(str(w.message)[:50], w.filename) for w in seen] == [
+        ("this fit was trained on sets of up to 5 rows, and ", __file__)
+    ]
+    with pytest.raises(ValueError, match=r"'y' must have shape \(n, 2\)"):
+        fit.sample(3, lang.array(np.zeros((5, 3))))
+    options["encoder"] = pf.SetEncoder(size=2, hidden=(4,), any_size=False)
+    fixed = shell(lang).fit_amortized(model, lang.array(np.zeros((5, 2))), **options)
+    assert fixed.sample(3, lang.array(np.zeros((5, 2))))["z"].shape == (3,)
+    for n in (2, 6):
+        with pytest.raises(ValueError, match=rf"any_size=False\), and is for sets of 5 rows, got {n}"):
+            fixed.sample(3, lang.array(np.zeros((n, 2))))
 
 
 def weighed_model(lang, kind):

@@ -15,7 +15,7 @@ from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.observations import LINEAR, Scaler
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.results import Path
-from ppl_flows.inference.saved_sites import SavedSite
+from ppl_flows.inference.saved_sites import SavedSite, support_words
 
 FEWEST = 100  # simulations
 AS_THEY_ARE = ("real", "interval", "unit_interval")  # supports whose values are contexts without a transform
@@ -60,7 +60,8 @@ class LikelihoodFit(PicklesOrSaysHow):
                 broadcast, and are the distribution's batch shape.
 
         Raises:
-            ValueError: a latent is missing, unknown or of another shape.
+            ValueError: a latent is missing, unknown, of another shape, or, where its numbers are known, outside of its
+                support.
         """
         check_latents(self.sites, latents)
         return self._condition(self, latents)
@@ -201,3 +202,12 @@ def check_latents(sites: Sequence[SavedSite], latents: Mapping[str, Any]) -> Non
         shape = np.shape(latents[site.name])
         if shape[len(shape) - len(site.shape) :] != site.shape:
             raise ValueError(f"condition: {site.name!r} must have shape (*batch, *{site.shape}), got {tuple(shape)}.")
+
+
+def check_inside(site: SavedSite, value: np.ndarray, inside: np.ndarray) -> None:
+    """Raises ValueError unless values of a latent are finite, and all in its support."""
+    if not (np.all(inside) and np.isfinite(value).all()):
+        raise ValueError(
+            f"condition: {site.name!r} must lie in its support, {support_words(site.support)}, where the simulations "
+            f"were, got {np.array2string(value, threshold=5, precision=4)}."
+        )

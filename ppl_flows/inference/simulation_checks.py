@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from ppl_flows.inference.amortized import Rows
+from ppl_flows.inference.warn_user import warn_user
 
 ON_EDGE = 0.01  # share of simulations whose latents may be, by rounding, at an end of their support
 
@@ -70,10 +70,9 @@ def warn_elsewhere(observed: dict[str, np.ndarray] | None, data: dict[str, np.nd
     if observed is not None and any(
         observed[name].shape != data[name].shape or not np.array_equal(observed[name], data[name]) for name in observed
     ):
-        warnings.warn(
+        warn_user(
             "this fit was trained in rounds for the data in its arguments, and these are others: the posterior is that "
-            "of a prior cut to where the former's was. Fit again with rounds=1, or with these data.",
-            stacklevel=5,
+            "of a prior cut to where the former's was. Fit again with rounds=1, or with these data."
         )
 
 

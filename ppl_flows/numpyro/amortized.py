@@ -168,8 +168,9 @@ def fit_amortized(
 
     def given(fitted: DensityFit, observations: Observations, x: dict[str, np.ndarray]) -> tuple[Bijection, Any]:
         """The bijection for one data set, and its context."""
+        own = observations.given(fitted.bijection, x)
         seen = to_arrays(observations(x), "data")
-        return observations.given(fitted.bijection, x), (seen if fitted.encoder is None else fitted.encoder(seen))[0]
+        return own, (seen if fitted.encoder is None else fitted.encoder(seen))[0]
 
     def region(fitted: DensityFit, observations: Observations) -> Callable[[np.ndarray], np.ndarray]:
         """Whether normal scores are where the posterior of the data in the arguments is."""
@@ -201,8 +202,9 @@ def fit_amortized(
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
         x = observed(model, data, args, kwargs)
+        found = given(fitted, observations, x)
         warn_elsewhere(target, x)
-        return given(fitted, observations, x)
+        return found
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
         own, context = at(args, kwargs)

@@ -29,7 +29,12 @@ def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], ob
     """Writes a fit to a file, with the model's latent sites in the order of the flow."""
     sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
     data = {name: (scaler.centre, scaler.scale) for name, scaler in observations.scalers.items()}
-    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
+    save_fit(
+        path,
+        SavedAmortized(
+            saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed, observations.shapes
+        ),
+    )
 
 
 def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
@@ -62,13 +67,14 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
         raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
     transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
-    observations = Observations(scalers, encoder=False, axes=saved.axes)
+    observations = Observations(scalers, encoder=False, axes=saved.axes, shapes=saved.shapes)
     flow = density_of(saved.density)
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
         x = observed(model, scalers, args, kwargs)
+        own = observations.given(flow.bijection, x)
         warn_elsewhere(saved.observed, x)
-        return observations.given(flow.bijection, x), to_array(observations(x))[0]
+        return own, to_array(observations(x))[0]
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         own, context = at(args, kwargs)
