@@ -13,6 +13,7 @@ from numpyro.infer.reparam import LocScaleReparam as NumPyroLocScale
 from pyro.infer.reparam import LocScaleReparam as PyroLocScale
 
 import ppl_flows as pf
+from ppl_flows.inference.density_results import AmortizedFit
 
 SMALL = {"flow": pf.Elementwise, "simulations": 100, "steps": 2, "progress": False}
 
@@ -157,3 +158,67 @@ def test_a_reparametrised_latent_is_no_data_and_no_factor(lang):
     model = handlers_of(lang).reparam(two_sites(lang), config=config)
     fit = shell(lang).fit_amortized(model, lang.array(0.0), lang.array(0.0), **SMALL)
     assert [*fit.sample(3, lang.array(0.0), lang.array(1.0))] == ["z_decentered"]
+
+
+def test_a_discrete_latent_is_an_error_that_names_it(lang):
+    def model(y):
+        k = lang.ppl.sample("k", lang.dist.Bernoulli(lang.array(0.3)))
+        z = lang.ppl.sample("z", lang.dist.Normal(lang.array(0.0), lang.array(1.0)))
+        lang.ppl.sample("y", lang.dist.Normal(z + k, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"the latents \['k'\] are discrete.*such as by a MixtureSameFamily"):
+        shell(lang).fit_amortized(model, lang.array(0.0), **SMALL)
+
+
+OPTIONS = [
+    ({"steps": 0}, ValueError, "{}: steps must be at least 1, got 0"),
+    ({"steps": "x"}, TypeError, "{}: steps must be a whole number"),
+    ({"batch_size": 0}, ValueError, "{}: batch_size must be at least 1"),
+    ({"validation": 2.0}, ValueError, "{}: validation must be a share of the rows between 0 and 1, got 2.0"),
+    ({"validation": "x"}, TypeError, "{}: validation is the share"),
+    ({"lr": -1.0}, ValueError, "{}: lr must be positive"),
+    ({"flow": 3}, TypeError, "{}: flow must be a recipe.*got 3"),
+    ({"callback": 3}, TypeError, "{}: callback must be a function"),
+    ({"seed": "x"}, TypeError, "{}: seed must be a whole number"),
+    ({"checkpoint": "/no/such/file"}, FileNotFoundError, "there is no directory '/no/such'"),
+    ({"checkpoint": "file", "checkpoint_every": -1}, ValueError, "checkpoint_every must be seconds"),
+]
+
+
+def never(lang):
+    """A model that is not to be run."""
+
+    def model(y):
+        raise AssertionError("options are checked before the simulations")
+
+    return model
+
+
+@pytest.mark.parametrize(("options", "error", "words"), OPTIONS, ids=lambda v: "-".join(v) if type(v) is dict else None)
+def test_options_are_checked_before_the_simulations_and_by_the_name_of_the_call(lang, options, error, words):
+    for name in ("fit_amortized", "fit_likelihood"):
+        with pytest.raises(error, match=words.format(name)):
+            getattr(shell(lang), name)(never(lang), lang.array(0.0), **options)
+
+
+def test_options_of_one_fit_are_checked_before_the_simulations(lang):
+    fit = shell(lang)
+    with pytest.raises(TypeError, match="encoder must be a"):
+        fit.fit_amortized(never(lang), lang.array(0.0), encoder=3)
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"fit_likelihood: simulations must be at least 100, got {wrong}"):
+            fit.fit_likelihood(never(lang), lang.array(0.0), simulations=wrong)
+    with pytest.raises(TypeError, match=r"fit_likelihood: simulations must be a whole number, got 2\.5"):
+        fit.fit_likelihood(never(lang), lang.array(0.0), simulations=2.5)
+    with pytest.raises(TypeError, match=r"fit_likelihood: given must be a tuple such as \('z',\), got 'z'"):
+        fit.fit_likelihood(never(lang), lang.array(0.0), given="z")
+    with pytest.raises(TypeError, match="correct: lr must be a number, got 'x'"):
+        AmortizedFit(None, None).correct(lr="x")
+
+
+@pytest.mark.slow_in_numpyro
+def test_a_flow_that_is_no_bijection_is_an_error_by_the_name_of_the_call(lang):
+    options = {**SMALL, "flow": lambda dim, context_dim: 3}
+    for name in ("fit_amortized", "fit_likelihood"):
+        with pytest.raises(TypeError, match=f"{name} takes bijections such as"):
+            getattr(shell(lang), name)(lambda y: two_sites(lang)(None, y), lang.array(0.0), **options)

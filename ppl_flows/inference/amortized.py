@@ -10,8 +10,8 @@ import numpy as np
 
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.combinators.partial import Partial
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.types import Params
 from ppl_flows.encoders import SetEncoder
 from ppl_flows.encoders.given_set import GivenSet, fewer_rows
@@ -20,9 +20,10 @@ from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.normal_scores import NormalToLogistic
 from ppl_flows.inference.observations import Observations
 from ppl_flows.inference.posterior_start import posterior_start
-from ppl_flows.inference.validation import step_sizes
+from ppl_flows.inference.validation import check_recipe, check_training, step_sizes
 from ppl_flows.recipes import nsf
 
+OWNER = "fit_amortized"  # in errors
 PILOT = 4_096  # simulations that a training on the fly starts from
 ENCODED_ROWS = 1_024  # per call of an encoder, outside training
 OUTSIDE = 1e-4  # share of the posterior's draws that a truncated prior leaves out
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     def of(
         cls,
         simulations: int | None,
+        *,
         rounds: int,
         patience: int | None,
         steps: int | None,
@@ -57,29 +59,41 @@ class Plan(NamedTuple):
         flow: Callable[..., Bijection] | None,
         checkpoint: Any,
         seed: int,
+        **training: Any,
     ) -> Plan:
         """As given to ``fit_amortized``; what is None as suits so many simulations.
 
+        Args:
+            **training: other options of ``check_training``.
+
         Raises:
-            TypeError, ValueError: as ``fit_amortized``.
+            TypeError, ValueError, FileNotFoundError: as ``fit_amortized``.
         """
-        checked_seed("fit_amortized", seed)  # all of it before the simulations, which take long
-        check_amortized(simulations, rounds, patience)
+        check_amortized(simulations, rounds, patience)  # all of it before the simulations, which take long
+        effort = effort_for(simulations)
+        steps, size = effort.steps if steps is None else steps, effort.batch_size if batch_size is None else batch_size
+        flow = effort.flow if flow is None else flow
+        check_training(OWNER, steps=steps, batch_size=size, checkpoint=checkpoint, seed=seed, **training)
+        check_recipe(OWNER, flow)
+        step_sizes(OWNER, optimizer, lr, None, default_lr=2e-3)
         if rounds > 1 and checkpoint is not None:
             raise ValueError("fit_amortized: a checkpoint is of one training, and rounds have several; use rounds=1.")
-        step_sizes(optimizer, lr, None, default_lr=2e-3)
-        effort = effort_for(simulations)
-        size = effort.batch_size if batch_size is None else whole_number("fit_amortized", "batch_size", batch_size)
         return cls(
             max(PILOT, size) if simulations is None else simulations,
             rounds,
             patience,
-            effort.steps if steps is None else steps,
+            steps,
             size,
             (effort.lr if lr is None else lr) if optimizer is None else None,
-            effort.flow if flow is None else flow,
+            flow,
             seed,
         )
+
+    def flow_of(self, dim: int, context_dim: int) -> Bijection:
+        """Raises TypeError unless the recipe gives a Bijection."""
+        bijection = self.flow(dim, context_dim=context_dim)
+        check_bijection(OWNER, bijection)
+        return bijection
 
     def flow_given(
         self, dim: int, encoder: Any, observations: Observations, data: dict[str, np.ndarray]
@@ -87,8 +101,8 @@ class Plan(NamedTuple):
         """The flow, given data as vectors or sets; None where an encoder of the user makes the context."""
         features, others = observations.sizes
         if not isinstance(encoder, SetEncoder):
-            return self.flow(dim, context_dim=others) if encoder is None else None
-        part, rows = self.flow(dim, context_dim=encoder.size), observations.rows(data) or 1
+            return self.flow_of(dim, others) if encoder is None else None
+        part, rows = self.flow_of(dim, encoder.size), observations.rows(data) or 1
         return GivenSet(part, encoder=encoder, rows=rows, features=features, others=others)
 
     def hooks(self, bijection: Bijection, *, regression: bool, fresh: Any) -> DensityHooks:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ppl_flows.core.checks import checked_sequence, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
 from ppl_flows.inference.density_results import DensityFit
@@ -16,7 +17,9 @@ from ppl_flows.inference.observations import LINEAR, Scaler
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_sites import SavedSite, support_words
+from ppl_flows.inference.validation import check_recipe, check_training, step_sizes
 
+OWNER = "fit_likelihood"  # in errors
 FEWEST = 100  # simulations
 AS_THEY_ARE = ("real", "interval", "unit_interval")  # supports whose values are contexts without a transform
 
@@ -122,6 +125,26 @@ def scaled_context(numbers: Sequence[Array], scalers: Collection[Scaler]) -> Arr
     return xp.concat(parts, axis=-1)
 
 
+def check_options(
+    given: Sequence[str] | None, flow: Any, simulations: int, lr: float | None, optimizer: Any, **training: Any
+) -> float | None:
+    """The learning rate, None for that of another optimiser, of options that ``fit_likelihood`` takes.
+
+    Args:
+        **training: other options of ``check_training``.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: it does not take them.
+    """
+    if given is not None:
+        checked_sequence(OWNER, "given", given, "('z',)")
+    check_recipe(OWNER, flow)
+    whole_number(OWNER, "simulations", simulations, FEWEST)
+    check_training(OWNER, **training)
+    own_lr, _ = step_sizes(OWNER, optimizer, lr, None, default_lr=2e-3)
+    return own_lr if optimizer is None else None
+
+
 def check_row(name: str, shape: Sequence[int], event_dim: int, plates: Collection[int], discrete: bool) -> None:
     """Raises ValueError unless an observed site is made of rows, in plates, of continuous numbers.
 
@@ -180,11 +203,9 @@ def check_likelihood_sites(
 
 
 def check_rows_simulated(numbers: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless there are enough simulations and all are finite."""
-    n = len(next(iter(numbers.values())))
-    if n < FEWEST:
-        raise ValueError(f"fit_likelihood: simulations must be at least {FEWEST}, got {n}.")
+    """Raises ValueError unless all simulations are finite."""
     for name, values in numbers.items():
+        n = len(values)
         bad = ~np.isfinite(values).reshape(n, -1).all(-1)
         if bad.any():
             raise ValueError(

@@ -22,7 +22,7 @@ from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.inference.stored_simulations import StoredSimulations
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.context import Context, to_tensors
+from ppl_flows.pyro.context import Context, checked_encoder, to_tensors
 from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_training import train_density
 from ppl_flows.pyro.distribution import Flow
@@ -92,13 +92,15 @@ def fit_amortized(
         An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
 
     Raises:
-        ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
-            numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
-            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly, with stored
-            simulations or with a checkpoint; stored simulations of other sites or shapes, or with latents outside of
-            their supports; an optimiser and ``lr`` or ``compile``.
-        TypeError: the encoder is neither; simulations that are neither a number nor a dict of
-            arrays.
+        ValueError: the model observes nothing, has no latents, discrete ones, one whose support depends on others, a
+            factor, or a site that is masked or scaled, or it simulates numbers that are not finite; fewer than 100
+            simulations a round; an encoder whose result has another shape, or that has nothing to train; a
+            ``SetEncoder`` without a plate of its own; rounds on the fly, with stored simulations or with a checkpoint;
+            stored simulations of other sites or shapes, or with latents outside of their supports; a number out of its
+            range; an optimiser and ``lr`` or ``compile``.
+        TypeError: the encoder is neither; simulations that are neither a number nor a dict of arrays; an option of
+            another kind.
+        FileNotFoundError: there is no such directory for the checkpoint.
         CompileError: as in ``fit_density``.
 
     Example:
@@ -117,14 +119,28 @@ def fit_amortized(
     """
     stored = StoredSimulations.of(simulations, rounds)
     n: Any = stored.n if stored else simulations
-    plan = Plan.of(n, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
+    plan = Plan.of(
+        n,
+        rounds=rounds,
+        patience=patience,
+        steps=steps,
+        batch_size=batch_size,
+        validation=validation,
+        lr=lr,
+        optimizer=optimizer,
+        flow=flow,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
     check_compile(compile, optimizer=optimizer)
+    network = None if isinstance(encoder, SetEncoder) else checked_encoder(encoder)
     simulator = Simulator(model, args, kwargs, vectorize=vectorize)
     data, axes = simulator.data, None
     if isinstance(encoder, SetEncoder):
         axes = set_axes(simulator.plates(data), simulator.plates(simulator.latents), encoder.plate)
     target = observed(model, data, args, kwargs) if rounds > 1 else None
-    network = None if isinstance(encoder, SetEncoder) else encoder
 
     def train_on(rows: Rows) -> tuple[DensityFit, Observations]:
         """The density of normal scores, and what its contexts are made by."""
@@ -134,7 +150,7 @@ def fit_amortized(
         bijection = plan.flow_given(dim, encoder, observations, x)
         if bijection is None:
             first = Context(observations({name: value[:2] for name, value in x.items()}), network, simulator.like)
-            bijection = plan.flow(dim, context_dim=first.all_rows().shape[-1])
+            bijection = plan.flow_of(dim, first.all_rows().shape[-1])
 
         def fresh(n: int, _: Any) -> tuple[Any, Any]:
             z, x = simulator.fresh(n)

@@ -54,8 +54,8 @@ def calibrate(
         A ``Calibration``: ``verdict`` says in words what is wrong where.
 
     Raises:
-        ValueError: the model observes nothing or has no latents, draws of what is no latent, draws that are not finite,
-            posteriors with different numbers of draws.
+        ValueError: the model observes nothing, has no latents, a factor, or a site that is masked or scaled; draws of
+            what is no latent, draws that are not finite, posteriors with different numbers of draws.
         TypeError: a posterior that takes no seed, or returns no draws.
 
     Example:
