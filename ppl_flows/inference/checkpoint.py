@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ppl_flows.inference.warn_user import warn_user
 from ppl_flows.safe_files import faults_of, parse, read, write
 
 FORMAT = "checkpoint-1"
@@ -125,7 +125,7 @@ class Checkpoint:
         try:
             write(self.path, arrays, metadata)
         except OSError as error:
-            warnings.warn(f"checkpoint {self.path!r} could not be written, the fit goes on: {error}", stacklevel=4)
+            warn_user(f"checkpoint {self.path!r} could not be written, the fit goes on: {error}")
         self._next = time.monotonic() + self._every
 
 

@@ -33,7 +33,8 @@ class Context:
 
     def __init__(self, values: Values | None, encoder: torch.nn.Module | None, like: torch.Tensor) -> None:
         self._values = None if values is None else to_tensors(values, "context", like)
-        self.encoder = None if checked_encoder(encoder) is None else copy.deepcopy(encoder).eval()
+        encoder = checked_encoder(encoder)
+        self.encoder = None if encoder is None else copy.deepcopy(encoder).eval()
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
         """Of some rows, ``(rows, context_dim)``: by this encoder, or by the one that trains."""
