@@ -75,9 +75,8 @@ def condition(fit: LikelihoodFit, latents: dict[str, Any], *, transforms: dict[s
     values = {name: torch.as_tensor(value).to(like) for name, value in latents.items()}
     for site in fit.sites:
         value = values[site.name]
-        if is_validation_enabled() and not (
-            value.requires_grad or torch._C._get_tracing_state()
-        ):  # not within inference
+        within = value.requires_grad or torch._C._get_tracing_state()  # an inference, which may stray
+        if is_validation_enabled() and not within:
             check_inside(site, value.cpu().numpy(), SUPPORTS.support(site).check(value).cpu().numpy())
     context = scaled_context(context_numbers(fit.sites, values, transforms), fit.scalers.values())
     flow = Flow(fit.density.bijection, fit.density.params, context=context)
