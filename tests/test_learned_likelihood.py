@@ -190,6 +190,8 @@ def test_models_without_a_likelihood_to_learn_are_errors():
         fit(lambda z: pyro.sample("y", tdist.Normal(z, 1.0), obs=one), given=["x"])
     with pytest.raises(ValueError, match="simulations must be at least 100, got 5"):
         fit(lambda z: pyro.sample("y", tdist.Normal(z, 1.0), obs=one), simulations=5)
+    with pytest.raises(ValueError, match="fit_likelihood: some numbers of 'y' are the same in all simulations"):
+        fit(lambda z: pyro.sample("y", tdist.Delta(0.0 * z), obs=one), simulations=100)
 
     def loose(y):
         mu = numpyro.sample("mu", ndist.Normal(0.0, 1.0))

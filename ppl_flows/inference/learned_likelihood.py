@@ -202,8 +202,8 @@ def check_likelihood_sites(
     return found
 
 
-def check_rows_simulated(numbers: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless all simulations are finite."""
+def check_rows_simulated(numbers: Mapping[str, np.ndarray], data: str) -> None:
+    """Raises ValueError unless all simulations are finite, and every number of the data varies."""
     for name, values in numbers.items():
         n = len(values)
         bad = ~np.isfinite(values).reshape(n, -1).all(-1)
@@ -212,6 +212,11 @@ def check_rows_simulated(numbers: Mapping[str, np.ndarray]) -> None:
                 f"fit_likelihood: {bad.sum()} of {n} simulations of {name!r} are not finite, on the scale that a "
                 "network sees; narrow the priors, or let the model observe a transform of the data."
             )
+    if np.any(np.all(numbers[data] == numbers[data][0], axis=0)):
+        raise ValueError(
+            f"fit_likelihood: some numbers of {data!r} are the same in all simulations, where a density grows without "
+            "bound; let the model observe the others alone."
+        )
 
 
 def check_latents(sites: Sequence[SavedSite], latents: Mapping[str, Any]) -> None:

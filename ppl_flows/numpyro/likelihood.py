@@ -132,7 +132,7 @@ def fit_likelihood(
     values, u = jax.jit(jax.vmap(simulate))(keys)
     numbers = [np.asarray(n) for n in context_numbers(sites, values, transforms)]
     rows = np.asarray(u).reshape(simulations, -1)
-    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows})
+    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows}, observed)
     scalers = {n: Scaler.from_rows(own) for n, own in zip(names, numbers, strict=True)}
     context = scaled_context(numbers, scalers.values())
     bijection = flow(rows.shape[-1], context_dim=context.shape[-1])

@@ -145,7 +145,7 @@ def fit_likelihood(
             u = torch.cat([own for _, own in runs])
         numbers = [n.cpu().numpy() for n in context_numbers(sites, values, transforms)]
         rows = u.reshape(simulations, -1)
-    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows.cpu().numpy()})
+    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows.cpu().numpy()}, observed)
     scalers = {n: Scaler.from_rows(own) for n, own in zip(names, numbers, strict=True)}
     context = scaled_context(numbers, scalers.values())
     bijection = flow(rows.shape[-1], context_dim=context.shape[-1])
