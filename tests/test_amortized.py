@@ -185,6 +185,10 @@ def test_rows_that_it_cannot_serve_are_errors(language):
         call(shell.AutoLocalFlow(model, "rows", features=np.zeros((3, 1))))
     with pytest.raises(ValueError, match=r"features must have shape \(rows, size\)"):
         shell.AutoLocalFlow(model, "rows", features=np.zeros(ROWS))
+    with pytest.raises(ValueError, match="AutoLocalFlow: unknown quality 'best'; choose one of"):
+        shell.AutoLocalFlow(model, "rows", quality="best")
+    with pytest.raises(TypeError, match="AutoLocalFlow: seed must be a whole number"):
+        shell.AutoLocalFlow(model, "rows", seed="x")
 
 
 # --- one posterior for all data

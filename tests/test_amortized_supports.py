@@ -11,8 +11,9 @@ from languages import LANGUAGES
 from scipy import special, stats
 
 import ppl_flows as pf
-from ppl_flows.inference.amortized import check_supports, finite_rows, interval_scores, region_above
+from ppl_flows.inference.amortized import interval_scores, region_above
 from ppl_flows.inference.normal_scores import NormalToLogistic
+from ppl_flows.inference.simulation_checks import check_supports, finite_rows
 
 
 def priors(lang):

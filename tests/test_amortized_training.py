@@ -101,8 +101,16 @@ def test_rounds_are_for_their_data_and_others_are_warned_of(lang, tmp_path):
     assert "for the data of its rounds" in repr(fit)
     fit.save(tmp_path / "fit")
     for one in (fit, shell(lang).load_amortized(tmp_path / "fit", linear(lang))):
-        with pytest.warns(UserWarning, match="trained in rounds for the data in its arguments, and these are others"):
-            one.sample(3, lang.array(1.9))
+        for ask in (one.sample, one.to_arviz):
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                ask(3, lang.array(1.9))
+            assert [w.filename for w in seen] == [__file__]
+            assert "trained in rounds for the data in its arguments, and these are others" in str(seen[0].message)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit.correct(lang.array(1.9), draws=100, check_modes=False, progress=False)
+    assert [w.filename for w in seen if "in rounds" in str(w.message)] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit.sample(3, y)

@@ -270,8 +270,9 @@ def test_a_disk_that_is_full_warns_and_the_fit_goes_on(lang, tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "write", full)
-    with pytest.warns(UserWarning, match="could not be written, the fit goes on: .*No space left"):
+    with pytest.warns(UserWarning, match="could not be written, the fit goes on: .*No space left") as seen:
         assert len(fit(lang, tmp_path / "fit").losses) == 60
+    assert {w.filename for w in seen} == {__file__}
 
 
 def test_options_of_checkpoints_are_checked(lang, tmp_path):

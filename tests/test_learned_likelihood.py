@@ -190,6 +190,8 @@ def test_models_without_a_likelihood_to_learn_are_errors():
         fit(lambda z: pyro.sample("y", tdist.Normal(z, 1.0), obs=one), given=["x"])
     with pytest.raises(ValueError, match="simulations must be at least 100, got 5"):
         fit(lambda z: pyro.sample("y", tdist.Normal(z, 1.0), obs=one), simulations=5)
+    with pytest.raises(ValueError, match="fit_likelihood: some numbers of 'y' are the same in all simulations"):
+        fit(lambda z: pyro.sample("y", tdist.Delta(0.0 * z), obs=one), simulations=100)
 
     def loose(y):
         mu = numpyro.sample("mu", ndist.Normal(0.0, 1.0))
@@ -205,3 +207,30 @@ def test_latents_that_a_likelihood_is_not_given_are_errors():
         fit.condition(nu=0.0)
     with pytest.raises(ValueError, match=r"'mu' must have shape \(\*batch, \*\(2,\)\), got \(3,\)"):
         fit.condition(mu=np.zeros(3))
+
+
+@pytest.mark.slow_in_numpyro
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_latents_outside_of_their_support_are_errors_and_gradients_pass(language):
+    shell, _, array = LANGUAGES[language]
+    ppl, dist = {"pyro": (pyro, tdist), "numpyro": (numpyro, ndist)}[language]
+
+    def model(y):
+        s, m = ppl.sample("s", dist.HalfNormal(1.0)), ppl.sample("m", dist.Uniform(0.0, 1.0))
+        ppl.sample("y", dist.Normal(m, s), obs=y)
+
+    options = {"flow": normal_given, "simulations": 200, "steps": 2, "progress": False}
+    fit = shell.fit_likelihood(model, array(0.0), **options)
+    for wrong, words in (
+        ({"s": -1.0, "m": 0.5}, r"'s' must lie in its support, positive.*got -1"),
+        ({"s": 1.0, "m": array([0.5, 7.0])}, r"'m' must lie in its support, unit_interval.*got \[0.5 7"),
+        ({"s": 1.0, "m": np.nan}, "'m' must lie in its support"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit.condition(**wrong)
+    if language == "pyro":
+        outside = torch.tensor(7.0, requires_grad=True)  # as of NUTS, which may stray
+        fit.condition(s=1.0, m=outside).log_prob(array(0.3)).backward()
+        assert torch.isfinite(outside.grad)
+    else:
+        assert jnp.isfinite(jax.grad(lambda m: fit.condition(s=1.0, m=m).log_prob(0.3))(7.0))

@@ -30,9 +30,9 @@ class SetEncoder:
         hidden: widths of the network per row, and of the one after the pooling.
         heads: of the attention; they divide the last width of hidden. Not used by the mean.
         activation: a name such as ``"silu"``.
-        any_size: whether training shows sets of every size from 1 to that of the data in the arguments, so that
-            ``sample`` takes data of any number of rows. The first m rows of a simulation are one of m rows. False: sets
-            of that size alone.
+        any_size: whether training shows sets of every size up to that of the data in the arguments, so that ``sample``
+            takes data of any number of rows up to it, and warns above. The first m rows of a simulation are one of m
+            rows. False: sets of that size alone; others are an error.
         plate: name of the model's plate whose rows are the set. None: the only one that has data and no latents.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,22 +10,22 @@ import numpy as np
 
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.combinators.partial import Partial
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.bijection import Bijection, check_bijection
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.types import Params
 from ppl_flows.encoders import SetEncoder
 from ppl_flows.encoders.given_set import GivenSet, fewer_rows
 from ppl_flows.inference.density_hooks import DensityHooks
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.normal_scores import NormalToLogistic
-from ppl_flows.inference.observations import Observations, Scaler
+from ppl_flows.inference.observations import Observations
 from ppl_flows.inference.posterior_start import posterior_start
-from ppl_flows.inference.validation import step_sizes
+from ppl_flows.inference.validation import check_recipe, check_training, step_sizes
 from ppl_flows.recipes import nsf
 
+OWNER = "fit_amortized"  # in errors
 PILOT = 4_096  # simulations that a training on the fly starts from
 ENCODED_ROWS = 1_024  # per call of an encoder, outside training
-ON_EDGE = 0.01  # share of simulations whose latents may be, by rounding, at an end of their support
 OUTSIDE = 1e-4  # share of the posterior's draws that a truncated prior leaves out
 QUANTILE_DRAWS = 20_000
 TRIES = 1_000  # times as many draws of the prior as are kept, at most
@@ -50,6 +49,7 @@ class Plan(NamedTuple):
     def of(
         cls,
         simulations: int | None,
+        *,
         rounds: int,
         patience: int | None,
         steps: int | None,
@@ -59,29 +59,41 @@ class Plan(NamedTuple):
         flow: Callable[..., Bijection] | None,
         checkpoint: Any,
         seed: int,
+        **training: Any,
     ) -> Plan:
         """As given to ``fit_amortized``; what is None as suits so many simulations.
 
+        Args:
+            **training: other options of ``check_training``.
+
         Raises:
-            TypeError, ValueError: as ``fit_amortized``.
+            TypeError, ValueError, FileNotFoundError: as ``fit_amortized``.
         """
-        checked_seed("fit_amortized", seed)  # all of it before the simulations, which take long
-        check_amortized(simulations, rounds, patience)
+        check_amortized(simulations, rounds, patience)  # all of it before the simulations, which take long
+        effort = effort_for(simulations)
+        steps, size = effort.steps if steps is None else steps, effort.batch_size if batch_size is None else batch_size
+        flow = effort.flow if flow is None else flow
+        check_training(OWNER, steps=steps, batch_size=size, checkpoint=checkpoint, seed=seed, **training)
+        check_recipe(OWNER, flow)
+        step_sizes(OWNER, optimizer, lr, None, default_lr=2e-3)
         if rounds > 1 and checkpoint is not None:
             raise ValueError("fit_amortized: a checkpoint is of one training, and rounds have several; use rounds=1.")
-        step_sizes(optimizer, lr, None, default_lr=2e-3)
-        effort = effort_for(simulations)
-        size = effort.batch_size if batch_size is None else whole_number("fit_amortized", "batch_size", batch_size)
         return cls(
             max(PILOT, size) if simulations is None else simulations,
             rounds,
             patience,
-            effort.steps if steps is None else steps,
+            steps,
             size,
             (effort.lr if lr is None else lr) if optimizer is None else None,
-            effort.flow if flow is None else flow,
+            flow,
             seed,
         )
+
+    def flow_of(self, dim: int, context_dim: int) -> Bijection:
+        """Raises TypeError unless the recipe gives a Bijection."""
+        bijection = self.flow(dim, context_dim=context_dim)
+        check_bijection(OWNER, bijection)
+        return bijection
 
     def flow_given(
         self, dim: int, encoder: Any, observations: Observations, data: dict[str, np.ndarray]
@@ -89,8 +101,8 @@ class Plan(NamedTuple):
         """The flow, given data as vectors or sets; None where an encoder of the user makes the context."""
         features, others = observations.sizes
         if not isinstance(encoder, SetEncoder):
-            return self.flow(dim, context_dim=others) if encoder is None else None
-        part, rows = self.flow(dim, context_dim=encoder.size), observations.rows(data) or 1
+            return self.flow_of(dim, others) if encoder is None else None
+        part, rows = self.flow_of(dim, encoder.size), observations.rows(data) or 1
         return GivenSet(part, encoder=encoder, rows=rows, features=features, others=others)
 
     def hooks(self, bijection: Bijection, *, regression: bool, fresh: Any) -> DensityHooks:
@@ -227,64 +239,9 @@ def check_amortized(simulations: int | None, rounds: int, patience: int | None) 
         )
 
 
-def warn_elsewhere(observed: dict[str, np.ndarray] | None, data: dict[str, np.ndarray]) -> None:
-    """Warns where data are others than those that the rounds of a fit were aimed at."""
-    if observed is not None and any(
-        observed[name].shape != data[name].shape or not np.array_equal(observed[name], data[name]) for name in observed
-    ):
-        warnings.warn(
-            "this fit was trained in rounds for the data in its arguments, and these are others: the posterior is that "
-            "of a prior cut to where the former's was. Fit again with rounds=1, or with these data.",
-            stacklevel=5,
-        )
-
-
 def check_encoded(shape: tuple[int, ...], trains: bool) -> None:
     """Raises ValueError unless an encoder that trains gave contexts of this shape for 2 rows."""
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"encoder: for 2 rows it must give shape (2, context_dim), but gave {tuple(shape)}.")
     if not trains:
         raise ValueError("encoder: it has no parameters to train; what a fixed function gives can be the data itself.")
-
-
-def check_sites(data: list[str], latents: list[str]) -> None:
-    """Raises ValueError unless a model for ``fit_amortized`` has both data and latents."""
-    if not data or not latents:
-        raise ValueError(
-            f"fit_amortized: the model needs sites with obs, got {data}, and latent ones, got {latents}; give it data "
-            "of the right shapes, whose values are not used."
-        )
-
-
-def check_data(observed: list[str], scalers: dict[str, Scaler]) -> None:
-    """Raises ValueError unless a model observes what a loaded fit is given."""
-    if missing := scalers.keys() - set(observed):
-        raise ValueError(f"the fit in the file is given {sorted(missing)}, which this model does not observe.")
-
-
-def finite_rows(z: np.ndarray, data: dict[str, np.ndarray]) -> Rows:
-    """The simulations, without those few whose latents rounding has put at an end of their support.
-
-    Raises:
-        ValueError: data that are not finite, or more than a few such latents.
-    """
-    fine = np.isfinite(z).all(-1)
-    bad = ~np.all([np.isfinite(v.reshape(len(v), -1)).all(-1) for v in data.values()], axis=0)
-    if bad.any() or np.mean(~fine) > ON_EDGE:
-        raise ValueError(
-            f"fit_amortized: {(bad | ~fine).sum()} of {len(z)} simulations are not finite, on the unconstrained scale "
-            "for the latents; narrow the priors, or let the model observe a transform of the data."
-        )
-    return z[fine], {name: value[fine] for name, value in data.items()}
-
-
-def check_supports(values: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> None:
-    """Raises ValueError where latents, mapped to the reals and back by the supports of one run, are others."""
-    for name, value in values.items():
-        off = np.abs(value - again[name])
-        fine = off <= 1e-2 * (np.abs(value) + value.std() + 1e-6)
-        if not np.all(fine | ~np.isfinite(off)):
-            raise ValueError(
-                f"fit_amortized: the support of site {name!r} depends on other latents; let the model draw it from a "
-                "fixed support, such as a share in (0, 1), and compute the site from it."
-            )

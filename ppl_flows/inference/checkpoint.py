@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ppl_flows.inference.warn_user import warn_user
 from ppl_flows.safe_files import faults_of, parse, read, write
 
 FORMAT = "checkpoint-1"
@@ -63,17 +63,13 @@ class Checkpoint:
         array_of: ArrayOf,
         array_from: Callable[[np.ndarray, str], Any],
     ) -> None:
-        if not every >= 0:
-            raise ValueError(f"checkpoint_every must be seconds, 0 or more, got {every}.")
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = checked_place(path, every)
         self.saved: Any = None
         self._every, self._array_of = every, array_of
         self._fit: dict[str, Any] = {}
         self._saved_fit: Any = None
         self._kept: dict[str, Kept] = {}
         self._next = 0.0  # the first write comes soon, so that one that cannot succeed is noticed
-        if not os.path.isdir(os.path.dirname(self.path)):
-            raise FileNotFoundError(f"checkpoint {self.path!r}: there is no directory {os.path.dirname(self.path)!r}.")
         if os.path.lexists(self.path):
             self._saved_fit, self.saved = _load(self.path, array_from)
         self.compare(fit)
@@ -130,8 +126,18 @@ class Checkpoint:
         try:
             write(self.path, arrays, metadata)
         except OSError as error:
-            warnings.warn(f"checkpoint {self.path!r} could not be written, the fit goes on: {error}", stacklevel=4)
+            warn_user(f"checkpoint {self.path!r} could not be written, the fit goes on: {error}")
         self._next = time.monotonic() + self._every
+
+
+def checked_place(path: str | os.PathLike[str], every: float) -> str:
+    """The absolute path of a checkpoint; errors as of ``Checkpoint``."""
+    if not every >= 0:
+        raise ValueError(f"checkpoint_every must be seconds, 0 or more, got {every}.")
+    absolute = os.path.abspath(os.fspath(path))
+    if not os.path.isdir(os.path.dirname(absolute)):
+        raise FileNotFoundError(f"checkpoint {absolute!r}: there is no directory {os.path.dirname(absolute)!r}.")
+    return absolute
 
 
 def _load(path: str, array_from: Callable[[np.ndarray, str], Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ from ppl_flows.bijections import Elementwise, Permute, TriangularAffine
 from ppl_flows.combinators.at_context import AtContext
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.checks import POSITIVE, checked_seed, real_number, whole_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.gaussian_start import FULL_RANK_DIM
@@ -36,6 +36,7 @@ class Correction(NamedTuple):
         """Raises TypeError or ValueError for those out of their range."""
         whole_number("correct", "steps", self.steps, 0)
         whole_number("correct", "num_particles", self.num_particles)
+        real_number("correct", "lr", self.lr, *POSITIVE)
         whole_number("correct", "draws", self.draws, 2)
         checked_seed("correct", self.seed)
 

@@ -10,13 +10,14 @@ import numpy as np
 from ppl_flows.bijections import Elementwise
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.core.bijection import Bijection, check_bijection
-from ppl_flows.core.checks import checked_seed, whole_number
+from ppl_flows.core.checks import whole_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import REAL, is_real
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.flow_checks import check_base_kind
 from ppl_flows.inference.row_source import Rows, leaves
+from ppl_flows.inference.validation import check_training
 from ppl_flows.transformers import Affine
 
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
@@ -102,27 +103,16 @@ def held_out(n: int, validation: float) -> int:
     return held
 
 
-def check_density(
-    bijection: Any, base: Any, host_class: type, *, steps: Any, batch_size: Any, levels: Any, validation: Any, seed: Any
-) -> None:
+def check_density(bijection: Any, base: Any, host_class: type, *, levels: Any, **training: Any) -> None:
     """Raises TypeError or ValueError for arguments that ``fit_density`` does not take, before it looks at the data.
 
-    ``host_class`` is that of the language's distributions.
+    ``host_class`` is that of the language's distributions, ``training`` is as of ``check_training``.
     """
     check_bijection("fit_density", bijection)
     check_base_kind(base, host_class)
-    whole_number("fit_density", "steps", steps)
-    checked_seed("fit_density", seed)
-    whole_number("fit_density", "batch_size", batch_size)
+    check_training("fit_density", **training)
     if levels is not None:
         whole_number("fit_density", "levels", levels, 2)
-    if isinstance(validation, bool) or not isinstance(validation, int | float | np.floating):
-        raise TypeError(
-            "fit_density: validation is the share of the rows to hold out, such as 0.1, and not the rows themselves; "
-            f"got a {type(validation).__name__}."
-        )
-    if not 0 <= validation < 1:
-        raise ValueError(f"fit_density: validation must be a share of the rows between 0 and 1, got {validation}.")
 
 
 def check_varies(data: np.ndarray) -> None:

@@ -156,8 +156,12 @@ class AmortizedFit(PicklesOrSaysHow):
     def sample(self, num_samples: int, *args: Any, seed: int = 1, **kwargs: Any) -> dict[str, Array]:
         """Posterior draws by ``seed`` given data in the model's arguments, ``{site: (num_samples, *site shape)}``.
 
+        Raises:
+            ValueError: data that are missing, not finite, masked, or of another shape than those of training; only the
+                rows of a ``SetEncoder`` may be others in number.
+
         Warns:
-            UserWarning: the fit was trained in rounds, for other data.
+            UserWarning: the fit was trained in rounds, for other data; or on sets of fewer rows.
         """
         whole_number("sample", "num_samples", num_samples)
         return self._draw(num_samples, checked_seed("sample", seed), args, kwargs)
@@ -191,8 +195,8 @@ class AmortizedFit(PicklesOrSaysHow):
             A ``FitResult``: verdict, k-hat, log evidence in nats, ``sample``, ``reweighted``, ``exact``, ``to_arviz``.
 
         Raises:
-            ValueError: the data have no density under the model, which only simulates; other latents than the fit's; as
-                of ``fit``.
+            ValueError: as of ``sample``; the data have no density under the model, which only simulates; other latents
+                than the fit's; as of ``fit``.
             TypeError: an option of another kind.
 
         Example:

@@ -9,14 +9,17 @@ from typing import Any, cast
 
 import numpy as np
 
+from ppl_flows.core.checks import checked_sequence, whole_number
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
 from ppl_flows.inference.density_results import DensityFit
 from ppl_flows.inference.observations import LINEAR, Scaler
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.results import Path
-from ppl_flows.inference.saved_sites import SavedSite
+from ppl_flows.inference.saved_sites import SavedSite, support_words
+from ppl_flows.inference.validation import check_recipe, check_training, step_sizes
 
+OWNER = "fit_likelihood"  # in errors
 FEWEST = 100  # simulations
 AS_THEY_ARE = ("real", "interval", "unit_interval")  # supports whose values are contexts without a transform
 
@@ -60,7 +63,8 @@ class LikelihoodFit(PicklesOrSaysHow):
                 broadcast, and are the distribution's batch shape.
 
         Raises:
-            ValueError: a latent is missing, unknown or of another shape.
+            ValueError: a latent is missing, unknown, of another shape, or, where its numbers are known, outside of its
+                support.
         """
         check_latents(self.sites, latents)
         return self._condition(self, latents)
@@ -121,6 +125,26 @@ def scaled_context(numbers: Sequence[Array], scalers: Collection[Scaler]) -> Arr
     return xp.concat(parts, axis=-1)
 
 
+def check_options(
+    given: Sequence[str] | None, flow: Any, simulations: int, lr: float | None, optimizer: Any, **training: Any
+) -> float | None:
+    """The learning rate, None for that of another optimiser, of options that ``fit_likelihood`` takes.
+
+    Args:
+        **training: other options of ``check_training``.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: it does not take them.
+    """
+    if given is not None:
+        checked_sequence(OWNER, "given", given, "('z',)")
+    check_recipe(OWNER, flow)
+    whole_number(OWNER, "simulations", simulations, FEWEST)
+    check_training(OWNER, **training)
+    own_lr, _ = step_sizes(OWNER, optimizer, lr, None, default_lr=2e-3)
+    return own_lr if optimizer is None else None
+
+
 def check_row(name: str, shape: Sequence[int], event_dim: int, plates: Collection[int], discrete: bool) -> None:
     """Raises ValueError unless an observed site is made of rows, in plates, of continuous numbers.
 
@@ -178,18 +202,21 @@ def check_likelihood_sites(
     return found
 
 
-def check_rows_simulated(numbers: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError unless there are enough simulations and all are finite."""
-    n = len(next(iter(numbers.values())))
-    if n < FEWEST:
-        raise ValueError(f"fit_likelihood: simulations must be at least {FEWEST}, got {n}.")
+def check_rows_simulated(numbers: Mapping[str, np.ndarray], data: str) -> None:
+    """Raises ValueError unless all simulations are finite, and every number of the data varies."""
     for name, values in numbers.items():
+        n = len(values)
         bad = ~np.isfinite(values).reshape(n, -1).all(-1)
         if bad.any():
             raise ValueError(
                 f"fit_likelihood: {bad.sum()} of {n} simulations of {name!r} are not finite, on the scale that a "
                 "network sees; narrow the priors, or let the model observe a transform of the data."
             )
+    if np.any(np.all(numbers[data] == numbers[data][0], axis=0)):
+        raise ValueError(
+            f"fit_likelihood: some numbers of {data!r} are the same in all simulations, where a density grows without "
+            "bound; let the model observe the others alone."
+        )
 
 
 def check_latents(sites: Sequence[SavedSite], latents: Mapping[str, Any]) -> None:
@@ -201,3 +228,12 @@ def check_latents(sites: Sequence[SavedSite], latents: Mapping[str, Any]) -> Non
         shape = np.shape(latents[site.name])
         if shape[len(shape) - len(site.shape) :] != site.shape:
             raise ValueError(f"condition: {site.name!r} must have shape (*batch, *{site.shape}), got {tuple(shape)}.")
+
+
+def check_inside(site: SavedSite, value: np.ndarray, inside: np.ndarray) -> None:
+    """Raises ValueError unless values of a latent are finite, and all in its support."""
+    if not (np.all(inside) and np.isfinite(value).all()):
+        raise ValueError(
+            f"condition: {site.name!r} must lie in its support, {support_words(site.support)}, where the simulations "
+            f"were, got {np.array2string(value, threshold=5, precision=4)}."
+        )

@@ -12,7 +12,7 @@ from ppl_flows.bijections import Elementwise
 from ppl_flows.combinators.chain import Chain
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import POSITIVE, real_number
+from ppl_flows.core.checks import POSITIVE, check_choice, checked_seed, real_number
 from ppl_flows.core.initialisation import initial_params
 from ppl_flows.core.types import Params
 from ppl_flows.inference.auto_flow import QUALITIES
@@ -21,8 +21,10 @@ from ppl_flows.recipes import guide_flow
 from ppl_flows.transformers import Affine
 
 
-def check_local(features: Any, start: str, init_scale: float) -> None:
-    """Raises ValueError for options that ``AutoLocalFlow`` does not have."""
+def check_local(features: Any, quality: str, start: str, init_scale: float, seed: int) -> None:
+    """Raises ValueError, or TypeError for those of the wrong kind, for options that ``AutoLocalFlow`` does not have."""
+    check_choice("AutoLocalFlow", "quality", quality, [*QUALITIES])
+    checked_seed("AutoLocalFlow", seed)
     if not isinstance(start, str) or start not in ("auto", "init"):
         raise ValueError(f"AutoLocalFlow: start must be auto or init, got {start!r}.")
     if features is not None and np.ndim(features) != 2:

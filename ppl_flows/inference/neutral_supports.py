@@ -99,28 +99,39 @@ class NeutralSupports:
             support = self.constraints.independent(real, len(shape)) if shape else real
         return self.site_on(name, support, shape, value)
 
+    def support(self, site: SavedSite) -> Any:
+        """The language's own, of a site of a file.
+
+        Raises:
+            ValueError: it has none.
+        """
+        words = dict(site.support)
+        name, over = words.pop("name"), words.pop("over", 0)
+        known = name in WITHOUT_PARAMETERS or set(words) == set(PARAMETERS.get(name, ()))
+        kind = getattr(self.constraints, name, None) if known else None
+        if kind is None:
+            raise self._refused(site, f"which {self.language} does not have")
+        own = kind(*(self._bound(words[p]) for p in PARAMETERS[name])) if name in PARAMETERS else kind
+        return self.constraints.independent(own, over) if over else own
+
     def transform(self, site: SavedSite) -> Any:
         """The language's map onto the support of a site of a file.
 
         Raises:
             ValueError: there is none, or it is another than that of the language which wrote the file.
         """
-        words, rest = dict(site.support), "; load the fit in the language that it was made in."
-        name, over = words.pop("name"), words.pop("over", 0)
-        refused = f"site {site.name!r} has support {support_words(site.support)}, "
-        known = name in WITHOUT_PARAMETERS or set(words) == set(PARAMETERS.get(name, ()))
-        kind = getattr(self.constraints, name, None) if known else None
-        if kind is None:
-            raise ValueError(f"{refused}which {self.language} does not have{rest}")
-        own = kind(*(self._bound(words[p]) for p in PARAMETERS[name])) if name in PARAMETERS else kind
-        support = self.constraints.independent(own, over) if over else own
+        support = self.support(site)
         try:
             transform = self.biject_to(support)
         except NotImplementedError:
-            raise ValueError(f"{refused}onto which {self.language} has no bijection from the reals{rest}") from None
+            raise self._refused(site, f"onto which {self.language} has no bijection from the reals") from None
         if not _same(self._image(support, site.numbers), site.image):
-            raise ValueError(f"{refused}onto which {self.language} has another map than the one of the fit{rest}")
+            raise self._refused(site, f"onto which {self.language} has another map than the one of the fit")
         return transform
+
+    def _refused(self, site: SavedSite, why: str) -> ValueError:
+        words = f"site {site.name!r} has support {support_words(site.support)}, {why}"
+        return ValueError(f"{words}; load the fit in the language that it was made in.")
 
     def _words(self, name: str, support: Any, way_out: str) -> dict[str, Any]:
         over, base = 0, support

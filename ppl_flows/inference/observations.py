@@ -9,7 +9,8 @@ import numpy as np
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.types import Array
-from ppl_flows.encoders.given_set import with_rows
+from ppl_flows.encoders.given_set import given_set_in, with_rows
+from ppl_flows.inference.warn_user import warn_user
 
 LINEAR = 5.0  # absolute deviations up to which a Scaler is nearly linear
 
@@ -47,10 +48,18 @@ class Observations:
         scalers: by site.
         encoder: whether they are for an encoder.
         axes: of the sites in the plate whose rows are a set, its axis from the end, in a site's shape. None: no set.
+        shapes: of the sites. None: of a file that does not have them, and not checked.
     """
 
-    def __init__(self, scalers: dict[str, Scaler], *, encoder: bool, axes: dict[str, int] | None = None) -> None:
-        self.scalers, self._encoder, self.axes = scalers, encoder, axes
+    def __init__(
+        self,
+        scalers: dict[str, Scaler],
+        *,
+        encoder: bool,
+        axes: dict[str, int] | None = None,
+        shapes: dict[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.scalers, self._encoder, self.axes, self.shapes = scalers, encoder, axes, shapes
 
     @classmethod
     def from_rows(
@@ -62,7 +71,7 @@ class Observations:
         if encoder:
             rows = {n: v.reshape(-1, 1) for n, v in data.items()}
         scalers = {n: Scaler.from_rows(v.reshape(-1, v.shape[-1])) for n, v in rows.items()}
-        return cls(scalers, encoder=encoder, axes=axes)
+        return cls(scalers, encoder=encoder, axes=axes, shapes={n: tuple(v.shape[1:]) for n, v in data.items()})
 
     def __call__(self, data: dict[str, Array]) -> Array | dict[str, Array]:
         if self._encoder:
@@ -96,10 +105,46 @@ class Observations:
             raise ValueError(f"the sites of a set must have the same number of rows, at least 1, got {sizes}.")
         return next(iter(sizes.values()))
 
+    def check(self, data: dict[str, Array]) -> None:
+        """Raises ValueError for sites of other shapes than in training, but for the number of rows of a set."""
+        for name, shape in (self.shapes or {}).items():
+            wanted, got = (_say(s, (self.axes or {}).get(name)) for s in (shape, data[name].shape[1:]))
+            if got != wanted:
+                raise ValueError(
+                    f"the data {name!r} must have shape {wanted}, as this fit was trained on, got "
+                    f"{tuple(data[name].shape[1:])}; fit again with data of this shape in the arguments."
+                )
+
     def given(self, bijection: Bijection, data: dict[str, Array]) -> Bijection:
-        """The bijection for these data: their set may have another size than those of training."""
-        rows = self.rows(data)
-        return bijection if rows is None else with_rows(bijection, rows)
+        """The bijection for these data: their set may have another size than those of training.
+
+        Raises:
+            ValueError: other shapes than in training; a set of another size than the encoder is for.
+
+        Warns:
+            UserWarning: a set larger than those of training.
+        """
+        self.check(data)
+        rows, trained = self.rows(data), given_set_in(bijection)
+        if rows is None or trained is None:
+            return bijection
+        if rows != trained.rows and not trained.encoder.any_size:
+            raise ValueError(
+                f"this fit has a SetEncoder(any_size=False), and is for sets of {trained.rows} rows, got {rows}; fit "
+                "again with any_size=True and the most rows that a set has, or with sets of this size."
+            )
+        if rows > trained.rows:
+            warn_user(
+                f"this fit was trained on sets of up to {trained.rows} rows, and these data have {rows}: the posterior "
+                "is extrapolated. Fit again with so many rows in the arguments."
+            )
+        return with_rows(bijection, rows)
+
+
+def _say(shape: tuple[int, ...], axis: int | None) -> str:
+    """In words, with the axis left open."""
+    sizes = ["n" if i - len(shape) == axis else str(n) for i, n in enumerate(shape)]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 def _flat(rows: Array) -> Array:

@@ -124,6 +124,7 @@ class SavedAmortized:
         scalers: centre and scale of the data, by site, in the order of the flow's context.
         axes: of the data whose rows are a set, its axis from the end, by site; None: there is no set.
         observed: as of ``AmortizedFit``.
+        shapes: of the data in training, by site; None in files that do not have them.
     """
 
     density: SavedDensity
@@ -131,6 +132,7 @@ class SavedAmortized:
     scalers: dict[str, tuple[np.ndarray, np.ndarray]]
     axes: dict[str, int] | None = None
     observed: dict[str, np.ndarray] | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None
 
     def __repr__(self) -> str:
         sites = ", ".join(site.name for site in self.sites)
@@ -214,7 +216,7 @@ def amortized_to_file(fit: SavedAmortized) -> tuple[dict[str, Any], dict[str, np
         arrays |= {f"scalers.{i}.centre": centre, f"scalers.{i}.scale": scale}
     if fit.observed is not None:
         arrays |= {f"observed.{i}": fit.observed[name] for i, name in enumerate(fit.scalers)}
-    more = {} if fit.axes is None else {"axes": fit.axes}
+    more = {name: value for name in ("axes", "shapes") if (value := getattr(fit, name)) is not None}
     return {"needs": "model", "sites": sites, "data": [*fit.scalers], **more}, arrays
 
 
@@ -230,12 +232,15 @@ def amortized_from_file(density: SavedDensity, document: dict[str, Any], arrays:
         data = _set_context(density.bijection, scalers, axes)
     sizes = sum(math.prod(site.numbers) for site in sites), data
     shape = density.bijection.output_shape, density.bijection.context_dim
+    shapes = {str(n): tuple(map(int, own)) for n, own in document.get("shapes", {}).items()}
+    if shapes and shapes.keys() != scalers.keys():
+        raise ValueError(f"there are shapes of {[*shapes]}, but data {[*scalers]}.")
     if shape != ((sizes[0],), sizes[1]) or any(centre.shape != scale.shape for centre, scale in scalers.values()):
         raise ValueError(f"sites and data take {sizes} numbers, but the flow has shape and context {shape}.")
     observed = None
     if "observed.0" in arrays:
         observed = {name: arrays[f"observed.{i}"] for i, name in enumerate(scalers)}
-    return SavedAmortized(density, sites, scalers, axes, observed)
+    return SavedAmortized(density, sites, scalers, axes, observed, shapes or None)
 
 
 def _set_context(bijection: Bijection, scalers: dict[str, tuple[np.ndarray, np.ndarray]], axes: dict[str, int]) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.core.checks import POSITIVE, real_number, whole_number
+from ppl_flows.core.checks import POSITIVE, checked_seed, real_number, whole_number
+from ppl_flows.inference.checkpoint import checked_place
 from ppl_flows.inference.gradient_estimators import ESTIMATORS
 
 CLIP = 10.0  # of the own optimiser, unless it is told otherwise
@@ -123,7 +124,46 @@ def check_loss(
         )
 
 
-def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_lr: float) -> tuple[float, float]:
+def check_training(
+    owner: str,
+    *,
+    steps: Any,
+    batch_size: Any,
+    validation: Any,
+    callback: Any,
+    seed: Any,
+    checkpoint: Any = None,
+    checkpoint_every: float = 0.0,
+) -> None:
+    """Raises TypeError, ValueError or FileNotFoundError for options of a training that ``owner`` does not take."""
+    whole_number(owner, "steps", steps)
+    whole_number(owner, "batch_size", batch_size)
+    if isinstance(validation, bool) or not isinstance(validation, int | float | np.floating):
+        raise TypeError(
+            f"{owner}: validation is the share of the rows to hold out, such as 0.1, and not the rows themselves; "
+            f"got a {type(validation).__name__}."
+        )
+    if not 0 <= validation < 1:
+        raise ValueError(f"{owner}: validation must be a share of the rows between 0 and 1, got {validation}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{owner}: callback must be a function of step, loss and params, or None, got {callback!r}.")
+    checked_seed(owner, seed)
+    if checkpoint is not None:
+        checked_place(checkpoint, checkpoint_every)
+
+
+def check_recipe(owner: str, flow: Any) -> None:
+    """Raises TypeError unless this can be called, as a recipe is."""
+    if not callable(flow):
+        raise TypeError(
+            f"{owner}: flow must be a recipe, a function (dim, context_dim=...) -> Bijection such as pf.nsf, got "
+            f"{flow!r}."
+        )
+
+
+def step_sizes(
+    owner: str, optimizer: Any, lr: float | None, clip: float | None, *, default_lr: float
+) -> tuple[float, float]:
     """Learning rate and bound on the gradient of the own optimiser, as given, or by default; no bound for another.
 
     Raises:
@@ -131,9 +171,9 @@ def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_
         ValueError: they are given, and so is another optimiser.
     """
     if lr is not None:
-        real_number("fit", "lr", lr, *POSITIVE)
+        real_number(owner, "lr", lr, *POSITIVE)
     if clip is not None and clip != math.inf:
-        real_number("fit", "clip", clip, *POSITIVE)
+        real_number(owner, "clip", clip, *POSITIVE)
     given = [f"{name}={value}" for name, value in (("lr", lr), ("clip", clip)) if value is not None]
     if optimizer is not None and given:
         raise ValueError(

@@ -16,13 +16,14 @@ from jax.sharding import Mesh
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
 from ppl_flows.encoders import SetEncoder
-from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above, warn_elsewhere
+from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.inference.stored_simulations import StoredSimulations
 from ppl_flows.numpyro.amortized_files import save_amortized
-from ppl_flows.numpyro.context import Context, to_arrays
+from ppl_flows.numpyro.context import Context, checked_encoder, to_arrays
 from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_training import train_density
 from ppl_flows.numpyro.distribution import Flow
@@ -93,12 +94,14 @@ def fit_amortized(
         An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
 
     Raises:
-        ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
-            numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
-            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly, with stored
-            simulations or with a checkpoint; stored simulations of other sites or shapes, or with latents outside of
-            their supports; an optimiser and ``lr``.
-        TypeError: simulations that are neither a number nor a dict of arrays.
+        ValueError: the model observes nothing, has no latents, discrete ones, one whose support depends on others, a
+            factor, or a site that is masked or scaled, or it simulates numbers that are not finite; fewer than 100
+            simulations a round; an encoder whose result has another shape, or that has nothing to train; a
+            ``SetEncoder`` without a plate of its own; rounds on the fly, with stored simulations or with a checkpoint;
+            stored simulations of other sites or shapes, or with latents outside of their supports; a number out of its
+            range; an optimiser and ``lr``.
+        TypeError: simulations that are neither a number nor a dict of arrays; an option of another kind.
+        FileNotFoundError: there is no such directory for the checkpoint.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -116,13 +119,27 @@ def fit_amortized(
     """
     stored = StoredSimulations.of(simulations, rounds)
     n: Any = stored.n if stored else simulations
-    plan = Plan.of(n, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
+    plan = Plan.of(
+        n,
+        rounds=rounds,
+        patience=patience,
+        steps=steps,
+        batch_size=batch_size,
+        validation=validation,
+        lr=lr,
+        optimizer=optimizer,
+        flow=flow,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
+    network = None if isinstance(encoder, SetEncoder) else checked_encoder(encoder)
     simulator = Simulator(model, args, kwargs)
     data, axes = simulator.data, None
     if isinstance(encoder, SetEncoder):
         axes = set_axes(simulator.plates(data), simulator.plates(simulator.latents), encoder.plate)
     target = observed(model, data, args, kwargs) if rounds > 1 else None
-    network = None if isinstance(encoder, SetEncoder) else encoder
 
     def train_on(rows: Rows) -> tuple[DensityFit, Observations]:
         """The density of normal scores, and what its contexts are made by."""
@@ -132,7 +149,7 @@ def fit_amortized(
         bijection = plan.flow_given(dim, encoder, observations, x)
         if bijection is None:
             first = Context(observations({name: value[:2] for name, value in x.items()}), network, seed)
-            bijection = plan.flow(dim, context_dim=first.all_rows().shape[-1])
+            bijection = plan.flow_of(dim, first.all_rows().shape[-1])
 
         def fresh(n: int, key: Any) -> tuple[Any, Any]:
             z, x = simulator.fresh(n, key)
@@ -167,8 +184,9 @@ def fit_amortized(
 
     def given(fitted: DensityFit, observations: Observations, x: dict[str, np.ndarray]) -> tuple[Bijection, Any]:
         """The bijection for one data set, and its context."""
+        own = observations.given(fitted.bijection, x)
         seen = to_arrays(observations(x), "data")
-        return observations.given(fitted.bijection, x), (seen if fitted.encoder is None else fitted.encoder(seen))[0]
+        return own, (seen if fitted.encoder is None else fitted.encoder(seen))[0]
 
     def region(fitted: DensityFit, observations: Observations) -> Callable[[np.ndarray], np.ndarray]:
         """Whether normal scores are where the posterior of the data in the arguments is."""
@@ -200,8 +218,9 @@ def fit_amortized(
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
         x = observed(model, data, args, kwargs)
+        found = given(fitted, observations, x)
         warn_elsewhere(target, x)
-        return given(fitted, observations, x)
+        return found
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, jax.Array]:
         own, context = at(args, kwargs)

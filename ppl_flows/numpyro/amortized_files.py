@@ -8,29 +8,33 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
-from numpyro import handlers
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.jax.arrays import to_array
 from ppl_flows.numpyro.correct import correct
 from ppl_flows.numpyro.density_files import density_of, saved_density
 from ppl_flows.numpyro.distribution import Flow
 from ppl_flows.numpyro.model_runs import model_data
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
+from ppl_flows.numpyro.simulator import observed
 
 
 def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], observations: Observations) -> None:
     """Writes a fit to a file, with the model's latent sites in the order of the flow."""
     sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
     data = {name: (scaler.centre, scaler.scale) for name, scaler in observations.scalers.items()}
-    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
+    save_fit(
+        path,
+        SavedAmortized(
+            saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed, observations.shapes
+        ),
+    )
 
 
 def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
@@ -63,15 +67,14 @@ def load_amortized(path: Path, model: Callable[..., Any]) -> AmortizedFit:
         raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
     transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
-    observations = Observations(scalers, encoder=False, axes=saved.axes)
+    observations = Observations(scalers, encoder=False, axes=saved.axes, shapes=saved.shapes)
     flow = density_of(saved.density)
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, jax.Array]:
-        trace = handlers.trace(handlers.seed(model, 0)).get_trace(*args, **kwargs)
-        check_data([n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]], scalers)
-        x = {n: np.asarray(trace[n]["value"])[None] for n in scalers}
+        x = observed(model, scalers, args, kwargs)
+        own = observations.given(flow.bijection, x)
         warn_elsewhere(saved.observed, x)
-        return observations.given(flow.bijection, x), to_array(observations(x))[0]
+        return own, to_array(observations(x))[0]
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         own, context = at(args, kwargs)

@@ -12,7 +12,9 @@ from ppl_flows.inference.calibrate import calibration_of, check_arguments, only_
 from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.numpyro.model_runs import prior_draws
+from ppl_flows.inference.simulation_checks import check_simulated
+from ppl_flows.numpyro.model_runs import prior_draws, weighed
+from ppl_flows.numpyro.simulator import sites_of
 
 
 @one_at_a_time
@@ -50,8 +52,8 @@ def calibrate(
         A ``Calibration``: ``verdict`` says in words what is wrong where.
 
     Raises:
-        ValueError: the model observes nothing or has no latents, draws of what is no latent, draws that are not finite,
-            posteriors with different numbers of draws.
+        ValueError: the model observes nothing, has no latents, a factor, or a site that is masked or scaled; draws of
+            what is no latent, draws that are not finite, posteriors with different numbers of draws.
         TypeError: a posterior that takes no seed, or returns no draws.
 
     Example:
@@ -68,6 +70,7 @@ def calibrate(
     Inference, arXiv:2302.03026.
     """
     check_arguments(posterior, simulations, num_samples, level, seed)
+    check_simulated(weighed(sites_of(model, args, kwargs)))
     latents, data = prior_draws(partial(model, *args, **kwargs), {}, 2 * simulations, seed)
 
     def draw(data: dict[str, Any], seed: int) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,14 @@ class Context:
         params: of the encoder, as they start.
 
     Raises:
-        ValueError: the encoder gives another shape, or has nothing to train.
+        TypeError: the encoder cannot be called.
+        ValueError: it gives another shape, or has nothing to train.
     """
 
     def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int, split: Split | None = None) -> None:
         self._given = None if values is None else to_arrays(values, "context", split)
         self._values = jax.tree.map(on_host, self._given) if split else self._given
-        self._encoder, self._split = encoder, split
+        self._encoder, self._split = checked_encoder(encoder), split
         self.params: dict[str, Any] = {}
         if encoder is not None:
             with handlers.block(), handlers.trace() as seen, handlers.seed(rng_seed=seed):
@@ -78,6 +79,15 @@ class Context:
     def trained(self, params: dict[str, Any]) -> Callable[..., Any] | None:
         """The encoder with these parameters: a function of values."""
         return None if self._encoder is None else partial(_encode, self._encoder, params)
+
+
+def checked_encoder(encoder: Any) -> Callable[..., Any] | None:
+    """The same; raises TypeError unless an encoder, if there is one, can be called."""
+    if encoder is not None and not callable(encoder):
+        raise TypeError(
+            f"encoder must be a function that takes its parameters from numpyro.param; got {type(encoder).__name__}."
+        )
+    return cast(Any, encoder)
 
 
 def to_arrays(values: Any, name: str, split: Split | None = None) -> Any:

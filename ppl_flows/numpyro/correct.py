@@ -68,10 +68,9 @@ def correct(
         sizes: of the latents, as of ``Conditioned``.
         at: the bijection for these arguments, and its context, ``(context_dim,)``.
     """
-    _check_density(model, args, kwargs)
-    density = amortized.density
-    params = map_params(lambda _, a: to_numpy(a), density.params)
     bijection, context = at(args, kwargs)
+    _check_density(model, args, kwargs)
+    params = map_params(lambda _, a: to_numpy(a), amortized.density.params)
     start = Conditioned(bijection, params, to_numpy(context), sizes)
     guide = AmortizedGuide(model, start, seed=wish.seed)
     if wish.steps:

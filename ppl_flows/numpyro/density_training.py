@@ -64,9 +64,9 @@ def train_density(
     hooks: DensityHooks = PLAIN,
 ) -> DensityFit:
     """As ``fit_density``, whose arguments and errors these are."""
-    lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
-    options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
-    check_density(bijection, base, dist.Distribution, **options)
+    lr, clip = step_sizes("fit_density", optimizer, lr, clip, default_lr=5e-3)
+    training = {"steps": steps, "batch_size": batch_size, "validation": validation, "callback": callback, "seed": seed}
+    check_density(bijection, base, dist.Distribution, levels=levels, **training)
     source, data, context = open_rows(
         data,
         context,

@@ -150,7 +150,7 @@ def fit(
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
-    lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    lr, clip = step_sizes("fit", optimizer, lr, clip, default_lr=1e-2)
     args, kwargs = automatic((args, kwargs))
     split = Split.of_fit(mesh, (args, kwargs))
     progress = progress and is_first(split)

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost, validate_sample
 
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.learned_likelihood import LikelihoodFit, context_numbers, scaled_context
+from ppl_flows.inference.learned_likelihood import LikelihoodFit, check_inside, context_numbers, scaled_context
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_likelihoods import SavedLikelihood
@@ -69,6 +70,10 @@ def condition(fit: LikelihoodFit, latents: dict[str, Any], *, transforms: dict[s
         transforms: onto the supports of its sites.
     """
     values = {name: jnp.asarray(value, dtype=float) for name, value in latents.items()}
+    for site in fit.sites:
+        value = values[site.name]
+        if not isinstance(value, jax.core.Tracer):
+            check_inside(site, np.asarray(value), np.asarray(SUPPORTS.support(site)(value)))
     numbers = context_numbers(fit.sites, values, transforms)
     context = scaled_context(numbers, fit.scalers.values())
     flow = Flow(fit.density.bijection, fit.density.params, context=context)

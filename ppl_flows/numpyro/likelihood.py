@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.types import Params
 from ppl_flows.inference.learned_likelihood import (
     LikelihoodFit,
     check_likelihood_sites,
+    check_options,
     check_row,
     check_rows_simulated,
     context_numbers,
@@ -26,11 +26,12 @@ from ppl_flows.inference.learned_likelihood import (
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.saved_sites import SavedSite
-from ppl_flows.inference.validation import step_sizes
+from ppl_flows.inference.simulation_checks import check_simulated
 from ppl_flows.numpyro.density import fit_density
 from ppl_flows.numpyro.learned_likelihood import condition, save_likelihood, transforms_of
-from ppl_flows.numpyro.model_runs import is_data
+from ppl_flows.numpyro.model_runs import is_data, weighed
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
+from ppl_flows.numpyro.simulator import sites_of
 from ppl_flows.recipes import nsf
 
 
@@ -76,8 +77,10 @@ def fit_likelihood(
 
     Raises:
         ValueError: discrete data; another number of observed sites than one, or rows in no plate; no latents; a latent
-            whose support has no name in both languages; simulations that are not finite, or fewer than 100; an
-            optimiser and ``lr``.
+            whose support has no name in both languages; a factor, or a site that is masked or scaled; simulations that
+            are not finite, or fewer than 100; a number out of its range; an optimiser and ``lr``.
+        TypeError: an option of another kind.
+        FileNotFoundError: there is no such directory for the checkpoint.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -90,15 +93,27 @@ def fit_likelihood(
 
     Reference: Papamakarios, Sterratt & Murray (2019), Sequential Neural Likelihood, arXiv:1805.07226.
     """
-    checked_seed("fit_likelihood", seed)  # before the simulations, which take long
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
+    own_lr = check_options(  # before the simulations, which take long
+        given,
+        flow,
+        simulations,
+        lr,
+        optimizer,
+        steps=steps,
+        batch_size=batch_size,
+        validation=validation,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
     free = handlers.uncondition(model)
 
-    def sites_of(key: jax.Array | int) -> dict[str, Any]:
-        trace = handlers.trace(handlers.seed(free, key)).get_trace(*args, **kwargs)
-        return {name: site for name, site in trace.items() if site["type"] == "sample"}
+    def run(key: jax.Array | int) -> dict[str, Any]:
+        return sites_of(handlers.seed(free, key), args, kwargs)
 
-    first, second = sites_of(0), sites_of(1)
+    first, second = run(0), run(1)
+    check_simulated(weighed(first))
     data = [name for name, site in first.items() if is_data(site)]
     plates = {n: {frame.name: frame.dim for frame in s["cond_indep_stack"]} for n, s in first.items()}
     latents = {n: plates[n] for n, s in first.items() if not (s["is_observed"] or s["infer"].get("was_observed"))}
@@ -109,7 +124,7 @@ def fit_likelihood(
     transforms = transforms_of((row, *sites))
 
     def simulate(key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        drawn = sites_of(key)
+        drawn = run(key)
         rows = drawn[observed]["value"].reshape(-1, *row.shape)
         return {n: drawn[n]["value"] for n in names}, transforms[row.name].inv(rows[0])
 
@@ -117,17 +132,19 @@ def fit_likelihood(
     values, u = jax.jit(jax.vmap(simulate))(keys)
     numbers = [np.asarray(n) for n in context_numbers(sites, values, transforms)]
     rows = np.asarray(u).reshape(simulations, -1)
-    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows})
+    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows}, observed)
     scalers = {n: Scaler.from_rows(own) for n, own in zip(names, numbers, strict=True)}
     context = scaled_context(numbers, scalers.values())
+    bijection = flow(rows.shape[-1], context_dim=context.shape[-1])
+    check_bijection("fit_likelihood", bijection)
     density = fit_density(
-        flow(rows.shape[-1], context_dim=context.shape[-1]),
+        bijection,
         rows,
         context=context,
         steps=steps,
         batch_size=batch_size,
         validation=validation,
-        lr=own_lr if optimizer is None else None,
+        lr=own_lr,
         optimizer=optimizer,
         callback=callback,
         checkpoint=checkpoint,

@@ -59,8 +59,9 @@ class AutoLocalFlow(LazyGuide, SeesModel):
         prefix: of the guide's own sites.
 
     Raises:
-        ValueError: at the first call: no such plate, no latents in it, latents in a further plate inside it, another
-            ``dim``, or features of another number of rows.
+        ValueError: an unknown quality or start; at the first call: no such plate, no latents in it, latents in another
+            plate inside of it, another ``dim``, or features of another number of rows.
+        TypeError: a seed that is no whole number.
 
     Example:
         >>> import numpyro, numpyro.distributions as dist, ppl_flows as pf
@@ -89,7 +90,7 @@ class AutoLocalFlow(LazyGuide, SeesModel):
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_local(features, start, init_scale)
+        check_local(features, quality, start, init_scale, seed)
         super().__init__(HideEnumerated(model), prefix=prefix, init_loc_fn=init_loc_fn)
         self._bare = model
         self.quality, self.start = quality, start

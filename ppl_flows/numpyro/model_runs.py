@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -108,6 +108,25 @@ def is_data(site: dict[str, Any]) -> bool:
     """Whether a site is observed, or was, and no factor."""
     observed = site["type"] == "sample" and (site["is_observed"] or site["infer"].get("was_observed"))
     return bool(observed) and not isinstance(site["fn"], dist.Unit)
+
+
+def weighed(sites: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Of sample sites whose density is not that of what they draw: what changes it."""
+    found = {}
+    for name, site in sites.items():
+        if isinstance(site["fn"], dist.Unit):
+            found[name] = "is a factor"
+        elif _is_masked(site["fn"]):
+            found[name] = "is masked"
+        elif site["scale"] is not None and np.any(np.asarray(site["scale"]) != 1):
+            found[name] = "is scaled, as in a sub-sampled plate"
+    return found
+
+
+def _is_masked(fn: Any) -> bool:
+    """Whether some of it is, inside of what the host has wrapped around."""
+    own = isinstance(fn, dist.MaskedDistribution) and not np.all(fn._mask)
+    return own or (hasattr(fn, "base_dist") and _is_masked(fn.base_dist))
 
 
 def _is_drawn(site: dict[str, Any]) -> bool:

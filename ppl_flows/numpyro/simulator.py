@@ -12,7 +12,16 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from ppl_flows.inference.amortized import Rows, check_sites, check_supports, finite_rows, interval_scores
+from ppl_flows.inference.amortized import Rows, interval_scores
+from ppl_flows.inference.simulation_checks import (
+    check_continuous,
+    check_given,
+    check_simulated,
+    check_sites,
+    check_supports,
+    finite_rows,
+)
+from ppl_flows.numpyro.model_runs import is_data, weighed
 from ppl_flows.numpyro.neutral_supports import SUPPORTS
 
 CHECKED = 256  # simulations whose latents are mapped there and back
@@ -29,14 +38,16 @@ class Simulator:
         scores: from normal scores to the unconstrained vector of latents; None: they are the same.
 
     Raises:
-        ValueError: the model has no data, or no latents.
+        ValueError: the model has no data, no latents or discrete ones, or a density that is not that of what it draws.
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._sites = sites_of(model, args, kwargs)
-        self.data = [n for n, s in self._sites.items() if s["is_observed"]]
+        check_simulated(weighed(self._sites))
+        self.data = [n for n, s in self._sites.items() if is_data(s)]
         latents = [n for n, s in self._sites.items() if not s["is_observed"]]
         check_sites(self.data, latents)
+        check_continuous([n for n in latents if self._sites[n]["fn"].support.is_discrete])
         self.latents = {n: self._sites[n] for n in sorted(latents)}  # as a pytree has them
         self._model, self._args, self._kwargs = handlers.uncondition(model), args, kwargs
         start = {n: biject_to(s["fn"].support).inv(s["value"]) for n, s in self.latents.items()}
@@ -115,6 +126,13 @@ def sites_of(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 def observed(
     model: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """One data set, those in the arguments, ``{site: (1, *site shape)}``."""
-    given = sites_of(model, args, kwargs)
-    return {n: np.asarray(given[n]["value"])[None] for n in data}
+    """One data set, those in the arguments, ``{site: (1, *site shape)}``.
+
+    Raises:
+        ValueError: some are missing, or not finite; a density that is not that of what the model draws.
+    """
+    sites = sites_of(model, args, kwargs)
+    check_simulated(weighed(sites))
+    given = {n: np.asarray(s["value"])[None] for n, s in sites.items() if is_data(s)}
+    check_given(given, data)
+    return {n: given[n] for n in data}

@@ -14,14 +14,15 @@ import torch
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.types import Params
 from ppl_flows.encoders import SetEncoder
-from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above, warn_elsewhere
+from ppl_flows.inference.amortized import QUANTILE_DRAWS, Plan, Rows, in_rounds, region_above
 from ppl_flows.inference.density_results import AmortizedFit, DensityFit
 from ppl_flows.inference.observations import Observations, set_axes
 from ppl_flows.inference.one_at_a_time import one_at_a_time
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.inference.stored_simulations import StoredSimulations
 from ppl_flows.pyro.amortized_files import save_amortized
 from ppl_flows.pyro.compile.replay import check_compile
-from ppl_flows.pyro.context import Context, to_tensors
+from ppl_flows.pyro.context import Context, checked_encoder, to_tensors
 from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_training import train_density
 from ppl_flows.pyro.distribution import Flow
@@ -91,13 +92,15 @@ def fit_amortized(
         An ``AmortizedFit``: ``sample(n, *args)`` draws from the posterior of the data in the arguments.
 
     Raises:
-        ValueError: the model observes nothing, has no latents, a latent whose support depends on others, or simulates
-            numbers that are not finite; fewer than 100 simulations a round; an encoder whose result has another shape,
-            or that has nothing to train; a ``SetEncoder`` without a plate of its own; rounds on the fly, with stored
-            simulations or with a checkpoint; stored simulations of other sites or shapes, or with latents outside of
-            their supports; an optimiser and ``lr`` or ``compile``.
-        TypeError: the encoder is neither; simulations that are neither a number nor a dict of
-            arrays.
+        ValueError: the model observes nothing, has no latents, discrete ones, one whose support depends on others, a
+            factor, or a site that is masked or scaled, or it simulates numbers that are not finite; fewer than 100
+            simulations a round; an encoder whose result has another shape, or that has nothing to train; a
+            ``SetEncoder`` without a plate of its own; rounds on the fly, with stored simulations or with a checkpoint;
+            stored simulations of other sites or shapes, or with latents outside of their supports; a number out of its
+            range; an optimiser and ``lr`` or ``compile``.
+        TypeError: the encoder is neither; simulations that are neither a number nor a dict of arrays; an option of
+            another kind.
+        FileNotFoundError: there is no such directory for the checkpoint.
         CompileError: as in ``fit_density``.
 
     Example:
@@ -116,14 +119,28 @@ def fit_amortized(
     """
     stored = StoredSimulations.of(simulations, rounds)
     n: Any = stored.n if stored else simulations
-    plan = Plan.of(n, rounds, patience, steps, batch_size, lr, optimizer, flow, checkpoint, seed)
+    plan = Plan.of(
+        n,
+        rounds=rounds,
+        patience=patience,
+        steps=steps,
+        batch_size=batch_size,
+        validation=validation,
+        lr=lr,
+        optimizer=optimizer,
+        flow=flow,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
     check_compile(compile, optimizer=optimizer)
+    network = None if isinstance(encoder, SetEncoder) else checked_encoder(encoder)
     simulator = Simulator(model, args, kwargs, vectorize=vectorize)
     data, axes = simulator.data, None
     if isinstance(encoder, SetEncoder):
         axes = set_axes(simulator.plates(data), simulator.plates(simulator.latents), encoder.plate)
     target = observed(model, data, args, kwargs) if rounds > 1 else None
-    network = None if isinstance(encoder, SetEncoder) else encoder
 
     def train_on(rows: Rows) -> tuple[DensityFit, Observations]:
         """The density of normal scores, and what its contexts are made by."""
@@ -133,7 +150,7 @@ def fit_amortized(
         bijection = plan.flow_given(dim, encoder, observations, x)
         if bijection is None:
             first = Context(observations({name: value[:2] for name, value in x.items()}), network, simulator.like)
-            bijection = plan.flow(dim, context_dim=first.all_rows().shape[-1])
+            bijection = plan.flow_of(dim, first.all_rows().shape[-1])
 
         def fresh(n: int, _: Any) -> tuple[Any, Any]:
             z, x = simulator.fresh(n)
@@ -168,10 +185,11 @@ def fit_amortized(
 
     def given(fitted: DensityFit, observations: Observations, x: dict[str, np.ndarray]) -> tuple[Bijection, Any]:
         """The bijection for one data set, and its context."""
+        own = observations.given(fitted.bijection, x)
         seen = to_tensors(observations(x), "data", simulator.like)
         with torch.no_grad():
             context = (seen if fitted.encoder is None else fitted.encoder(seen))[0]
-        return observations.given(fitted.bijection, x), context
+        return own, context
 
     def region(fitted: DensityFit, observations: Observations) -> Callable[[np.ndarray], np.ndarray]:
         """Whether normal scores are where the posterior of the data in the arguments is."""
@@ -200,11 +218,10 @@ def fit_amortized(
     )
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            x = observed(model, data, args, kwargs)
+        x = observed(model, data, args, kwargs)
+        found = given(fitted, observations, x)
         warn_elsewhere(target, x)
-        return given(fitted, observations, x)
+        return found
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         own, context = at(args, kwargs)

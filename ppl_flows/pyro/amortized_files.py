@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.amortized import check_data, warn_elsewhere
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.observations import Observations, Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_fits import SavedAmortized
+from ppl_flows.inference.simulation_checks import warn_elsewhere
 from ppl_flows.pyro.correct import correct
 from ppl_flows.pyro.density_files import density_of, saved_density
 from ppl_flows.pyro.distribution import Flow
-from ppl_flows.pyro.model_runs import is_data, model_data
+from ppl_flows.pyro.model_runs import model_data
 from ppl_flows.pyro.neutral_supports import SUPPORTS
+from ppl_flows.pyro.simulator import observed
 from ppl_flows.torch.params import to_tensor
 
 
@@ -30,7 +30,12 @@ def save_amortized(fit: AmortizedFit, path: Path, *, latents: dict[str, Any], ob
     """Writes a fit to a file, with the model's latent sites in the order of the flow."""
     sites = [SUPPORTS.site(name, site["fn"], site["value"]) for name, site in latents.items()]
     data = {name: (scaler.centre, scaler.scale) for name, scaler in observations.scalers.items()}
-    save_fit(path, SavedAmortized(saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed))
+    save_fit(
+        path,
+        SavedAmortized(
+            saved_density(fit.density), tuple(sites), data, observations.axes, fit.observed, observations.shapes
+        ),
+    )
 
 
 def load_amortized(path: Path, model: Callable[..., Any], *, vectorize: bool = True) -> AmortizedFit:
@@ -64,16 +69,14 @@ def load_amortized(path: Path, model: Callable[..., Any], *, vectorize: bool = T
         raise ValueError(f"{str(path)!r} holds no amortised fit; pf.load gives what it holds.")
     transforms = [(site, SUPPORTS.transform(site)) for site in saved.sites]
     scalers = {name: Scaler(*scaler) for name, scaler in saved.scalers.items()}
-    observations = Observations(scalers, encoder=False, axes=saved.axes)
+    observations = Observations(scalers, encoder=False, axes=saved.axes, shapes=saved.shapes)
     flow = density_of(saved.density)
 
     def at(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bijection, torch.Tensor]:
-        with torch.random.fork_rng(), torch.no_grad():
-            nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
-        check_data([n for n, s in nodes.items() if s["type"] == "sample" and is_data(s)], scalers)
-        x = {n: nodes[n]["value"].cpu().numpy()[None] for n in scalers}
+        x = observed(model, scalers, args, kwargs)
+        own = observations.given(flow.bijection, x)
         warn_elsewhere(saved.observed, x)
-        return observations.given(flow.bijection, x), to_tensor(np.asarray(observations(x)))[0]
+        return own, to_tensor(np.asarray(observations(x)))[0]
 
     def draw(num_samples: int, seed: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         own, context = at(args, kwargs)

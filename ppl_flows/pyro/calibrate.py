@@ -14,7 +14,9 @@ from ppl_flows.inference.calibrate import calibration_of, check_arguments, only_
 from ppl_flows.inference.calibration import Calibration
 from ppl_flows.inference.density_results import AmortizedFit
 from ppl_flows.inference.one_at_a_time import one_at_a_time
-from ppl_flows.pyro.model_runs import prior_draws
+from ppl_flows.inference.simulation_checks import check_simulated
+from ppl_flows.pyro.model_runs import prior_draws, weighed
+from ppl_flows.pyro.simulator import sites_of
 
 
 @one_at_a_time
@@ -52,8 +54,8 @@ def calibrate(
         A ``Calibration``: ``verdict`` says in words what is wrong where.
 
     Raises:
-        ValueError: the model observes nothing or has no latents, draws of what is no latent, draws that are not finite,
-            posteriors with different numbers of draws.
+        ValueError: the model observes nothing, has no latents, a factor, or a site that is masked or scaled; draws of
+            what is no latent, draws that are not finite, posteriors with different numbers of draws.
         TypeError: a posterior that takes no seed, or returns no draws.
 
     Example:
@@ -70,6 +72,7 @@ def calibrate(
     """
     check_arguments(posterior, simulations, num_samples, level, seed)
     with torch.random.fork_rng(), torch.no_grad():
+        check_simulated(weighed(sites_of(model, args, kwargs)))
         torch.manual_seed(seed)
         latents, data = prior_draws(partial(model, *args, **kwargs), 2 * simulations, parallel=False)
 

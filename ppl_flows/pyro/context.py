@@ -32,9 +32,8 @@ class Context:
     """
 
     def __init__(self, values: Values | None, encoder: torch.nn.Module | None, like: torch.Tensor) -> None:
-        if encoder is not None and not isinstance(encoder, torch.nn.Module):
-            raise TypeError(f"encoder must be a torch.nn.Module, or it would not train; got {type(encoder).__name__}.")
         self._values = None if values is None else to_tensors(values, "context", like)
+        encoder = checked_encoder(encoder)
         self.encoder = None if encoder is None else copy.deepcopy(encoder).eval()
 
     def __call__(self, rows: Any, encoder: torch.nn.Module | None = None) -> Any:
@@ -71,6 +70,13 @@ class Context:
     def trained(self) -> torch.nn.Module | None:
         """A copy of the encoder as it is now, in evaluation mode, and without gradients of its weights."""
         return None if self.encoder is None else copy.deepcopy(self.encoder).eval().requires_grad_(False)
+
+
+def checked_encoder(encoder: Any) -> torch.nn.Module | None:
+    """The same; raises TypeError unless an encoder, if there is one, can train."""
+    if encoder is not None and not isinstance(encoder, torch.nn.Module):
+        raise TypeError(f"encoder must be a torch.nn.Module, or it would not train; got {type(encoder).__name__}.")
+    return encoder
 
 
 def to_tensors(values: Any, name: str, like: torch.Tensor | torch.dtype) -> Any:

@@ -70,10 +70,9 @@ def correct(
         at: the bijection for these arguments, and its context, ``(context_dim,)``.
         vectorize: whether the model runs for many draws at once.
     """
-    _check_density(model, args, kwargs)
-    density = amortized.density
-    params = map_params(lambda _, a: to_numpy(a), density.params)
     bijection, context = at(args, kwargs)
+    _check_density(model, args, kwargs)
+    params = map_params(lambda _, a: to_numpy(a), amortized.density.params)
     start = Conditioned(bijection, params, to_numpy(context), sizes)
     store = pyro.get_param_store()
     with store.scope(store.get_state()):  # the guide's parameters are those of this result alone

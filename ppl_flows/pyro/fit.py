@@ -169,7 +169,7 @@ def fit(
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
-    lr, clip = step_sizes(optimizer, lr, clip, default_lr=1e-2)
+    lr, clip = step_sizes("fit", optimizer, lr, clip, default_lr=1e-2)
     with stage("looking for a start", progress=progress), data_errors(lambda _: model(*args, **kwargs)):
         set_up(guide, args, kwargs, seed)  # as steps and particles follow from the start
     look = first_look(guide, steps) if loss is None and tolerance is not None and anneal == 1 else None

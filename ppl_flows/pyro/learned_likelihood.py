@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.infer.util import is_validation_enabled
 from torch.distributions.utils import _sum_rightmost
 
 from ppl_flows.core.params import flatten
 from ppl_flows.files import load, save_fit
-from ppl_flows.inference.learned_likelihood import LikelihoodFit, context_numbers, scaled_context
+from ppl_flows.inference.learned_likelihood import LikelihoodFit, check_inside, context_numbers, scaled_context
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.results import Path
 from ppl_flows.inference.saved_likelihoods import SavedLikelihood
@@ -72,6 +73,11 @@ def condition(fit: LikelihoodFit, latents: dict[str, Any], *, transforms: dict[s
     """
     like = next(leaf for _, leaf in flatten(fit.density.params))
     values = {name: torch.as_tensor(value).to(like) for name, value in latents.items()}
+    for site in fit.sites:
+        value = values[site.name]
+        within = value.requires_grad or torch._C._get_tracing_state()  # an inference, which may stray
+        if is_validation_enabled() and not within:
+            check_inside(site, value.cpu().numpy(), SUPPORTS.support(site).check(value).cpu().numpy())
     context = scaled_context(context_numbers(fit.sites, values, transforms), fit.scalers.values())
     flow = Flow(fit.density.bijection, fit.density.params, context=context)
     return LearnedLikelihood(flow, transforms[fit.row.name], fit.row)

@@ -10,12 +10,12 @@ from typing import Any
 import pyro
 import torch
 
-from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import checked_seed
+from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.types import Params
 from ppl_flows.inference.learned_likelihood import (
     LikelihoodFit,
     check_likelihood_sites,
+    check_options,
     check_row,
     check_rows_simulated,
     context_numbers,
@@ -24,11 +24,11 @@ from ppl_flows.inference.learned_likelihood import (
 from ppl_flows.inference.observations import Scaler
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.saved_sites import SavedSite
-from ppl_flows.inference.validation import step_sizes
+from ppl_flows.inference.simulation_checks import check_simulated
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.density import fit_density
 from ppl_flows.pyro.learned_likelihood import condition, save_likelihood, transforms_of
-from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data
+from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data, weighed
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 from ppl_flows.pyro.simulator import sites_of
 from ppl_flows.recipes import nsf
@@ -79,9 +79,12 @@ def fit_likelihood(
 
     Raises:
         ValueError: discrete data; another number of observed sites than one, or rows in no plate; no latents; a latent
-            whose support has no name in both languages; simulations that are not finite, or fewer than 100; an
-            optimiser and ``lr`` or ``compile``.
+            whose support has no name in both languages; a factor, or a site that is masked or scaled; simulations that
+            are not finite, or fewer than 100; a number out of its range; an optimiser and ``lr`` or ``compile``.
+        TypeError: an option of another kind.
+        FileNotFoundError: there is no such directory for the checkpoint.
         CompileError: as in ``fit_density``.
+
     Example:
         >>> import pyro, torch, pyro.distributions as dist, ppl_flows as pf
         >>> from ppl_flows.pyro import fit_likelihood
@@ -93,14 +96,27 @@ def fit_likelihood(
 
     Reference: Papamakarios, Sterratt & Murray (2019), Sequential Neural Likelihood, arXiv:1805.07226.
     """
-    checked_seed("fit_likelihood", seed)  # before the simulations, which take long
-    own_lr, _ = step_sizes(optimizer, lr, None, default_lr=2e-3)
+    own_lr = check_options(  # before the simulations, which take long
+        given,
+        flow,
+        simulations,
+        lr,
+        optimizer,
+        steps=steps,
+        batch_size=batch_size,
+        validation=validation,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
     check_compile(compile, optimizer=optimizer)
     free = WithoutData()(model)
     run = partial(sites_of, free, args, kwargs)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         first, second = run(), run()
+    check_simulated(weighed(first))
     data = [name for name, site in first.items() if is_data(site)]
     plates = {n: {f.name: f.dim for f in s["cond_indep_stack"] if f.vectorized} for n, s in first.items()}
     latents = {n: plates[n] for n, s in first.items() if not (n in data or s["is_observed"])}
@@ -129,17 +145,19 @@ def fit_likelihood(
             u = torch.cat([own for _, own in runs])
         numbers = [n.cpu().numpy() for n in context_numbers(sites, values, transforms)]
         rows = u.reshape(simulations, -1)
-    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows.cpu().numpy()})
+    check_rows_simulated({**dict(zip(names, numbers, strict=True)), observed: rows.cpu().numpy()}, observed)
     scalers = {n: Scaler.from_rows(own) for n, own in zip(names, numbers, strict=True)}
     context = scaled_context(numbers, scalers.values())
+    bijection = flow(rows.shape[-1], context_dim=context.shape[-1])
+    check_bijection("fit_likelihood", bijection)
     density = fit_density(
-        flow(rows.shape[-1], context_dim=context.shape[-1]),
+        bijection,
         rows,
         context=context,
         steps=steps,
         batch_size=batch_size,
         validation=validation,
-        lr=own_lr if optimizer is None else None,
+        lr=own_lr,
         optimizer=optimizer,
         compile=compile,
         callback=callback,

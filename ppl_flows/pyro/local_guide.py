@@ -57,8 +57,9 @@ class AutoLocalFlow(LazyGuide):
         init_scale: for ``"init"``: standard deviation of the first draws, on the unconstrained scale.
 
     Raises:
-        ValueError: at the first call: no such plate, no latents in it, latents in a further plate inside it, another
-            ``dim``, or features of another number of rows.
+        ValueError: an unknown quality or start; at the first call: no such plate, no latents in it, latents in another
+            plate inside of it, another ``dim``, or features of another number of rows.
+        TypeError: a seed that is no whole number.
 
     Example:
         >>> import pyro, pyro.distributions as dist, ppl_flows as pf
@@ -87,7 +88,7 @@ class AutoLocalFlow(LazyGuide):
         init_scale: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_local(features, start, init_scale)
+        check_local(features, quality, start, init_scale, seed)
         super().__init__(InitMessenger(init_loc_fn)(model))
         self.quality, self.start = quality, start
         self._plate, self._recipe, self._local_recipe = plate, flow, local_flow

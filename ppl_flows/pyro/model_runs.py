@@ -210,7 +210,38 @@ def prior_draws(model: Callable[..., Any], num_samples: int, *, parallel: bool) 
 def is_data(site: dict[str, Any]) -> bool:
     """Whether a sample site is observed, or was, and no factor and no deterministic site."""
     observed = site["is_observed"] or site["infer"].get("was_observed")
-    return bool(observed) and not (isinstance(site["fn"], dist.Unit) or site["infer"].get("_deterministic"))
+    return bool(observed) and not (isinstance(site["fn"], dist.Unit) or _is_deterministic(site))
+
+
+def _is_deterministic(site: dict[str, Any]) -> bool:
+    """Likewise those that a reparametrisation has left: a masked Delta, without the mark."""
+    fn = site["fn"]
+    left = isinstance(fn, dist.MaskedDistribution) and fn._mask is False and isinstance(fn.base_dist, dist.Delta)
+    return left or bool(site["infer"].get("_deterministic"))
+
+
+def weighed(sites: Sites) -> dict[str, str]:
+    """Of sample sites whose density is not that of what they draw: what changes it."""
+    found = {}
+    for name, site in sites.items():
+        fn, mask = site["fn"], site["mask"]
+        if isinstance(fn, dist.Unit) or (isinstance(fn, dist.Delta) and torch.any(fn.log_density != 0)):
+            found[name] = "is a factor"  # a Delta with a density: of NeuTraReparam
+        elif not _is_deterministic(site) and (_is_masked(fn) or not _all(mask)):
+            found[name] = "is masked"
+        elif torch.any(torch.as_tensor(site["scale"]) != 1):
+            found[name] = "is scaled, as in a sub-sampled plate"
+    return found
+
+
+def _is_masked(fn: Any) -> bool:
+    """Whether some of it is, inside of what the host has wrapped around."""
+    own = isinstance(fn, dist.MaskedDistribution) and not _all(fn._mask)
+    return own or (hasattr(fn, "base_dist") and _is_masked(fn.base_dist))
+
+
+def _all(mask: bool | torch.Tensor | None) -> bool:
+    return mask is None or bool(torch.as_tensor(mask).all())
 
 
 def _first_run(model: Callable[..., Any], draws: Tensors) -> tuple[Sites, int]:

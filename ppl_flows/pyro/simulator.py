@@ -12,8 +12,16 @@ import torch
 from pyro import poutine
 from torch.distributions import biject_to
 
-from ppl_flows.inference.amortized import Rows, check_sites, check_supports, finite_rows, interval_scores
-from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data, sample_sites
+from ppl_flows.inference.amortized import Rows, interval_scores
+from ppl_flows.inference.simulation_checks import (
+    check_continuous,
+    check_given,
+    check_simulated,
+    check_sites,
+    check_supports,
+    finite_rows,
+)
+from ppl_flows.pyro.model_runs import WithoutData, check_apart, is_data, sample_sites, weighed
 from ppl_flows.pyro.neutral_supports import SUPPORTS
 
 CHECKED = 256  # simulations whose latents are mapped there and back
@@ -31,16 +39,19 @@ class Simulator:
         like: a tensor of the dtype and on the device of the simulations.
 
     Raises:
-        ValueError: the model has no data, or no latents; with ``vectorize``, it mixes what is simulated at once.
+        ValueError: the model has no data, no latents or discrete ones, or a density that is not that of what it draws;
+            with ``vectorize``, it mixes what is simulated at once.
     """
 
     def __init__(
         self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, vectorize: bool
     ) -> None:
         sites = sites_of(model, args, kwargs)
+        check_simulated(weighed(sites))
         self.data = [n for n, s in sites.items() if is_data(s)]
         self.latents = {n: s for n, s in sites.items() if not s["is_observed"]}
         check_sites(self.data, [*self.latents])
+        check_continuous([n for n, s in self.latents.items() if s["fn"].support.is_discrete])
         self._model, self._args, self._kwargs, self._vectorize = WithoutData()(model), args, kwargs, vectorize
         self._shapes = {n: sites[n]["value"].shape for n in self.data}
         self._sites = sites
@@ -148,6 +159,14 @@ def sites_of(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 def observed(
     model: Callable[..., Any], data: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """One data set, those in the arguments, ``{site: (1, *site shape)}``."""
-    given = sites_of(model, args, kwargs)
-    return {n: given[n]["value"].detach().cpu().numpy()[None] for n in data}
+    """One data set, those in the arguments, ``{site: (1, *site shape)}``.
+
+    Raises:
+        ValueError: some are missing, or not finite; a density that is not that of what the model draws.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        sites = sites_of(model, args, kwargs)
+    check_simulated(weighed(sites))
+    given = {n: s["value"].cpu().numpy()[None] for n, s in sites.items() if is_data(s)}
+    check_given(given, data)
+    return {n: given[n] for n in data}
