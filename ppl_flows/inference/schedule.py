@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ppl_flows.inference.warn_user import warn_user
 
 BLOCKS = 20  # of the steps of a training: after each it is looked at, and over each the parameters are averaged
 MIN_BLOCK_STEPS = 20  # steps in a block below which its spread is not known well enough to end a fit by
@@ -69,11 +70,10 @@ class BestParams:
         if self.params is None:
             return otherwise()
         if not np.isfinite(self._smallest):
-            warnings.warn(
+            warn_user(
                 "the loss of the held-out rows was never finite, so that the last parameters are kept: a held-out row "
                 "has no density, such as one very far from all others; look at the rows, or hold out none, "
-                "validation=0.0.",
-                stacklevel=6,
+                "validation=0.0."
             )
         return self.params
 
