@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from ppl_flows.inference.gaussian_start import Density
 from ppl_flows.inference.kl_estimate import Map, student_t_draws, student_t_log_density
 from ppl_flows.inference.lbfgs import maximise
 from ppl_flows.inference.local_gaussians import Landscape, new_modes, refined, starts
+from ppl_flows.inference.warn_user import warn_user
 
 Array = np.ndarray
 
@@ -102,7 +102,7 @@ def find_modes(landscape: Landscape, wish: int | str, seed: int) -> list[Mode]:
     if wish == "auto":
         return kept
     if len(kept) < int(wish):
-        warnings.warn(f"AutoFlow: modes={wish}, but {len(kept)} were found; the guide has these.", stacklevel=2)
+        warn_user(f"AutoFlow: modes={wish}, but {len(kept)} were found; the guide has these.")
     return kept[: int(wish)]
 
 

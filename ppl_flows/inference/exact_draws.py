@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from ppl_flows.inference.fit_groups import groups_of_draws
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
+from ppl_flows.inference.warn_user import warn_user
 
 GRADIENTS_A_DRAW = 200  # that may be spent for each effective draw
 FEWEST_GRADIENTS = 20_000
@@ -189,5 +189,5 @@ def exact_draws(
     if draws.alarms and strict:
         raise ExactError(draws)
     if draws.alarms:
-        warnings.warn(f"exact: {'; '.join(draws.alarms)}; {WAY_OUT}.", stacklevel=4)
+        warn_user(f"exact: {'; '.join(draws.alarms)}; {WAY_OUT}.")
     return draws

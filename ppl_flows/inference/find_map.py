@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from ppl_flows.core.types import Params
 from ppl_flows.inference.model_map import LatentSite, ModelMap, ModelWalk, place_sites
 from ppl_flows.inference.site_priors import Prior
+from ppl_flows.inference.warn_user import warn_user
 
 POINTS, VARIANTS = 2, 3  # latent vectors, and other numbers of the model, that show what a prior depends on
 CHANGED = 1e-6  # relative change of a prior that shows it
@@ -71,13 +71,11 @@ def warn_of_factors(latents: Mapping[str, Any], factors: list[str]) -> None:
         and any(c.__name__ == "ImproperUniform" for c in type(_inner(site["fn"])).mro())
     ]
     if flat and factors:
-        warnings.warn(
+        warn_user(
             f"AutoFlow: {flat} have flat priors, and the model has the factors {factors}: if these are priors, write "
             "them as the distributions of their sites. A guide places sites by the location and scale of their priors, "
             "which keeps the tails of a hierarchy's scales, and does not see them in a factor. informed=False says "
             "nothing.",
-            UserWarning,
-            stacklevel=2,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from ppl_flows.core.types import Array
 from ppl_flows.inference.fitted import Fitted
 from ppl_flows.inference.inference_data import check_labels, constants, inference_data, labels
 from ppl_flows.inference.model_runs import Dims
+from ppl_flows.inference.warn_user import warn_user
 
 OF_GUIDE, RESAMPLED = "of the guide", "of the guide, resampled by smoothed importance weights"
 
@@ -95,7 +95,7 @@ def groups_of_draws(
     if fitted.enumerates:
         latents = latents | fitted.draw_discrete(latents, seed)
         if log_likelihood:
-            warnings.warn("to_arviz: no log_likelihood of single rows, as sites are summed over.", stacklevel=5)
+            warn_user("to_arviz: no log_likelihood of single rows, as sites are summed over.")
     scores_rows = log_likelihood and not fitted.enumerates
     runs = fitted.run_model(latents, seed, predictive=posterior_predictive, log_likelihood=scores_rows)
     groups = {
@@ -118,7 +118,7 @@ def _prior_groups(fitted: Fitted, num_samples: int, seed: int) -> dict[str, dict
         latents, data = fitted.draw_prior(num_samples, seed)
     except NotImplementedError as error:
         reason = f" ({error})" if str(error) else ""
-        warnings.warn(f"to_arviz: no prior group, as a prior of the model cannot be drawn from{reason}.", stacklevel=6)
+        warn_user(f"to_arviz: no prior group, as a prior of the model cannot be drawn from{reason}.")
         return {}
     return {"prior": latents, "prior_predictive": data}
 

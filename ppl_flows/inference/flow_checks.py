@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from ppl_flows.core.base_distribution import Base
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.initialisation import check_params
 from ppl_flows.core.support import is_real
+from ppl_flows.inference.warn_user import warn_user
 
 
 def check_base(base: Any, params: Any, *, inside_model: bool) -> None:
@@ -124,9 +124,8 @@ def check_same_recipe(name: str, first: Recipe, second: Recipe) -> None:
 
 def warn_of_initial_weights(name: str, way: str) -> None:
     """For a flow in a model that MCMC runs on."""
-    warnings.warn(
+    warn_user(
         f"flow {name!r} has the weights it was made with, and MCMC trains none: the posterior is that of a model that "
         f"nobody has fitted. Fit the flow first, and {way}; or give flow(..., params=), or use random_flow, whose "
         "weights have a prior.",
-        stacklevel=2,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from ppl_flows.inference.make_prior import AskedPrior, Recipe, make_prior
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.pickling import PicklesOrSaysHow
 from ppl_flows.inference.verdict import ADVICE, Judgement
+from ppl_flows.inference.warn_user import warn_user
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -197,7 +197,7 @@ class FitResult(PicklesOrSaysHow):
             seed=checked_seed("to_arviz", seed),
         )
         if self.grade == "do not trust" or (self.grade.startswith("usable") and reweighted is None and not resample):
-            warnings.warn(f"to_arviz: the verdict on these draws is: {self.verdict}.", stacklevel=3)
+            warn_user(f"to_arviz: the verdict on these draws is: {self.verdict}.")
         attrs = {"elbo": self.elbo.mean, "kl": self.kl.mean, "verdict": self.verdict, "seed": seed}
         attrs |= self.log_evidence.attributes()
         return found.to_arviz(coords=coords, dims=dims, attrs=attrs)

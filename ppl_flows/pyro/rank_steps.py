@@ -181,7 +181,7 @@ def without_compiling(compile: bool | str | None) -> bool:
     if compile == "strict":
         raise CompileError(EAGER)
     if compile is not False:
-        say(f"fit is not compiled: {EAGER}.", compile, stacklevel=6)
+        say(f"fit is not compiled: {EAGER}.", compile)
     return False
 
 

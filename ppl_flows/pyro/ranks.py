@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ppl_flows.inference.checkpoint import differences
+from ppl_flows.inference.warn_user import warn_user
 
 HEAD = 4  # numbers in every sum besides its own: errors, interrupts, and a checksum with its square
 SHOWN = 6  # differences in an error
@@ -207,9 +207,8 @@ def _has_group(name: str) -> bool:
         return dist.get_world_size() > 1
     count = os.environ.get("WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
-        warnings.warn(
+        warn_user(
             f"torchrun started {count} processes, and each runs {name} by itself, as there is no process group; for "
             "one fit over all of them put torch.distributed.init_process_group() before it.",
-            stacklevel=4,
         )
     return False

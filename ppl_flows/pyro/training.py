@@ -173,7 +173,7 @@ class _Loop:
             raise error
         what = f" compile={self._compile!r}" if self._compile else " being compiled"
         text = f"fit goes on without{what}: {error.reason}."
-        say(text, self._compile, stacklevel=5, matters=error.lost > 0)
+        say(text, self._compile, matters=error.lost > 0)
         self._so_far.give_up(error.lost)
         self.taken_by = self._eager
         return error.lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppl_flows.inference.warn_user import warn_user
 from ppl_flows.pyro.adam import BETAS
 from ppl_flows.pyro.compile.capture import CompileError, as_compile_error
 from ppl_flows.pyro.compile.python_state import changed, python_state
@@ -250,7 +250,7 @@ def start_replay(
         except CompileError as error:
             if compile == "strict":
                 raise
-            say(f"fit goes on with TorchScript: {error.reason}.", compile, stacklevel=5)
+            say(f"fit goes on with TorchScript: {error.reason}.", compile)
     return Replay(eager, step, backends[-1])
 
 
@@ -261,12 +261,12 @@ def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def say(message: str, compile: bool | str | None, *, stacklevel: int, matters: bool = False) -> None:
+def say(message: str, compile: bool | str | None, *, matters: bool = False) -> None:
     """A warning where ``compile`` was asked for, or where it ``matters``; else a line in the log."""
     if compile is None and not matters:
         LOG.info(message)
     else:
-        warnings.warn(message, stacklevel=stacklevel)
+        warn_user(message)
 
 
 def state_of(eager: EagerSteps) -> dict[str, Any]:
