@@ -17,6 +17,7 @@ from ppl_flows.core.support import REAL, is_real
 from ppl_flows.core.types import Array, Params
 from ppl_flows.inference.flow_checks import check_base_kind
 from ppl_flows.inference.row_source import Rows, leaves
+from ppl_flows.inference.validation import check_callback
 from ppl_flows.transformers import Affine
 
 # of a density's data: for data-dependent starts (at most so many numbers), and for the last averages
@@ -103,7 +104,16 @@ def held_out(n: int, validation: float) -> int:
 
 
 def check_density(
-    bijection: Any, base: Any, host_class: type, *, steps: Any, batch_size: Any, levels: Any, validation: Any, seed: Any
+    bijection: Any,
+    base: Any,
+    host_class: type,
+    *,
+    steps: Any,
+    batch_size: Any,
+    levels: Any,
+    validation: Any,
+    callback: Any,
+    seed: Any,
 ) -> None:
     """Raises TypeError or ValueError for arguments that ``fit_density`` does not take, before it looks at the data.
 
@@ -113,6 +123,7 @@ def check_density(
     check_base_kind(base, host_class)
     whole_number("fit_density", "steps", steps)
     checked_seed("fit_density", seed)
+    check_callback(callback)
     whole_number("fit_density", "batch_size", batch_size)
     if levels is not None:
         whole_number("fit_density", "levels", levels, 2)
@@ -123,6 +134,15 @@ def check_density(
         )
     if not 0 <= validation < 1:
         raise ValueError(f"fit_density: validation must be a share of the rows between 0 and 1, got {validation}.")
+
+
+def check_encoder(encoder: Any, context: Any) -> None:
+    """Raises ValueError for an encoder where there is nothing for it to encode."""
+    if encoder is not None and context is None:
+        raise ValueError(
+            "fit_density: encoder= needs context=, the rows that it encodes, or data that give pairs of a row and its "
+            "context; else leave it out."
+        )
 
 
 def check_varies(data: np.ndarray) -> None:

@@ -123,6 +123,12 @@ def check_loss(
         )
 
 
+def check_callback(callback: Any) -> None:
+    """Raises TypeError unless it is None or can be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of (step, loss, params), or None, got {callback!r}.")
+
+
 def step_sizes(optimizer: Any, lr: float | None, clip: float | None, *, default_lr: float) -> tuple[float, float]:
     """Learning rate and bound on the gradient of the own optimiser, as given, or by default; no bound for another.
 

@@ -69,7 +69,7 @@ def train_density(
     """As ``fit_density``, whose arguments and errors these are."""
     lr, clip = step_sizes(optimizer, lr, clip, default_lr=5e-3)
     options = {"steps": steps, "batch_size": batch_size, "levels": levels, "validation": validation, "seed": seed}
-    check_density(bijection, base, torch.distributions.Distribution, **options)
+    check_density(bijection, base, torch.distributions.Distribution, callback=callback, **options)
     source, data, context = open_rows(
         data,
         context,
