@@ -133,8 +133,8 @@ class Bijection(abc.ABC):
         """
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
-        if 0 in value.shape:
-            raise ValueError(f"{type(self).__name__}: observe got a batch without rows, of shape {tuple(value.shape)}.")
+        if 0 in (*value.shape, *(given := tuple(getattr(context, "shape", ())))[:-1]):
+            raise ValueError(f"observe got a batch without rows, of shape {tuple(value.shape)} and context {given}.")
         shape = self.event_shape if forward else self.output_shape
         run = partial(self._observe, forward=forward, stage=stage)
         params, out, log_det = self._run_checked(run, params, value, context, shape)
