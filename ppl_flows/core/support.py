@@ -42,7 +42,8 @@ def chain_supports(parts: Sequence[Any]) -> tuple[Support, Support]:
         domain = part.domain or (REAL,) * math.prod(part.event_shape)
         codomain = part.codomain or (REAL,) * math.prod(part.output_shape)
         if moved and len(set(domain)) > 1:  # which coordinate of the first part takes which interval is not known
-            first, now = ([REAL if i is None else i for i in intervals] for intervals in (first, now))
+            first = [REAL if i is None else i for i in first]
+            now = [REAL if i is None else i for i in now]
         for i, (given, wanted) in enumerate(zip(now, domain, strict=True)):
             if wanted is not None and given is None:
                 first[i] = wanted
