@@ -53,8 +53,8 @@ def save(
 
     Raises:
         TypeError: no bijection and no base, but a guide, a result, a recipe; no params, or those of a prior.
-        ValueError: params do not have the bijection's structure and shapes, it holds a class that is not registered, or
-            ``load`` would refuse the file.
+        ValueError: params do not have the bijection's structure and shapes, or are no real numbers of at most 64
+            bits; it holds a class that is not registered, or ``load`` would refuse the file.
         OSError: what the system refuses, such as a full disk; an old file is kept.
 
     Example:
@@ -123,6 +123,7 @@ def _flow_parts(fit: SavedFit | SavedDensity | SavedPrior) -> tuple[dict[str, st
 def _written(bijection: Bijection | Base, params: Params) -> tuple[str, dict[str, np.ndarray]]:
     check_params(bijection, params)
     arrays = {name: to_numpy(array) for name, array in flatten(params)}
+    check_dtypes(arrays)
     description = json.dumps(describe(bijection))
     _bijection_of(parse(description), arrays)  # a file that cannot be loaded is better not written
     return description, arrays
@@ -218,6 +219,16 @@ def _bijection_of(description: Any, arrays: Mapping[str, np.ndarray]) -> tuple[B
     if not isinstance(made, Bijection | Base):
         raise ValueError(f"the file describes a {type(made).__name__}, not a bijection or a base.")
     return made, shapes_within(made, numbers)
+
+
+def check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for arrays that a file does not hold."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise ValueError(
+                f"save: {name!r} has dtype {array.dtype}, but a file holds bools, whole numbers and floats of at most "
+                "64 bits; convert it."
+            )
 
 
 def _with_empty_groups(like: Params, params: Params) -> Params:

@@ -217,8 +217,7 @@ def inside(support: Any, v: np.ndarray) -> np.ndarray:
 
 def onto_the_reals(bijection: pf.Bijection) -> bool:
     """Whether it maps real vectors onto real vectors; on a circle or an interval far points have no place."""
-    circular = getattr(bijection, "transformer", None) == pf.CircularRationalQuadratic()
-    return not circular and is_real(bijection.domain) and is_real(bijection.codomain)
+    return is_real(bijection.domain) and is_real(bijection.codomain)
 
 
 def clipped(support: Any, v: np.ndarray) -> np.ndarray:

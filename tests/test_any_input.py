@@ -72,6 +72,9 @@ def test_a_training_pass_wants_rows():
     flow = pf.Chain([pf.BatchNorm(3), pf.Coupling(3)])
     with pytest.raises(ValueError, match=r"observe got a batch without rows, of shape \(0, 3\)"):
         flow.observe(flow.init(np.random.default_rng(0)), np.zeros((0, 3)))
+    flow = pf.Coupling(2, context_dim=1)
+    with pytest.raises(ValueError, match=r"without rows, of shape \(1, 2\) and context \(0, 1\)"):
+        flow.observe(flow.init(np.random.default_rng(0)), np.zeros((1, 2)), np.zeros((0, 1)))
 
 
 def test_the_gradient_of_no_rows_is_zero():

@@ -468,6 +468,14 @@ def test_arguments_keep_what_is_no_data_and_labels_are_not_guessed():
         FitGroups({"posterior": {"draw": np.zeros(5)}}, {}, {}, {}).to_arviz(dims=None, coords=None, attrs={})
 
 
+@pytest.mark.parametrize("group", ["posterior", "constant_data"])
+def test_names_that_are_one_in_arviz_are_refused(group):
+    groups = {"posterior": {"a/b": np.zeros(5)}, "constant_data": {"x": np.zeros(5)}}
+    groups[group] |= {"a.b": np.ones(5)}
+    with pytest.raises(ValueError, match=r"'a/b' and 'a\.b' are both"):
+        FitGroups(groups, {}, {}, {}).to_arviz(dims=None, coords=None, attrs={})
+
+
 def test_models_far_apart_are_sorted_and_named():
     far = pf.compare({1: Evidence(-5000.0, 0.1, ""), 2: Evidence(0.0, 0.1, ""), 3: Evidence(-2000.0, 0.1, "")})
     assert [model.name for model in far] == ["2", "3", "1"]

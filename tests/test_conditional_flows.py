@@ -77,3 +77,14 @@ def test_the_density_of_data_with_a_context_is_given_one(shell):
     y, context = array(numbers(5, 2)), array(numbers(5, 3))
     expected = module.Flow(fitted.bijection, fitted.params, context=context).log_prob(y)
     close(fitted.flow.condition(context).log_prob(y), expected)
+
+
+def test_contexts_of_a_start_are_of_any_library(shell):
+    module, _, array = shell
+    bijection, start, context = pf.Chain([BIJECTION, pf.ActNorm(2)]), numbers(4, 2), numbers(4, 3)
+    made = [
+        module.flow(f"f{i}", bijection, start=start, context=given)
+        for i, given in enumerate((array(context), context, context.tolist()))
+    ]
+    for other in made[1:]:
+        close(other.log_prob(array(start)), made[0].log_prob(array(start)))

@@ -31,6 +31,14 @@ def first(layer, x=None):
         (lambda: pf.MaskedAutoregressive(4, conditioner=pf.CausalAttention(), method="jacobi"), "method='auto'"),
         (lambda: pf.Permute(3, order=(0, 0, 1)), "must be a permutation of 0, ..., 2"),
         (lambda: pf.Chain([]), "no parts"),
+        (
+            lambda: pf.Chain([pf.Batched(pf.ActNorm(2), batch=(8,)), pf.ActNorm(2), pf.Batched(pf.nsf(2), batch=(3,))]),
+            r"Chain: the batch shapes \(8,\) of part 0, \(3,\) of part 2 do not broadcast",
+        ),
+        (
+            lambda: pf.MultiScale([pf.Batched(pf.Coupling((2, 2, 2 * k)), batch=(4 - k,)) for k in (2, 1)]),
+            r"MultiScale: the batch shapes \(2,\) of scale 0, \(3,\) of scale 1 do not broadcast",
+        ),
         (lambda: pf.Chain([pf.Reverse(3), pf.Reverse(4)]), r"gives shape \(3,\)"),
         (lambda: pf.Chain([pf.iaf(2, context_dim=1), pf.iaf(2, context_dim=3)]), "disagree on context_dim"),
         (lambda: pf.Chain([pf.Reverse(2)], names=["a.b"]), "different names, strings without dots"),
@@ -42,6 +50,7 @@ def first(layer, x=None):
         (lambda: pf.Chain([pf.Reverse(2), pf.Reverse(2)], names=["a", "a"]), "2 parts need as many different names"),
         (lambda: pf.iaf(3, flow_layers=0), "iaf: flow_layers must be at least 1, got 0"),
         (lambda: pf.nsf(0), "nsf: dim must be at least 1, got 0"),
+        (lambda: pf.nsf(1, mask="foo"), "unknown mask 'foo'; choose one of halves, alternating, random"),
         (lambda: pf.nsf(3, wiring="residual"), "unknown wiring 'residual'"),
         (lambda: pf.glow((4, 4, 1), scales=0), "glow: scales must be at least 1, got 0"),
         (lambda: pf.glow((4, 4)), r"glow: shape must be \(height, width, channels\)"),

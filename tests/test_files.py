@@ -54,6 +54,13 @@ def test_params_that_do_not_fit_are_refused_and_an_old_file_survives(path):
     assert pf.load(path)[0] == FLOW
 
 
+@pytest.mark.parametrize("dtype", ["complex128", "longdouble", "object"])
+def test_arrays_that_no_file_holds_are_named(path, dtype):
+    params = {name: a.astype(dtype) for name, a in pf.ActNorm(2).init(np.random.default_rng(0)).items()}
+    with pytest.raises(ValueError, match=r"save: '.*' has dtype .*; convert it"):
+        pf.save(path, pf.ActNorm(2), params)
+
+
 def rewritten(path, **changes):
     """The file with its description changed by hand."""
     params = FLOW.init(np.random.default_rng(0))

@@ -281,6 +281,9 @@ def test_a_prior_is_called_before_the_plates_and_under_a_name_of_its_own(lang):
         run(lang, in_a_plate)
     with pytest.raises(TypeError, match="takes a SavedPrior"):
         type(prior)(prior.saved.bijection)
+    for size in (8, 10):
+        with pytest.raises(ValueError, match=rf"takes vectors of shape \(\*batch, 9\), got \(3, {size}\)"):
+            prior.constrain(lang.array(np.zeros((3, size))))
 
 
 def test_a_prior_called_many_times_at_once_makes_no_prior(lang):

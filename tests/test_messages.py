@@ -58,6 +58,10 @@ def loader():
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor(ROWS)), batch_size=10)
 
 
+def encoder(lang):
+    return torch.nn.Linear(3, 2) if lang.ppl is pyro else lambda x: x
+
+
 def with_holes(values, n=2):
     values = values.copy()
     values[3 : 3 + n] = np.nan
@@ -129,6 +133,14 @@ KEY = "seed must be a whole number such as 0, in every language, and no key"
         (lambda lang: fit_density(lang, seed=key(lang)), TypeError, f"fit_density: {KEY}"),
         (lambda lang: shell(lang).Flow(small(3), seed=key(lang)), TypeError, KEY),
         (lambda lang: lang.AutoFlow(regression(lang), seed=key(lang)), TypeError, f"AutoFlow: {KEY}"),
+        (
+            lambda lang: fit(lang, callback=1),
+            TypeError,
+            "callback must be a function of step, loss and params, .*got 1",
+        ),
+        (lambda lang: fit_density(lang, callback="print"), TypeError, "callback must be a function of .*got 'print'"),
+        (lambda lang: fit_density(lang, encoder=encoder(lang)), ValueError, "encoder= needs context=, the rows"),
+        (lambda lang: fit(lang).as_prior(reweighted=0), TypeError, "reweighted must be True, False or None, got 0"),
         (lambda lang: fit(lang, seed=-1), ValueError, "seed must be at least 0, got -1"),
         (lambda lang: fit(lang, seed=2**32), ValueError, r"seed must be below 2\*\*32"),
         (lambda lang: fit(lang, num_steps=10), TypeError, "no option num_steps=.*did you mean steps="),
@@ -259,3 +271,7 @@ def test_arrays_of_any_library_become_numpy_arrays_of_their_own(data):
 )
 def test_constant_columns_that_are_not_standardised_are_fitted(lang, bijection, data, options):
     assert np.isfinite(fit_density(lang, bijection, data, **options).losses).all()
+
+
+def test_no_number_of_draws_is_the_default_in_either_language(lang):
+    assert np.isfinite(fit(lang, draws=None).elbo.mean)

@@ -407,6 +407,8 @@ FOREIGN = density_fit(_write=None)
         (lambda: plots.plot_posterior({"a": NAN, "b": NAN[1:]}), ValueError, "as many draws of every site"),
         (lambda: plots.plot_posterior({"a": ["x"] * 99}), TypeError, "must be an array"),
         (lambda: plots.plot_posterior(np.repeat(draws()["theta"][:, :1], 2, 1)), ValueError, "lie on a line"),
+        (lambda: plots.plot_posterior(draws(), labels=("a", "a")), ValueError, r"two different ones.*got \('a', 'a'\)"),
+        (lambda: plots.plot_posterior(draws(), labels="ab"), ValueError, "labels must be two different ones"),
         (lambda: plots.plot_posterior(draws(), kind="kde"), ValueError, "unknown kind 'kde'"),
         (lambda: plots.plot_posterior(draws(), axes=plt.subplots(2, 2)[1]), ValueError, "must be 3 x 3 Axes.*got 4"),
         (lambda: plots.plot_posterior(draws(), axes=[1] * 9), TypeError, "axes must be an array of Axes"),

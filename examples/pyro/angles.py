@@ -27,7 +27,7 @@ def density(angles: np.ndarray, steps: int, seed: int):
     bijection = pf.Elementwise(1, pf.CircularRationalQuadratic(bins=5))
     uniform = dist.Uniform(-np.pi, np.pi).expand([1]).to_event(1)
     data = torch.tensor(angles[:, None])
-    return fit_density(bijection, data, base=uniform, standardize=False, steps=steps, lr=2e-2, seed=seed).flow
+    return fit_density(bijection, data, base=uniform, steps=steps, lr=2e-2, seed=seed).flow
 
 
 def log_prob(flow, angles: np.ndarray) -> np.ndarray:

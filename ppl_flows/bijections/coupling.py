@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache, cached_property
+from math import prod
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_choice, check_flags, check_whole, checked_sequence, checked_shape
 from ppl_flows.core.conditioner import Conditioner, Network, check_conditioner, theta_of
 from ppl_flows.core.namespace import namespace
-from ppl_flows.core.support import REAL, Support
+from ppl_flows.core.support import REAL, Support, everywhere
 from ppl_flows.core.transformer import Transformer, check_transformer
 from ppl_flows.core.types import Array, Params
 from ppl_flows.transformers import Affine
@@ -106,10 +107,14 @@ class Coupling(Bijection):
         return (self.dim,) if isinstance(self.dim, int) else self.dim
 
     @property
+    def domain(self) -> Support:
+        return everywhere(self.transformer.domain, prod(self.event_shape))
+
+    @property
     def codomain(self) -> Support:
         interval = self.transformer.codomain
-        if interval == REAL:
-            return None
+        if interval == self.transformer.domain:
+            return self.domain
         if self.mask == "checkerboard":
             passing = _checkerboard(*self.event_shape[:2], self.flip)
         else:

@@ -55,6 +55,10 @@ class Elementwise(Bijection):
         check_conditioner("Elementwise", self.conditioner, 1)
 
     @property
+    def domain(self) -> Support:
+        return everywhere(self.transformer.domain, self.dim)
+
+    @property
     def codomain(self) -> Support:
         return everywhere(self.transformer.codomain, self.dim)
 

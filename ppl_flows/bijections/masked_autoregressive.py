@@ -100,6 +100,10 @@ class MaskedAutoregressive(Bijection):
         return (self.dim,) if isinstance(self.dim, int) else self.dim
 
     @property
+    def domain(self) -> Support:
+        return everywhere(self.transformer.domain, prod(self.event_shape))
+
+    @property
     def codomain(self) -> Support:
         return everywhere(self.transformer.codomain, prod(self.event_shape))
 

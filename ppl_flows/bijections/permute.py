@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Permute(Bijection):
     _: KW_ONLY
     order: tuple[int, ...] = None  # type: ignore[assignment]  # None is replaced by a tuple
     seed: int = 0
+    rearranges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1, seed=0)
@@ -70,6 +72,7 @@ class Reverse(Bijection):
     """
 
     dim: int
+    rearranges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1)
@@ -104,6 +107,7 @@ class Shuffle(Bijection):
     """
 
     dim: int
+    rearranges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_whole(self, dim=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.combinators.stack import Stack, check_remat
+from ppl_flows.combinators.stack import Stack, check_remat, common_batch_shape
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.support import Support, chain_supports
 from ppl_flows.core.types import Array, Params
@@ -38,9 +38,9 @@ class Chain(Stack):
             the gradients are nan then.
 
     Raises:
-        ValueError: no parts, shapes or supports that do not fit, contexts of different sizes, an unknown remat, or a
-            reversible one of layers such as ``BatchNorm``, whose training pass cannot be undone row by row; in the
-            backward pass: a stack that is too ill-conditioned to be reversible.
+        ValueError: no parts, shapes, batch shapes or supports that do not fit, contexts of different sizes, an unknown
+            remat, or a reversible one of layers such as ``BatchNorm``, whose training pass cannot be undone row by row;
+            in the backward pass: a stack that is too ill-conditioned to be reversible.
         TypeError: a part is not a Bijection.
 
     Example:
@@ -89,7 +89,7 @@ class Chain(Stack):
                 "every part takes the same context or none (0)."
             )
         check_remat(self)
-        _ = self._supports  # which may not fit
+        _ = self._supports, self.batch_shape  # which may not fit
 
     @cached_property
     def _supports(self) -> tuple[Support, Support]:
@@ -113,7 +113,7 @@ class Chain(Stack):
 
     @cached_property
     def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return np.broadcast_shapes(*(part.batch_shape for part in self.parts))
+        return common_batch_shape("Chain", "part", self.parts)
 
     @cached_property
     def _named(self) -> tuple[tuple[str, Bijection], ...]:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ppl_flows.combinators.stack import common_batch_shape
 from ppl_flows.core.bijection import Bijection, check_bijection
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.support import Support, is_real
@@ -30,7 +31,7 @@ class MultiScale(Bijection):
             channels that the one before it gives.
 
     Raises:
-        ValueError: no scales, an odd number of channels, or shapes or contexts that do not fit.
+        ValueError: no scales, an odd number of channels, or shapes, batch shapes or contexts that do not fit.
         TypeError: a scale is not a Bijection.
 
     Example:
@@ -74,6 +75,7 @@ class MultiScale(Bijection):
                 f"MultiScale: scales disagree on context_dim, got {[s.context_dim for s in self.scales]}; every scale "
                 "takes the same context or none (0)."
             )
+        _ = self.batch_shape  # which may not fit
 
     @cached_property
     def context_dim(self) -> int:  # type: ignore[override]
@@ -81,7 +83,7 @@ class MultiScale(Bijection):
 
     @cached_property
     def batch_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return np.broadcast_shapes(*(scale.batch_shape for scale in self.scales))
+        return common_batch_shape("MultiScale", "scale", self.scales)
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from ppl_flows.core.bijection import Bijection
 from ppl_flows.core.checks import check_choice
@@ -40,6 +42,18 @@ class Stack(Bijection):
             wrap = xp.checkpoint if self.remat == "checkpoint" and trained else None
             new, out, log_det = walk(self, forward, stage, params, v, context, wrap)
         return merge(split(params)[0], new) if stage == "train" else new, out, log_det
+
+
+def common_batch_shape(owner: str, kind: str, parts: Sequence[Bijection]) -> tuple[int, ...]:
+    """The shape that the batch shapes of the parts broadcast to; ValueError where they do not."""
+    shapes = [part.batch_shape for part in parts]
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        named = ", ".join(f"{shape} of {kind} {i}" for i, shape in enumerate(shapes) if shape)
+        raise ValueError(
+            f"{owner}: the batch shapes {named} do not broadcast; give one batch, such as that of the whole by Batched."
+        ) from None
 
 
 def check_remat(stack: Stack) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ppl_flows.core.initialisation import check_one_library, check_params, number_of_weights
 from ppl_flows.core.namespace import flow_class, namespace
-from ppl_flows.core.params import have_shapes, map_params
 from ppl_flows.core.precision import has_one_dtype, in_one_dtype, of_one_library, wide_params
 from ppl_flows.core.support import Support
 from ppl_flows.core.types import Array, Observed, Params
@@ -134,8 +133,8 @@ class Bijection(abc.ABC):
         """
         if stage not in STAGES:
             raise ValueError(f"observe: unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
-        if 0 in value.shape:
-            raise ValueError(f"{type(self).__name__}: observe got a batch without rows, of shape {tuple(value.shape)}.")
+        if 0 in (*value.shape, *(given := tuple(getattr(context, "shape", ())))[:-1]):
+            raise ValueError(f"observe got a batch without rows, of shape {tuple(value.shape)} and context {given}.")
         shape = self.event_shape if forward else self.output_shape
         run = partial(self._observe, forward=forward, stage=stage)
         params, out, log_det = self._run_checked(run, params, value, context, shape)
@@ -186,10 +185,6 @@ class Bijection(abc.ABC):
         """Narrow params as a pass takes them: in float32, but for networks that multiply in what they have."""
         return wide_params(params)
 
-    @cached_property
-    def _param_shapes(self) -> dict[str, Any]:
-        return map_params(lambda _, a: tuple(a.shape), self.init(np.random.default_rng(0)))
-
     def _run_checked(
         self,
         run: Callable[..., tuple[Any, ...]],
@@ -218,8 +213,7 @@ class Bijection(abc.ABC):
         if 0 in both:
             return self._run_without_rows(run, params, v, context, both, shape)
         v = v if both == batch else xp.broadcast_to(v, both + shape)
-        if not have_shapes(params, self._param_shapes):
-            check_params(self, params, more=True)
+        check_params(self, params, more=True)
         try:
             if has_one_dtype(params, v, context):
                 return run(params, v, context)

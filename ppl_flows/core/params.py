@@ -53,18 +53,6 @@ def map_params(f: Callable[[str, Array], Any], params: Params, prefix: str = "")
     return mapped
 
 
-def have_shapes(params: Params, shapes: dict[str, Any]) -> bool:
-    """Whether they have, in dicts nested alike, an array of each of these shapes; others may be there, too."""
-    for key, shape in shapes.items():
-        value = params.get(key)
-        if isinstance(shape, dict):
-            if not isinstance(value, dict) or not have_shapes(value, shape):
-                return False
-        elif getattr(value, "shape", None) != shape:
-            return False
-    return True
-
-
 def split(params: Params) -> tuple[Params, Params]:
     """What an optimiser trains, and what is below a key ``"state"``, such as running averages.
 

@@ -34,12 +34,16 @@ def chain_supports(parts: Sequence[Any]) -> tuple[Support, Support]:
         return None, None
     size = math.prod(parts[0].event_shape)
     first: list[Interval | None] = [None] * size
-    now = first.copy()
+    now, moved = first.copy(), False
     for k, part in enumerate(parts):
         if part.rearranges and len(set(now)) == 1:
+            moved = moved or now[0] is None
             continue
         domain = part.domain or (REAL,) * math.prod(part.event_shape)
         codomain = part.codomain or (REAL,) * math.prod(part.output_shape)
+        if moved and len(set(domain)) > 1:  # which coordinate of the first part takes which interval is not known
+            first = [REAL if i is None else i for i in first]
+            now = [REAL if i is None else i for i in now]
         for i, (given, wanted) in enumerate(zip(now, domain, strict=True)):
             if wanted is not None and given is None:
                 first[i] = wanted

@@ -14,7 +14,7 @@ class Transformer(abc.ABC):
 
     Shapes: x, y and the log slope ``(*batch, dim)``; theta ``(*batch, dim, size)``, or broadcastable to it.
     ``theta = 0`` is the identity or next to it, so that a conditioner with small outputs starts a flow there; where the
-    codomain is not the reals, it is the plain map onto it. A subclass is a frozen dataclass with ``size``, ``forward``
+    codomain is not the domain, it is the plain map onto it. A subclass is a frozen dataclass with ``size``, ``forward``
     and ``inverse``, written against ``namespace(x)``.
 
     Example:
@@ -27,6 +27,7 @@ class Transformer(abc.ABC):
         (True, (5, 3))
     """
 
+    domain: ClassVar[Interval] = REAL  # the interval that x lies in
     codomain: ClassVar[Interval] = REAL  # the interval that y lies in
 
     @property

@@ -115,6 +115,15 @@ def check_density(bijection: Any, base: Any, host_class: type, *, levels: Any, *
         whole_number("fit_density", "levels", levels, 2)
 
 
+def check_encoder(encoder: Any, context: Any) -> None:
+    """Raises ValueError for an encoder where there is nothing for it to encode."""
+    if encoder is not None and context is None:
+        raise ValueError(
+            "fit_density: encoder= needs context=, the rows that it encodes, or data that give pairs of a row and its "
+            "context; else leave it out."
+        )
+
+
 def check_varies(data: np.ndarray) -> None:
     """Raises ValueError for columns that are constant: at a scale of zero their density has no bound."""
     constant = np.flatnonzero((data == data[0]).all(axis=0))

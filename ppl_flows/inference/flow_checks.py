@@ -75,11 +75,23 @@ def check_flow_start(bijection: Any, params: Any, start: Any) -> None:
         raise ValueError("flow: give params or start, not both: params have their values already.")
 
 
-def check_normal_base(bijection: Bijection) -> None:
-    """Raises ValueError unless a standard normal can be the bijection's base."""
-    if not is_real(bijection.domain):
+def check_base_domain(bijection: Bijection, base: Any, real: Any = None) -> None:
+    """Raises ValueError for a base on the reals where the bijection takes x from intervals.
+
+    Args:
+        base: None, which is a standard normal, a Base, or a distribution of the language.
+        real: the language's constraint of the reals.
+    """
+    if is_real(bijection.domain):
+        return
+    support = real if base is None or isinstance(base, Base) else base.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if type(support) is type(real):
+        kind = "normal" if base is None else type(base).__name__
         raise ValueError(
-            f"Flow: the bijection takes x from {bijection.domain}, where no normal lies; give a base that does."
+            f"Flow: the bijection takes x from {bijection.domain}, where no {kind} lies; give a base that does, such "
+            "as a uniform, of angles dist.Uniform(-math.pi, math.pi).expand([dim]).to_event(1)."
         )
 
 

@@ -36,7 +36,7 @@ def inference_data(
 
     Raises:
         ImportError: ArviZ is not installed.
-        ValueError: as many coords as an axis has not.
+        ValueError: as many coords as an axis has not; two names that are one in ArviZ.
     """
     try:
         import arviz
@@ -44,6 +44,7 @@ def inference_data(
     except ImportError as error:
         raise ImportError(f"to_arviz needs ArviZ: pip install ppl_flows[arviz] ({error}).") from error
     # 1.x has no "/" in names, as it separates groups
+    _check_safe_names(groups)
     groups = {group: {_safe(name): value for name, value in own.items()} for group, own in groups.items()}
     taken = {name for variables in groups.values() for name in variables}
     if reserved := sorted(taken & set(SAMPLE_DIMS)):
@@ -104,6 +105,14 @@ def check_labels(
     axes |= {f"{name}_dim_{i}" for name, size in sizes.items() for i in range(size)}
     if unknown := [name for name in coords if name not in axes]:
         raise ValueError(f"to_arviz: coords has {unknown[0]!r}, but the axes are {', '.join(sorted(axes))}.")
+
+
+def _check_safe_names(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for two names that become one."""
+    named: dict[str, str] = {}
+    for name in (name for own in groups.values() for name in own):
+        if (other := named.setdefault(_safe(name), name)) != name:
+            raise ValueError(f"to_arviz: {other!r} and {name!r} are both {_safe(name)!r} in ArviZ; rename one of them.")
 
 
 def _safe(name: str) -> str:

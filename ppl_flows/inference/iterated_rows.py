@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ppl_flows.inference.row_source import Reading, Rows, RowSource, each, leaves, pair, sample_size, to_rows
+from ppl_flows.inference.row_source import (
+    Reading,
+    Rows,
+    RowSource,
+    each,
+    leaves,
+    like_first,
+    pair,
+    sample_size,
+    to_rows,
+)
 
 
 class IteratedRows(RowSource):
@@ -20,7 +30,8 @@ class IteratedRows(RowSource):
         once: it gives the same one at every call, which cannot be read again.
 
     Raises:
-        ValueError: rows that no training takes; a share to validate by; there are none.
+        ValueError: rows that no training takes; a share to validate by; there are none; contexts of some batches only,
+            or of other keys.
     """
 
     rows = None
@@ -34,6 +45,7 @@ class IteratedRows(RowSource):
                 "whose rows have numbers: an array on disk, or a Dataset."
             )
         self._open, self._once = open, once
+        self._first: tuple[Any, str] | None = None  # a context, and the batch that it is of
         self._from_the_start()
         self._start(self._first_rows())
 
@@ -97,7 +109,9 @@ class IteratedRows(RowSource):
                 continue
             name = f"batch {self._batches}"
             self._batches += 1
-            rows = to_rows(pair(item, name), self._reading.dtype)
+            data, context = pair(item, name)
+            self._first = self._first or (context, name)
+            rows = to_rows((data, like_first(context, name, *self._first)), self._reading.dtype)
             if not rows[0].ndim or len(rows[0]):
                 self._reading.check(rows, partial("row {1} of {0}".format, name))
                 self._in_pass += len(rows[0])

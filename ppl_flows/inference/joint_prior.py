@@ -75,7 +75,16 @@ class SitesPrior(abc.ABC):
         return {site: self._register(site, value) for site, value in self._values(name, vector)}
 
     def constrain(self, vectors: Array) -> dict[str, Array]:
-        """The sites that unconstrained vectors, ``(*batch, dim)``, stand for: ``{site: (*batch, *site shape)}``."""
+        """The sites that unconstrained vectors, ``(*batch, dim)``, stand for: ``{site: (*batch, *site shape)}``.
+
+        Raises:
+            ValueError: vectors of another size.
+        """
+        dim = sum(math.prod(site.numbers) for site in self.saved.sites)
+        if tuple(vectors.shape[-1:]) != (dim,):
+            raise ValueError(
+                f"{type(self).__name__}: constrain takes vectors of shape (*batch, {dim}), got {tuple(vectors.shape)}."
+            )
         parts = self._parts(vectors)
         return {
             site.name: transform(part.reshape((*vectors.shape[:-1], *site.numbers)))

@@ -43,6 +43,7 @@ def make_prior(fitted: Fitted, grade: str, verdict: str, asked: AskedPrior) -> A
     whole_number("as_prior", "draws", draws, 100)
     whole_number("as_prior", "steps", steps)
     checked_seed("as_prior", seed)
+    reweighted = checked_choice_of_draws(reweighted)
     check_grade(grade, verdict, reweighted)
     source = fitted.prior_source
     names = check_names(source, sites)
@@ -68,6 +69,13 @@ def make_prior(fitted: Fitted, grade: str, verdict: str, asked: AskedPrior) -> A
             versions=source.language.versions,
         )
     )
+
+
+def checked_choice_of_draws(reweighted: Any) -> bool | None:
+    """It as a bool, or None; TypeError where it is neither."""
+    if not isinstance(reweighted, bool | np.bool_ | None):
+        raise TypeError(f"as_prior: reweighted must be True, False or None, got {reweighted!r}.")
+    return None if reweighted is None else bool(reweighted)
 
 
 def check_grade(grade: str, verdict: str, reweighted: bool | None) -> None:

@@ -17,6 +17,7 @@ from ppl_flows.inference.schedule import Training
 from ppl_flows.inference.verdict import USABLE_KL, USABLE_MISSED
 from ppl_flows.numerics.pareto_smoothing import smoothed_log_weights
 
+EVALUATION_DRAWS = 10_000  # of the final ELBO, unless it is told otherwise
 SURE_LOG_Z = 0.1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl_flows.inference.density import held_out
-from ppl_flows.inference.row_source import Reading, Rows, RowSource, each, pair, sample_size, to_rows
+from ppl_flows.inference.row_source import Reading, Rows, RowSource, each, like_first, pair, sample_size, to_rows
 
 SAMPLED, HELD_OUT = 1, 2  # streams of a seed
 ROUNDS = 6  # of a permutation
@@ -97,13 +97,17 @@ def _mixed(x: Any) -> Any:
 
 
 def of_dataset(dataset: Any) -> Callable[[np.ndarray], Any]:
-    """``fetch`` of ``dataset[i]``: rows, or pairs of a row and its context."""
+    """``fetch`` of ``dataset[i]``: rows, or pairs of a row and its context.
+
+    It raises ValueError for contexts of some rows only, of other keys, or of other shapes.
+    """
+    first: list[Any] = []  # of the rows that were read first, one's context, and what it is called
 
     def fetch(numbers: np.ndarray) -> Any:
         pairs = [pair(dataset[int(i)], f"row {i}") for i in numbers]
-        if any((context is None) != (pairs[0][1] is None) for _, context in pairs):
-            raise ValueError("some rows of the data have a context and others have none; give every row one.")
-        rows = [to_rows(p, float) for p in pairs]
+        first[:] = first or [pairs[0][1], f"row {numbers[0]}"]
+        given = [like_first(context, f"row {i}", *first) for i, (_, context) in zip(numbers, pairs, strict=True)]
+        rows = [to_rows((data, context), float) for (data, _), context in zip(pairs, given, strict=True)]
         data = _stacked([data for data, _ in rows], numbers, "data")
         contexts = [context for _, context in rows]
         if isinstance(contexts[0], dict):

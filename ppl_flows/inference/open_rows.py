@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,10 +80,16 @@ def _in_turn(data: Any, context: Any, reading: Reading) -> RowSource | None:
         )
     if hasattr(data, "__next__"):
         return IteratedRows(lambda: data, reading, once=True)
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not _is_iterable_dataset(data):
         return NumberedRows(of_dataset(data), len(data), reading)
     if hasattr(data, "__iter__"):
         return IteratedRows(lambda: iter(data), reading, once=False)
     if callable(data):
         return IteratedRows(lambda: iter(data()), reading, once=False)
     return None
+
+
+def _is_iterable_dataset(data: Any) -> bool:
+    """Whether it is torch's ``IterableDataset``, which inherits a ``__getitem__`` that it does not have."""
+    torch_data = sys.modules.get("torch.utils.data")
+    return torch_data is not None and isinstance(data, torch_data.IterableDataset)

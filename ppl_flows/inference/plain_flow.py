@@ -13,7 +13,7 @@ from ppl_flows.core.initialisation import check_params, initial_params
 from ppl_flows.core.namespace import namespace
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Array, Params
-from ppl_flows.inference.flow_checks import check_base, check_no_base_params, check_normal_base
+from ppl_flows.inference.flow_checks import check_base, check_base_domain, check_no_base_params
 
 
 def starting_params(
@@ -23,16 +23,16 @@ def starting_params(
 
     Raises:
         TypeError: no Bijection, or no Base.
-        ValueError: parameters do not fit; the base has another size than the bijection, or there is none where the
-            bijection takes x from an interval.
+        ValueError: parameters do not fit; the base has another size than the bijection, or the bijection takes x
+            from an interval.
     """
     check_bijection("Flow", bijection)
     if params is None:
         params = initial_params(bijection, seed)
     else:
         check_params(bijection, params)
+    check_base_domain(bijection, base)
     if base is None:
-        check_normal_base(bijection)
         check_no_base_params(base, base_params)
         return params, {}
     check_base(base, base_params, inside_model=False)

@@ -225,7 +225,7 @@ class FitResult(PicklesOrSaysHow):
             draws, steps, seed: what a flow is fitted to, a tenth held out to tell when to stop; of training; of all.
 
         Raises:
-            TypeError: ``flow`` is no recipe.
+            TypeError: ``flow`` is no recipe, ``reweighted`` no bool.
             ValueError: the verdict is "do not trust" or "not judged", and ``reweighted`` is None; a site is unknown or
                 discrete; a support without a name in both languages; a fit loaded without its model's arguments.
         """

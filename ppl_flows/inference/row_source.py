@@ -177,6 +177,24 @@ def to_rows(item: Any, dtype: Any) -> Rows:
     return to_numpy(data, "data").astype(dtype, copy=False), given
 
 
+def like_first(context: Any, what: str, first: Any, first_what: str) -> Any:
+    """A context, where it is a dict in the order of the first.
+
+    Raises:
+        ValueError: one of the two is missing, or a dict, or they have different keys.
+    """
+    kind, wanted = _kind(context), _kind(first)
+    if kind != wanted:
+        raise ValueError(f"context: {what} has {kind}, but {first_what} has {wanted}; give every one the same.")
+    return {name: context[name] for name in first} if isinstance(first, Mapping) else context
+
+
+def _kind(context: Any) -> str:
+    if isinstance(context, Mapping):
+        return f"a dict of {sorted(map(str, context))}"
+    return "none" if context is None else "one array"
+
+
 def _digest(rows: Rows) -> str:
     digest = sha256()
     for leaf in leaves(rows):

@@ -124,6 +124,12 @@ def check_loss(
         )
 
 
+def check_callback(owner: str, callback: Any) -> None:
+    """Raises TypeError unless it is None or can be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{owner}: callback must be a function of step, loss and params, or None, got {callback!r}.")
+
+
 def check_training(
     owner: str,
     *,
@@ -145,8 +151,7 @@ def check_training(
         )
     if not 0 <= validation < 1:
         raise ValueError(f"{owner}: validation must be a share of the rows between 0 and 1, got {validation}.")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{owner}: callback must be a function of step, loss and params, or None, got {callback!r}.")
+    check_callback(owner, callback)
     checked_seed(owner, seed)
     if checkpoint is not None:
         checked_place(checkpoint, checkpoint_every)

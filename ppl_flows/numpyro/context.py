@@ -13,6 +13,7 @@ from numpyro import handlers
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.inference.density import check_encoder
 from ppl_flows.numpyro.mesh import Split, is_divided, jitted, on_host
 
 
@@ -30,10 +31,11 @@ class Context:
 
     Raises:
         TypeError: the encoder cannot be called.
-        ValueError: it gives another shape, or has nothing to train.
+        ValueError: there are no values for the encoder; it gives another shape, or has nothing to train.
     """
 
     def __init__(self, values: Any, encoder: Callable[..., Any] | None, seed: int, split: Split | None = None) -> None:
+        check_encoder(encoder, values)
         self._given = None if values is None else to_arrays(values, "context", split)
         self._values = jax.tree.map(on_host, self._given) if split else self._given
         self._encoder, self._split = checked_encoder(encoder), split

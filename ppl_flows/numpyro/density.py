@@ -81,10 +81,9 @@ def fit_density(
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
-            encoder that has nothing to train; an iterator that ends before the last step; other rows than those of the
-            checkpoint;
-            a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
-        TypeError: no bijection, or data that are no numbers.
+            encoder that has nothing to train, or to encode; an iterator that ends before the last step; other rows than
+            those of the checkpoint; a share that leaves no rows; an optimiser and ``lr`` or ``clip``.
+        TypeError: no bijection; data that are no numbers; a callback that is no function.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
 

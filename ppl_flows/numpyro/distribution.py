@@ -20,10 +20,10 @@ from ppl_flows.core.params import flatten, split
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import (
+    check_base_domain,
     check_base_kind,
     check_event,
     check_flow_arguments,
-    check_normal_base,
     scores_shape,
 )
 from ppl_flows.inference.short_reprs import flow_repr
@@ -58,8 +58,9 @@ class Flow(dist.TransformedDistribution):
         validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
-        ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
-            inside a model without parameters, where it would never train.
+        ValueError: the base has the wrong shape, or lies on the reals where the bijection takes x from an interval; the
+            support needs a bijection of another size; or the flow is made inside a model without parameters, where it
+            would never train.
 
     Example:
         >>> import jax, numpy as np, ppl_flows as pf
@@ -94,6 +95,7 @@ class Flow(dist.TransformedDistribution):
         if not isinstance(bijection, FlowTransform):
             bijection = FlowTransform(bijection, params, context=context, seed=seed)
         transform = bijection
+        check_base_domain(transform.bijection, base, dist.constraints.real)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
@@ -169,7 +171,6 @@ class Flow(dist.TransformedDistribution):
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    check_normal_base(transform.bijection)
     shape = transform.bijection.event_shape
     like = next((leaf for _, leaf in flatten(transform.params)), transform.context)
     dtype = None if like is None else wide(like).dtype

@@ -18,12 +18,12 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
-from ppl_flows.inference.measure_fit import measure_fit
+from ppl_flows.inference.measure_fit import EVALUATION_DRAWS, measure_fit
 from ppl_flows.inference.mixture_fit import check_mixture_options, train_mixture
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
-from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
+from ppl_flows.inference.validation import check_callback, check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.numpyro.checkpoint import describe_flows, open_checkpoint
 from ppl_flows.numpyro.compile_once import check_not_jitted, random_key
 from ppl_flows.numpyro.elbo import choose_elbo
@@ -54,7 +54,7 @@ def fit(
     estimator: str | None = None,
     anneal: float = 1.0,
     tolerance: float | None = 5e-4,
-    draws: int = 10_000,
+    draws: int | None = None,
     init_params: dict[str, Any] | None = None,
     callback: Callable[[int, float, dict[str, Any]], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -100,7 +100,7 @@ def fit(
             started within a quarter of a nat, the rate comes to 0 after 1,000 steps already, or 500 of a hundredth of a
             nat: they are all where they leave less than .01 nats, and else it rises once more. None: all steps are
             taken.
-        draws: number of fresh draws that the fit is measured by.
+        draws: number of fresh draws that the fit is measured by. None: 10,000.
         callback: called as ``callback(step, loss, params)`` after every ``max(1, steps // 20)`` steps: with the number
             of steps taken, the median loss of these, and their mean parameters, which the result would have.
         init_params: parameters to go on from, such as those of an earlier result; the others start as usual.
@@ -150,6 +150,7 @@ def fit(
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO,), num_particles, estimator, anneal)
+    check_callback("fit", callback)
     lr, clip = step_sizes("fit", optimizer, lr, clip, default_lr=1e-2)
     args, kwargs = automatic((args, kwargs))
     split = Split.of_fit(mesh, (args, kwargs))
@@ -160,6 +161,7 @@ def fit(
         set_up(guide, args, kwargs, seed, init_params or {})  # as steps and particles follow from the start
     look = first_look(guide, steps) if loss is None and tolerance is not None and anneal == 1 else None
     steps, num_particles = fit_budget(guide, steps, num_particles)
+    draws = EVALUATION_DRAWS if draws is None else draws
     check_fit(steps, num_particles, estimator, anneal, tolerance, draws)
     if split:
         split.check(num_particles if loss is None else loss.num_particles)

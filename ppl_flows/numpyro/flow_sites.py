@@ -92,7 +92,8 @@ def flow(
         arrays: Params = map_params(lambda _, a: to_array(a), initial)
         if start is not None:
             batch = to_array(start) if support is None else support_transform(support, bijection).inv(to_array(start))
-            arrays = bijection.observe(arrays, batch, context, stage="start")[0]
+            given = None if context is None else to_array(context)
+            arrays = bijection.observe(arrays, batch, given, stage="start")[0]
         weights, state = split(arrays)
         fresh.append(state)
         return weights

@@ -59,7 +59,7 @@ def plot_posterior(
 
     Raises:
         ValueError: more than 8 coordinates, one that is not there, that the reference lacks, that is not finite or
-            constant; fewer than 25 draws; an unknown kind.
+            constant; fewer than 25 draws; an unknown kind; labels that are not two different ones.
         TypeError: draws that are no numbers; coordinates that are no names; axes that are no Axes.
 
     Example:
@@ -71,6 +71,7 @@ def plot_posterior(
         (2, 2)
     """
     owner = "plot_posterior"
+    _check_labels(owner, labels)
     check_choice(owner, "kind", kind, ("contour", "scatter"))
     if isinstance(draws, FitResult):
         whole_number(owner, "num_samples", num_samples, LEAST)
@@ -98,6 +99,12 @@ def plot_posterior(
         handles, words = panels[0, 0].get_legend_handles_labels()
         panels[0, -1].legend(handles, words, fontsize=9, frameon=False, loc="upper right")
     return panels
+
+
+def _check_labels(owner: str, labels: tuple[str, str]) -> None:
+    """Raises ValueError unless there are two, which differ."""
+    if isinstance(labels, str) or len(labels) != 2 or labels[0] == labels[1]:
+        raise ValueError(f"{owner}: labels must be two different ones, such as ('guide', 'NUTS'), got {labels!r}.")
 
 
 def _table(columns: dict[str, np.ndarray], names: list[str], what: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 
 from ppl_flows.inference.amortized import ENCODED_ROWS, check_encoded
 from ppl_flows.inference.arrays import to_numpy
+from ppl_flows.inference.density import check_encoder
 from ppl_flows.torch.params import to_tensor
 
 Values: TypeAlias = Any  # an array, or a dict of arrays, rows first
@@ -29,9 +30,11 @@ class Context:
 
     Raises:
         TypeError: the encoder is no ``torch.nn.Module``.
+        ValueError: there are no values for it.
     """
 
     def __init__(self, values: Values | None, encoder: torch.nn.Module | None, like: torch.Tensor) -> None:
+        check_encoder(encoder, values)
         self._values = None if values is None else to_tensors(values, "context", like)
         encoder = checked_encoder(encoder)
         self.encoder = None if encoder is None else copy.deepcopy(encoder).eval()

@@ -81,11 +81,11 @@ def fit_density(
 
     Raises:
         ValueError: data or contexts of the wrong shape, or not finite; a column to standardise that is constant; an
-            encoder that has nothing to train; an iterator that ends before the last step; other rows than those of the
-            checkpoint;
-            a share that leaves no rows; an unknown ``compile``;
-            an optimiser and ``lr``, ``clip`` or ``compile``.
-        TypeError: no bijection; data that are no numbers; the encoder is no ``torch.nn.Module``.
+            encoder that has nothing to train, or to encode; an iterator that ends before the last step; other rows than
+            those of the checkpoint; a share that leaves no rows; an unknown ``compile``; an optimiser and ``lr``,
+            ``clip`` or ``compile``.
+        TypeError: no bijection; data that are no numbers; a callback that is no function; the encoder is no
+            ``torch.nn.Module``.
         FileFormatError: a ValueError; the checkpoint is a file of another kind, or damaged.
         FitError: the loss or its gradient is not finite in many steps running; single such steps are skipped.
         CompileError: ``compile="strict"``, and the step cannot be compiled, as in ``fit``.

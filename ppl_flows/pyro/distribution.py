@@ -16,10 +16,10 @@ from ppl_flows.core.params import flatten, map_params
 from ppl_flows.core.precision import wide
 from ppl_flows.core.types import Params
 from ppl_flows.inference.flow_checks import (
+    check_base_domain,
     check_base_kind,
     check_event,
     check_flow_arguments,
-    check_normal_base,
     scores_shape,
 )
 from ppl_flows.inference.short_reprs import flow_repr
@@ -54,8 +54,9 @@ class Flow(dist.TransformedDistribution):
         validate_args: whether arguments and values are checked; None: the host's default.
 
     Raises:
-        ValueError: the base has the wrong shape, the support needs a bijection of another size, or the flow is made
-            inside a model without parameters, where it would never train.
+        ValueError: the base has the wrong shape, or lies on the reals where the bijection takes x from an interval; the
+            support needs a bijection of another size; or the flow is made inside a model without parameters, where it
+            would never train.
 
     Example:
         >>> import torch, ppl_flows as pf
@@ -87,6 +88,7 @@ class Flow(dist.TransformedDistribution):
             transform = bijection
         else:
             transform = FlowTransform(bijection, params, context=context, seed=seed)
+        check_base_domain(transform.bijection, base, dist.constraints.real)
         transforms = [transform] if support is None else [transform, support_transform(support, transform.bijection)]
         if isinstance(base, Base):
             base = BaseDistribution(base, seed=seed)
@@ -167,7 +169,6 @@ def _detach_params(params: Params) -> Params:
 
 
 def _standard_normal(transform: FlowTransform) -> dist.Distribution:
-    check_normal_base(transform.bijection)
     shape, like = transform.bijection.event_shape, _like(transform)
     return dist.Normal(like.new_zeros(shape), like.new_ones(shape)).to_event(len(shape))
 

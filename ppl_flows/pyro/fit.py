@@ -18,12 +18,12 @@ from ppl_flows.core.checks import checked_seed
 from ppl_flows.inference.auto_flow import first_look, fit_budget
 from ppl_flows.inference.checkpoint import name_of
 from ppl_flows.inference.guide_checks import check_not_swapped
-from ppl_flows.inference.measure_fit import measure_fit
+from ppl_flows.inference.measure_fit import EVALUATION_DRAWS, measure_fit
 from ppl_flows.inference.mixture_fit import check_mixture_options, train_mixture
 from ppl_flows.inference.one_at_a_time import one_at_a_time
 from ppl_flows.inference.progress import stage
 from ppl_flows.inference.results import FitResult
-from ppl_flows.inference.validation import check_fit, check_functions, check_loss, step_sizes
+from ppl_flows.inference.validation import check_callback, check_fit, check_functions, check_loss, step_sizes
 from ppl_flows.pyro.checkpoint import open_checkpoint, with_modules
 from ppl_flows.pyro.compile.replay import check_compile
 from ppl_flows.pyro.elbo import choose_elbo
@@ -39,7 +39,7 @@ from ppl_flows.pyro.ranks import current_ranks, over_ranks
 from ppl_flows.pyro.save_fit import save_result
 from ppl_flows.pyro.training import train
 
-EVALUATION_DRAWS, SINGLE_DRAWS = 10_000, 1_000  # of the final ELBO: vectorised, or one by one
+SINGLE_DRAWS = 1_000  # of the final ELBO, where they go one by one
 
 
 @one_at_a_time
@@ -169,6 +169,7 @@ def fit(
     check_functions(model, guide, kwargs)
     checked_seed("fit", seed)
     check_loss(loss, ELBO, (RenyiELBO, TraceTailAdaptive_ELBO), num_particles, estimator, anneal)
+    check_callback("fit", callback)
     lr, clip = step_sizes("fit", optimizer, lr, clip, default_lr=1e-2)
     with stage("looking for a start", progress=progress), data_errors(lambda _: model(*args, **kwargs)):
         set_up(guide, args, kwargs, seed)  # as steps and particles follow from the start

@@ -89,6 +89,7 @@ def flow(
     if start is not None and not is_stored(name, initial):
         start = to_tensor(start) if support is None else support_transform(support, bijection).inv(to_tensor(start))
         initial = map_params(lambda _, a: to_tensor(a).to(start.device), initial)
+        context = None if context is None else to_tensor(context)
         with torch.no_grad():
             initial = bijection.observe(initial, start.to(torch.get_default_dtype()), context, stage="start")[0]
     stored = stored_params(name, initial)

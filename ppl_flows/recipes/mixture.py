@@ -80,8 +80,8 @@ def gaussianization(
         components: number of logistics in every mixture, at least 1.
         flow_layers: number of element-wise maps, at least 1, with a rotation between two.
         reflections: of every rotation, an even number, as in ``Householder``; None: dim or dim + 1.
-        conditioner: the network of that read the context; not used without one, without its sizes. None: an ``MLP`` of
-            ``hidden`` and ``activation``.
+        conditioner: the network that reads the context, without its sizes; not used where there is none. None: an
+            ``MLP`` of ``hidden`` and ``activation``.
         hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
             that is more.
         activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.

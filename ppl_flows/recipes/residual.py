@@ -23,8 +23,8 @@ def planar_flow(
     Args:
         dim: event size, at least 1.
         flow_layers: number of layers, at least 1.
-        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
-            an ``MLP`` of ``hidden`` and ``activation``.
+        conditioner: the network that reads the context, without its sizes; not used where there is none. None: an
+            ``MLP`` of ``hidden`` and ``activation``.
         hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
             that is more.
         activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
@@ -67,8 +67,8 @@ def radial_flow(
     Args:
         dim: event size, at least 1.
         flow_layers: number of layers, at least 1.
-        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
-            an ``MLP`` of ``hidden`` and ``activation``.
+        conditioner: the network that reads the context, without its sizes; not used where there is none. None: an
+            ``MLP`` of ``hidden`` and ``activation``.
         hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
             that is more.
         activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.
@@ -162,8 +162,8 @@ def sylvester_flow(
         variant: where the orthogonal matrices come from: ``"orthogonal"``, ``"householder"`` or ``"triangular"``, as in
             ``Sylvester``.
         flow_layers: number of layers, at least 1.
-        conditioner: the network of the networks that read the context; not used without one, without its sizes. None:
-            an ``MLP`` of ``hidden`` and ``activation``.
+        conditioner: the network that reads the context, without its sizes; not used where there is none. None: an
+            ``MLP`` of ``hidden`` and ``activation``.
         hidden: widths of the ``MLP``'s hidden layers. None: two of ``2 dim``, kept between 16 and 64, or of dim where
             that is more.
         activation: of the ``MLP``, a name such as ``"silu"``, ``"gelu"``, ``"relu"``, ``"elu"`` or ``"tanh"``.

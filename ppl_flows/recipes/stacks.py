@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ppl_flows.bijections import Coupling, Elementwise, MaskedAutoregressive, Permute
+from ppl_flows.bijections.coupling import MASKS
 from ppl_flows.combinators import Chain, Repeat
 from ppl_flows.conditioners import MLP
 from ppl_flows.core.bijection import Bijection
-from ppl_flows.core.checks import whole_number
+from ppl_flows.core.checks import check_choice, whole_number
 from ppl_flows.core.conditioner import AutoregressiveConditioner, Conditioner
 from ppl_flows.core.transformer import Transformer
 
@@ -75,6 +76,7 @@ def couplings(
     With ``mask="random"`` there is a ``mix(dim)`` before every two. Elementwise maps for dim 1.
     """
     if dim == 1:
+        check_choice("Coupling", "mask", mask, MASKS[:-1])
         layer = Elementwise(1, transformer, conditioner=conditioner, context_dim=context_dim)
         return Repeat(layer, times=flow_layers)
     # masks that differ would make every pair another bijection, of which there is no Repeat; a permutation, taken again

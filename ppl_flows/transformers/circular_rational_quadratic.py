@@ -3,12 +3,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from ppl_flows.core.namespace import namespace
+from ppl_flows.core.support import Interval
 from ppl_flows.core.transformer import Transformer
 from ppl_flows.core.types import Array
 from ppl_flows.transformers.knots import bin_of_rows, bins_first, check_knots, pick
 from ppl_flows.transformers.rational_quadratic import knot_slopes, spline, spline_inverse
+
+# pi, and what float32 makes of it
+END = math.pi * (1 + 2**-23)
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,8 @@ class CircularRationalQuadratic(Transformer):
     theta holds, per coordinate, ``bins`` unnormalised widths, ``bins`` heights, ``bins`` slopes (first and last knot
     are the same point, and share one) and the angle of the rotation. Every input is wrapped into ``[-pi, pi)`` first,
     so this inverts on the circle only: a round trip of x gives ``wrap(x)``. The base has to live on the circle too,
-    such as a uniform. A network that conditions on an angle sees the number, which jumps from pi to -pi. Exact
-    inverse; cost O(bins) a coordinate, both ways.
+    such as a uniform; of a ``Coupling`` all coordinates are angles. A network that conditions on an angle sees the
+    number, which jumps from pi to -pi. Exact inverse; cost O(bins) a coordinate, both ways.
 
     Args:
         bins: number of segments, at least 2.
@@ -39,6 +44,9 @@ class CircularRationalQuadratic(Transformer):
 
     Reference: Rezende et al. (2020), Normalizing Flows on Tori and Spheres, arXiv:2002.02428, sec. 2.1.2.
     """
+
+    domain: ClassVar[Interval] = (-END, END)
+    codomain: ClassVar[Interval] = (-END, END)
 
     bins: int = 8
     _: KW_ONLY
