@@ -90,6 +90,9 @@ class Hooks(Activations, Protocol):
 
     # What each library spells, or runs fast, in its own way.
 
+    def reads_code(self) -> bool:
+        """Whether a compiler is reading the code that runs, NumPy's too: checks that use it are left out then."""
+
     def constant(self, array: np.ndarray, like: Array) -> Array:
         """A NumPy constant as an array of like's library and device; floats and bools in like's dtype.
 

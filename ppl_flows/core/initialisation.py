@@ -59,7 +59,11 @@ def _initial_params(bijection: Bijection | Base, seed: int) -> Params:
 
 def check_params(bijection: Bijection | Base, params: Params, *, more: bool = False) -> None:
     """Raises ValueError unless params have the names and shapes of ``bijection.init``; ``more``: other names too."""
-    _check(bijection, _shapes(bijection), params, more)
+    try:
+        shapes = _shapes(bijection)
+    except TypeError:  # no hash
+        shapes = _shapes.__wrapped__(bijection)
+    _check(bijection, shapes, params, more)
 
 
 def check_shapes(bijection: Bijection | Base, shapes: Params, params: Params) -> None:

@@ -134,6 +134,10 @@ def vmap(f: Callable[..., Any]) -> Callable[..., Any]:
     return torch.func.vmap(f)
 
 
+def reads_code() -> bool:
+    return torch.compiler.is_compiling()
+
+
 def stop_gradient(x: Tensor) -> Tensor:
     return x.detach()
 
