@@ -161,7 +161,7 @@ def checkpoint(run: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def reads_code() -> bool:
+def reads_code() -> builtins.bool:
     return False
 
 
