@@ -49,6 +49,8 @@ def test_a_golden_fit_loads_and_is_what_it_was(name):
     if name == "likelihood":
         assert [(site.name, site.support["name"]) for site in saved.sites] == [("scale", "positive"), ("p", "simplex")]
         assert saved.row.support == {"name": "real"}
+    if name.startswith("amortized"):
+        assert saved.shapes == ({"y": ()} if name == "amortized_with_shapes" else None)
     if name.startswith("fit_"):
         assert [site.name for site in saved.sites] == ["scale", "p"]
         assert saved.verdict
