@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import inspect
 import math
-import re
 from functools import partial
 
 import jax
@@ -36,16 +35,17 @@ def shell(name):
 
 
 @pytest.mark.parametrize("bijection", EVERY, ids=repr)
-def test_params_of_another_bijection_do_not_broadcast(bijection):
+def test_params_of_other_shapes_do_not_broadcast(bijection):
     params = perturbed(bijection)
+    if not dict(flatten(params)):
+        pytest.skip("it has no parameters")
+    stacked = map_params(lambda _, a: np.stack([a] * 5), params)  # as of an ensemble, one for each of the rows
     wide = next((name for name, a in flatten(params) if a.ndim and a.shape[-1] > 1), None)
-    if wide is None:
-        pytest.skip("it has single numbers alone")
     narrow = map_params(lambda name, a: a[..., :1] if name == wide else a, params)
-    said = f"params do not fit {type(bijection).__name__}: '{re.escape(wide)}' should have shape"
-    for run in (bijection.inverse, bijection.observe):
-        with pytest.raises(ValueError, match=said):
-            run(narrow, targets(bijection), context(bijection))
+    for other in [stacked] if wide is None else [stacked, narrow]:
+        for run in (bijection.inverse, bijection.observe):
+            with pytest.raises(ValueError, match=f"params do not fit {type(bijection).__name__}: .* should have shape"):
+                run(other, targets(bijection), context(bijection))
 
 
 # --- batches without rows
